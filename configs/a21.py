@@ -1,0 +1,23 @@
+"""The benchmark network of the Aurora supercomputer: 8,510,547 parameters.
+
+Synthetic events at 640 x 1024, as in CosmicTagger's configuration of that name.
+
+    python -m ctjax.main --config configs/a21.py
+"""
+
+from ml_collections import ConfigDict
+
+from ctjax import config as ctjax_config
+
+
+def get_config() -> ConfigDict:
+    """Returns the defaults with a network half as wide, without residual blocks."""
+    config = ctjax_config.default_config()
+    config.network.name = "A21"
+    config.network.n_initial_filters = 8
+    config.network.blocks_final = 0
+    config.network.residual = False
+    config.network.connections = "sum"
+    config.data.synthetic = True
+    config.data.downsample = 1
+    return config

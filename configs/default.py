@@ -1,0 +1,15 @@
+"""CosmicTagger's defaults: uresnet (18,382,131 parameters) at 640 x 1024.
+
+    python -m ctjax.main --config configs/default.py --config.data.synthetic=True
+
+The fields, their meanings and their defaults are declared in ctjax/config.py.
+"""
+
+from ml_collections import ConfigDict
+
+from ctjax import config as ctjax_config
+
+
+def get_config() -> ConfigDict:
+    """Returns every field with its default."""
+    return ctjax_config.default_config()

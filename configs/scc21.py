@@ -1,0 +1,20 @@
+"""The student cluster competition of SC21: uresnet without normalization.
+
+18,367,891 parameters; full resolution unless data.downsample says otherwise.
+
+    python -m ctjax.main --config configs/scc21.py --config.data.downsample=2 \
+        --config.data.data_directory=DIR --config.data.file=cosmic_tagging_train.h5
+"""
+
+from ml_collections import ConfigDict
+
+from ctjax import config as ctjax_config
+
+
+def get_config() -> ConfigDict:
+    """Returns the defaults with the competition's network."""
+    config = ctjax_config.default_config()
+    config.network.name = "scc21"
+    config.network.normalization = "none"
+    config.data.downsample = 0
+    return config

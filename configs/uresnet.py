@@ -1,0 +1,8 @@
+"""The default network by its own name: 18,382,131 parameters.
+
+    python -m ctjax.main --config configs/uresnet.py --config.data.synthetic=True
+"""
+
+from ctjax.config import default_config as get_config
+
+__all__ = ["get_config"]

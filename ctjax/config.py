@@ -1,0 +1,395 @@
+"""Every option of a run: name, type, default and meaning, in one place.
+
+A run is described by an `ml_collections.ConfigDict` while files and the command line
+shape it, and by the frozen dataclasses below from `resolve` on. Names are those of
+CosmicTagger's configuration where it has the option.
+"""
+
+import dataclasses
+import difflib
+import enum
+import os
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+
+class ConfigError(ValueError):
+    """A field or value that cannot be used; the message names the field."""
+
+
+class ModeName(enum.Enum):
+    """What a run does."""
+
+    TRAIN = "train"
+    INFERENCE = "inference"
+    IOTEST = "iotest"
+
+
+class ComputeMode(enum.Enum):
+    """Which device computes."""
+
+    AUTO = "auto"
+    CPU = "CPU"
+    GPU = "GPU"
+
+
+class Precision(enum.Enum):
+    """Number format of the computation; parameters are float32 in all."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    MIXED = "mixed"
+    FLOAT16 = "float16"
+
+
+class Densify(enum.Enum):
+    """Where stored voxels become dense images."""
+
+    HOST = "host"
+    DEVICE = "device"
+
+
+class Normalization(enum.Enum):
+    """What follows a convolution."""
+
+    NONE = "none"
+    BATCH = "batch"
+    LAYER = "layer"
+
+
+class Connection(enum.Enum):
+    """How a skip connection joins the upward path."""
+
+    CONCAT = "concat"
+    SUM = "sum"
+    NONE = "none"
+
+
+class GrowthRate(enum.Enum):
+    """How features grow from level to level."""
+
+    ADDITIVE = "additive"
+    MULTIPLICATIVE = "multiplicative"
+
+
+class Downsampling(enum.Enum):
+    """How a level's image is halved."""
+
+    MAX_POOLING = "max_pooling"
+    CONVOLUTIONAL = "convolutional"
+
+
+class Upsampling(enum.Enum):
+    """How a level's image is doubled."""
+
+    INTERPOLATION = "interpolation"
+    CONVOLUTIONAL = "convolutional"
+
+
+class LossBalanceScheme(enum.Enum):
+    """How pixels are weighted in the loss."""
+
+    NONE = "none"
+    LIGHT = "light"
+    EVEN = "even"
+    FOCAL = "focal"
+
+
+class OptimizerName(enum.Enum):
+    """Update rules, all of optax."""
+
+    ADAM = "adam"
+    RMSPROP = "rmsprop"
+    SGD = "sgd"
+    ADAGRAD = "adagrad"
+    ADADELTA = "adadelta"
+    LAMB = "lamb"
+    LARS = "lars"
+
+
+class LearningRateSchedule(enum.Enum):
+    """How the learning rate changes with the step."""
+
+    FLAT = "flat"
+    WARMUP_FLAT_DECAY = "warmup_flat_decay"
+    ONE_CYCLE = "one_cycle"
+
+
+def _option(default: Any, meaning: str, at_least: float | None = None) -> Any:
+    """A dataclass field with its meaning and, for numbers, its smallest value."""
+    return dataclasses.field(
+        default=default, metadata={"meaning": meaning, "at_least": at_least}
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """How long, how much at a time, and on what."""
+
+    id: str = _option("test", "name of the run; part of output_dir")
+    iterations: int = _option(
+        0,
+        "training steps, or minibatches of iotest (0: 500); most minibatches of "
+        "inference (0: the whole file)",
+        0,
+    )
+    minibatch_size: int = _option(2, "events of a minibatch, of all devices", 1)
+    aux_iterations: int = _option(10, "training steps between validations", 1)
+    aux_minibatch_size: int = _option(
+        0, "events of a validation (0: minibatch_size)", 0
+    )
+    compute_mode: ComputeMode = _option(ComputeMode.AUTO, "device to compute on")
+    precision: Precision = _option(Precision.FLOAT32, "number format of the network")
+    distributed: bool = _option(
+        True, "join the other processes of an mpirun or srun, where there are any"
+    )
+    profile: bool = _option(
+        False, "write a trace of steps 2 to 5 to profiles/ (TensorBoard, Perfetto)"
+    )
+    seed: int = _option(0, "seed of the initial parameters", 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Which events, and what is done to them."""
+
+    data_directory: str = _option("", "folder of file and aux_file")
+    file: str = _option(
+        "cosmic_tagging_train.h5",
+        "larcv3 file; several as a comma-separated list or a glob pattern",
+    )
+    aux_file: str = _option("", "larcv3 file for validation (empty: none)")
+    downsample: int = _option(1, "halvings of the image before the network", 0)
+    synthetic: bool = _option(False, "random events, no file")
+    img_transform: bool = _option(False, "feed log(1 + charge) instead of charge")
+    seed: int = _option(0, "seed of the order of events in training", 0)
+    io_threads: int = _option(0, "reading threads (0: the CPUs of this process)", 0)
+    prefetch: int = _option(2, "minibatches read ahead", 1)
+    densify: Densify = _option(Densify.HOST, "where dense images are made")
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """The UResNet; defaults are CosmicTagger's uresnet."""
+
+    name: str = _option("uresnet", "name of the network; part of output_dir")
+    bias: bool = _option(True, "convolutions have biases")
+    normalization: Normalization = _option(
+        Normalization.BATCH, "what follows a convolution"
+    )
+    n_initial_filters: int = _option(16, "features of the first level", 1)
+    blocks_per_layer: int = _option(2, "blocks of a level, down and up each", 0)
+    blocks_deepest_layer: int = _option(5, "blocks of the deepest level", 0)
+    blocks_final: int = _option(5, "blocks before the class scores", 0)
+    depth: int = _option(6, "halvings inside the network", 1)
+    filter_size_deepest: int = _option(5, "kernel size of the deepest level, odd", 1)
+    bottleneck_deepest: int = _option(256, "features of the deepest level", 1)
+    residual: bool = _option(True, "blocks are residual")
+    block_concat: bool = _option(False, "keep planes apart in the deepest level")
+    weight_decay: float = _option(
+        0.0, "decoupled weight decay of the kernels (CosmicTagger's torch has none)", 0
+    )
+    connections: Connection = _option(Connection.CONCAT, "skip connections")
+    growth_rate: GrowthRate = _option(GrowthRate.ADDITIVE, "growth of the features")
+    downsampling: Downsampling = _option(Downsampling.MAX_POOLING, "way down")
+    upsampling: Upsampling = _option(Upsampling.INTERPOLATION, "way up")
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """How parameters are updated."""
+
+    name: OptimizerName = _option(OptimizerName.ADAM, "update rule")
+    learning_rate: float = _option(3e-4, "learning rate, the peak of its schedule", 0)
+    gradient_accumulation: int = _option(
+        1, "minibatches of one step, whose gradients are averaged", 1
+    )
+    loss_balance_scheme: LossBalanceScheme = _option(
+        LossBalanceScheme.FOCAL, "weights of the pixels in the loss"
+    )
+    lr_schedule: LearningRateSchedule = _option(
+        LearningRateSchedule.WARMUP_FLAT_DECAY, "course of the learning rate"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Mode:
+    """What the run does and what it leaves behind."""
+
+    name: ModeName = _option(ModeName.TRAIN, "what to do")
+    weights_location: str = _option(
+        "", "checkpoint folder to take weights from (empty: that of output_dir)"
+    )
+    start_index: int = _option(0, "first event of inference and iotest", 0)
+    checkpoint_iteration: int = _option(500, "training steps between checkpoints", 1)
+    logging_iteration: int = _option(1, "steps between lines of the log", 1)
+    summary_iteration: int = _option(1, "steps between TensorBoard summaries", 1)
+    no_summary_images: bool = _option(
+        True, "leave out TensorBoard's images, else every 25 summaries"
+    )
+    optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """All options of a run."""
+
+    run: Run = dataclasses.field(default_factory=Run)
+    data: Data = dataclasses.field(default_factory=Data)
+    network: Network = dataclasses.field(default_factory=Network)
+    mode: Mode = dataclasses.field(default_factory=Mode)
+    output_dir: str = _option("", "folder of all that is written (empty: output/<network.name>/<run.id>)")
+
+
+DEFAULT_ITERATIONS = 500  # CosmicTagger's run.iterations
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """Returns the defaults of every field, choices as their strings."""
+    return ml_collections.ConfigDict(to_dict(Config()))
+
+
+def to_dict(section: Any) -> dict[str, Any]:
+    """Turns a dataclass of options into nested dictionaries of plain values."""
+    result = {}
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if dataclasses.is_dataclass(value):
+            value = to_dict(value)
+        result[field.name] = value.value if isinstance(value, enum.Enum) else value
+    return result
+
+
+def resolve(config: Mapping[str, Any]) -> Config:
+    """Checks a configuration and gives it its final form.
+
+    Args:
+      config: nested mapping with every field of `Config` or some of them.
+
+    Returns:
+      The configuration; zero and empty values that stand for another one are replaced.
+
+    Raises:
+      ConfigError: an unknown field, a value of the wrong type or out of range, or
+        fields that contradict each other; the message names the field.
+    """
+    result = build(Config, config, "")
+    run, mode, network = result.run, result.mode, result.network
+    if run.precision in (Precision.MIXED, Precision.FLOAT16):
+        raise ConfigError(
+            f"run.precision={run.precision.value} is not supported yet: "
+            "expected float32 or bfloat16"
+        )
+    if network.filter_size_deepest % 2 == 0:
+        raise ConfigError(
+            "network.filter_size_deepest: expected an odd number, "
+            f"got {network.filter_size_deepest}"
+        )
+    if not result.data.synthetic and not result.data.file:
+        raise ConfigError("data.file: expected a larcv3 file, got an empty name")
+    iterations = run.iterations
+    if iterations == 0 and mode.name is not ModeName.INFERENCE:
+        iterations = DEFAULT_ITERATIONS
+    run = dataclasses.replace(
+        run,
+        iterations=iterations,
+        aux_minibatch_size=run.aux_minibatch_size or run.minibatch_size,
+    )
+    output_dir = result.output_dir or os.path.join("output", network.name, run.id)
+    return dataclasses.replace(result, run=run, output_dir=output_dir)
+
+
+def build(section: type, values: Mapping[str, Any], prefix: str = "") -> Any:
+    """Makes one dataclass of options, defaults where `values` has no entry.
+
+    Args:
+      section: `Config` or the class of one of its sections.
+      values: field name to value; choices as their strings.
+      prefix: dotted name of the section with a final dot, for messages.
+
+    Returns:
+      An instance of `section`.
+
+    Raises:
+      ConfigError: as of `resolve`.
+    """
+    fields = {field.name: field for field in dataclasses.fields(section)}
+    types = typing.get_type_hints(section)
+    for name in values:
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1)
+            hint = f"; did you mean {prefix}{near[0]}?" if near else ""
+            raise ConfigError(f"{prefix}{name}: no such field{hint}")
+    arguments = {}
+    for name, value in values.items():
+        if dataclasses.is_dataclass(types[name]):
+            if not isinstance(value, Mapping | ml_collections.ConfigDict):
+                raise ConfigError(
+                    f"{prefix}{name}: expected a group of fields, got {value!r}"
+                )
+            arguments[name] = build(types[name], value, f"{prefix}{name}.")
+        else:
+            arguments[name] = _convert(value, types[name], f"{prefix}{name}")
+            at_least = fields[name].metadata.get("at_least")
+            if at_least is not None and not arguments[name] >= at_least:
+                raise ConfigError(
+                    f"{prefix}{name}: expected at least {at_least}, got {value}"
+                )
+    return section(**arguments)
+
+
+def _convert(value: Any, expected: type, name: str) -> Any:
+    """Checks the type of one value; choices become members of their enum."""
+    if issubclass(expected, enum.Enum):
+        if isinstance(value, expected):
+            return value
+        choices = {member.value: member for member in expected}
+        if value not in choices:
+            raise ConfigError(
+                f"{name}: expected one of {', '.join(choices)}, got {value!r}"
+            )
+        return choices[value]
+    if expected is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, expected) or (
+        isinstance(value, bool) and expected is not bool
+    ):
+        raise ConfigError(f"{name}: expected {expected.__name__}, got {value!r}")
+    return value
+
+
+def file_patterns(data: Data, names: str) -> list[str]:
+    """Joins data_directory with each name of a comma-separated list.
+
+    Args:
+      data: the data section.
+      names: its `file` or `aux_file`.
+
+    Returns:
+      Paths or glob patterns, in the order given.
+    """
+    return [
+        os.path.join(data.data_directory, name.strip())
+        for name in names.split(",")
+        if name.strip()
+    ]
+
+
+def describe(config: Config) -> str:
+    """Formats a configuration as an indented list, one field a line."""
+    lines = ["-- CONFIG --"]
+
+    def walk(values: Mapping[str, Any], indent: int) -> None:
+        for name in sorted(values):
+            value = values[name]
+            if isinstance(value, Mapping):
+                lines.append(f"{' ' * indent}{name}:")
+                walk(value, indent + 2)
+            else:
+                lines.append(f"{' ' * indent}{name:.<{30 - indent}}: {value}")
+
+    walk(to_dict(config), 0)
+    return "\n".join(lines)

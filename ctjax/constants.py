@@ -1,0 +1,23 @@
+"""Fixed facts of the data and of the task, each with its source."""
+
+NUM_PLANES = 3
+"""Wire planes (projections) of one event; larcv projection ids are 0, 1, 2."""
+
+BACKGROUND, COSMIC, NEUTRINO = 0, 1, 2
+"""Class of a pixel as stored in the label product."""
+
+NUM_CLASSES = 3
+
+CLASS_NAMES = ("background", "cosmic", "neutrino")
+
+IMAGE_PRODUCT = "sbndwire"
+"""Producer of the sparse2d product with the charge of each pixel."""
+
+LABEL_PRODUCT = "sbnd_cosmicseg"
+"""Producer of the sparse2d product with the class of each pixel."""
+
+FULL_IMAGE_SHAPE = (1280, 2048)
+"""Rows (drift ticks) and columns (wires) of dataset version 1.
+
+Only synthetic and simulated data take their shape from here; files carry their own.
+"""

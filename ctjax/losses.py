@@ -1,0 +1,89 @@
+"""The loss: cross entropy of every pixel, weighted by a balance scheme."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from ctjax.config import LossBalanceScheme
+from ctjax.constants import NUM_CLASSES
+
+LossFn = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+LIGHT_CLASS_WEIGHTS = (1.0, 1.5, 10.0)
+
+
+def pixel_cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
+    """Computes minus the logarithm of each pixel's probability of its own class.
+
+    Args:
+      logits: [..., K] float32.
+      label: [...] integer class.
+
+    Returns:
+      [...] float32.
+    """
+    # Three classes: a one-hot sum is cheaper on every device than a gather, and its
+    # gradient is no scatter.
+    own = jnp.sum(jax.nn.one_hot(label, NUM_CLASSES) * logits, axis=-1)
+    return jax.nn.logsumexp(logits, axis=-1) - own
+
+
+def _no_weights(logits, label):
+    return jnp.ones(label.shape, jnp.float32)
+
+
+def _light_weights(logits, label):
+    weights = jnp.where(label == 1, LIGHT_CLASS_WEIGHTS[1], LIGHT_CLASS_WEIGHTS[0])
+    return jnp.where(label == 2, LIGHT_CLASS_WEIGHTS[2], weights)
+
+
+def _even_weights(logits, label):
+    # One class weighs as much as another, whatever its number of pixels; the 1 of the
+    # original guards a class that is absent from the minibatch.
+    one_hot = jax.nn.one_hot(label, NUM_CLASSES)
+    counts = one_hot.sum((0, 2, 3), keepdims=True)
+    return jnp.sum(one_hot * (0.3333 / (counts + 1.0)), axis=-1)
+
+
+def _focal_weights(logits, label):
+    # Constant: the original computes the weights outside of the gradient.
+    probability = jax.nn.softmax(jax.lax.stop_gradient(logits), axis=-1)
+    one_hot = jax.nn.one_hot(label, NUM_CLASSES)
+    return jnp.square(jnp.sum(one_hot * (1.0 - probability), axis=-1))
+
+
+_PIXEL_WEIGHTS = {
+    LossBalanceScheme.NONE: _no_weights,
+    LossBalanceScheme.LIGHT: _light_weights,
+    LossBalanceScheme.EVEN: _even_weights,
+    LossBalanceScheme.FOCAL: _focal_weights,
+}
+
+
+def make_loss(scheme: LossBalanceScheme) -> LossFn:
+    """Returns the loss of a balance scheme.
+
+    Each plane contributes its weighted mean over the pixels of the minibatch; planes
+    are summed.
+
+    Args:
+      scheme: none (1 everywhere), light (1, 1.5, 10 by class), even (inverse to the
+        class's pixels in the minibatch and plane), focal ((1 - probability)^2).
+
+    Returns:
+      `loss(logits [B, P, H, W, K] float32, label [B, P, H, W], mask [B] float32)`, a
+      scalar. Events of mask 0 do not count; at least one must.
+
+    Source:
+      CosmicTagger, src/networks/torch/LossCalculator.py. It fails where a class is
+      absent from a minibatch; here every scheme is defined then.
+    """
+    pixel_weights = _PIXEL_WEIGHTS[scheme]
+
+    def loss(logits: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
+        weights = pixel_weights(logits, label) * mask[:, None, None, None]
+        total = jnp.sum(weights * pixel_cross_entropy(logits, label), (0, 2, 3))
+        return jnp.sum(total / jnp.sum(weights, (0, 2, 3)))
+
+    return loss

@@ -1,0 +1,35 @@
+"""Installation of ctjax; development settings are in pyproject.toml."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(
+    r'__version__ = "(.+)"', (HERE / "ctjax/__init__.py").read_text()
+).group(1)
+REQUIREMENTS = [
+    line
+    for line in (HERE / "requirements.txt").read_text().splitlines()
+    if line and not line.startswith("#")
+]
+
+setup(
+    name="ctjax",
+    version=VERSION,
+    description="CosmicTagger's pixel segmentation of neutrino events, in JAX",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    packages=find_packages(include=["ctjax", "ctjax.*"]),
+    python_requires=">=3.11",
+    install_requires=REQUIREMENTS,
+    extras_require={
+        "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6", "ruff>=0.14",
+                 "pyright>=1.1.400"],
+        "mpi": ["openmpi>=5"],
+        "cuda12": ["jax[cuda12]"],
+        "cuda13": ["jax[cuda13]"],
+    },
+)
