@@ -241,7 +241,9 @@ class Config:
     data: Data = dataclasses.field(default_factory=Data)
     network: Network = dataclasses.field(default_factory=Network)
     mode: Mode = dataclasses.field(default_factory=Mode)
-    output_dir: str = _option("", "folder of all that is written (empty: output/<network.name>/<run.id>)")
+    output_dir: str = _option(
+        "", "folder of all that is written (empty: output/<network.name>/<run.id>)"
+    )
 
 
 DEFAULT_ITERATIONS = 500  # CosmicTagger's run.iterations
@@ -393,3 +395,28 @@ def describe(config: Config) -> str:
 
     walk(to_dict(config), 0)
     return "\n".join(lines)
+
+
+def help_text() -> str:
+    """Formats the usage and every field with its type or choices and its default."""
+    lines = [
+        "python -m ctjax.main --config configs/NAME.py [--config.FIELD=VALUE ...]",
+        "",
+    ]
+
+    def walk(section: Any, prefix: str) -> None:
+        types = typing.get_type_hints(type(section))
+        for field in dataclasses.fields(section):
+            value = getattr(section, field.name)
+            if dataclasses.is_dataclass(value):
+                walk(value, f"{prefix}{field.name}.")
+                continue
+            kind = types[field.name].__name__
+            if isinstance(value, enum.Enum):
+                kind = "|".join(str(member.value) for member in type(value))
+                value = value.value
+            lines.append(f"  --config.{prefix}{field.name}={value}  ({kind})")
+            lines.append(f"      {field.metadata['meaning']}")
+
+    walk(Config(), "")
+    return "\n".join(lines) + "\n"

@@ -23,8 +23,8 @@ DIMENSION_NUMBERS = ("NHWC", "HWIO", "NHWC")
 
 
 def leaky_relu(x: jax.Array) -> jax.Array:
-    """Applies the activation of every unit, max(x, 0.01 x)."""
-    return jnp.maximum(x, LEAKY_RELU_SLOPE * x)
+    """Applies the activation of every unit; its slope at 0 is 0.01, as in torch."""
+    return jnp.where(x > 0, x, LEAKY_RELU_SLOPE * x)
 
 
 def upsample_bilinear(x: jax.Array) -> jax.Array:
@@ -327,5 +327,3 @@ def unfold_planes_from_features(x: jax.Array, num_planes: int) -> jax.Array:
     return x.transpose(0, 3, 1, 2, 4).reshape(
         events * num_planes, height, width, x.shape[-1]
     )
-
-

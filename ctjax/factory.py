@@ -1,0 +1,85 @@
+"""From a configuration to the parts that training and inference share."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from ctjax import state
+from ctjax.config import Config, ConfigError, Data, Densify, Precision, file_patterns
+from ctjax.data import pipeline
+from ctjax.data.sources import EventSource
+from ctjax.models import UResNet
+
+COMPUTE_TYPES = {Precision.FLOAT32: jnp.float32, Precision.BFLOAT16: jnp.bfloat16}
+
+
+def open_events(data: Data, names: str) -> EventSource:
+    """Opens the events of a run.
+
+    Args:
+      data: the data section.
+      names: its `file` or `aux_file`; of no meaning for synthetic events.
+
+    Returns:
+      The source, a context manager.
+
+    Raises:
+      LarcvFileError: a file is missing or is no larcv3 file.
+    """
+    return pipeline.open_source(
+        file=file_patterns(data, names),
+        downsample=data.downsample,
+        synthetic=data.synthetic,
+        seed=data.seed,
+    )
+
+
+def read_events(
+    data: Data, source: EventSource, entries: Iterable[np.ndarray]
+) -> pipeline.MinibatchReader:
+    """Reads minibatches of a source in the form that the configuration asks for.
+
+    Args:
+      data: the data section.
+      source: of the events.
+      entries: [B] int64 per minibatch.
+
+    Returns:
+      The reader, a context manager and an iterator.
+    """
+    return pipeline.minibatches(
+        source,
+        entries,
+        io_threads=data.io_threads,
+        prefetch=data.prefetch,
+        sparse=data.densify is Densify.DEVICE,
+    )
+
+
+def make_network(
+    config: Config, image_shape: tuple[int, int]
+) -> tuple[UResNet, dict[str, Any]]:
+    """Makes the network and draws its initial parameters.
+
+    Args:
+      config: of the run.
+      image_shape: (H, W) of the events, downsampled.
+
+    Returns:
+      The module and its variables, "params" and "batch_stats".
+
+    Raises:
+      ConfigError: the network's depth cannot halve the image.
+    """
+    height, width = image_shape
+    step = 2**config.network.depth
+    if height % step or width % step:
+        raise ConfigError(
+            f"network.depth={config.network.depth}: expected an image divisible by "
+            f"{step}, got {height} x {width} with "
+            f"data.downsample={config.data.downsample}"
+        )
+    model = UResNet(config.network, COMPUTE_TYPES[config.run.precision])
+    return model, state.init_variables(model, image_shape, config.run.seed)

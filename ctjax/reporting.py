@@ -1,0 +1,154 @@
+"""What a run leaves behind: log, tables of metrics, summaries, timings. No jax here."""
+
+import csv
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+logger = logging.getLogger("ctjax")
+
+LOG_FORMAT = "%(asctime)s - %(levelname)s - %(message)s"
+
+TIMING_TYPE = np.dtype(
+    [("iteration", np.int64), ("wait_s", np.float64), ("step_s", np.float64)]
+)
+"""One step: its number, seconds waited for reading, seconds in all."""
+
+
+def start_logging(output_dir: str) -> None:
+    """Sends the log to the terminal and to `process.log`, after what is there.
+
+    Args:
+      output_dir: of the run; made where absent.
+    """
+    os.makedirs(output_dir, exist_ok=True)
+    formatter = logging.Formatter(LOG_FORMAT)
+    stop_logging()
+    for handler in (
+        logging.StreamHandler(sys.stdout),
+        logging.FileHandler(os.path.join(output_dir, "process.log")),
+    ):
+        handler.setFormatter(formatter)
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def stop_logging() -> None:
+    """Closes what `start_logging` opened."""
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+
+
+class MetricsTable:
+    """A CSV file with a row a step, written row by row.
+
+    Attributes:
+      path: of the file.
+    """
+
+    def __init__(self, path: str, columns: Sequence[str], before: int | None = None):
+        """Opens the file.
+
+        Args:
+          path: of the file.
+          columns: names; the first holds the step or the entry.
+          before: keep the rows of a former run whose first column is less; None
+            begins anew.
+        """
+        self.path = path
+        kept = [] if before is None else _rows_before(path, columns, before)
+        # Written beside and renamed, so that no interruption loses the old rows.
+        with open(f"{path}.partial", "w", newline="") as file:
+            csv.writer(file).writerows([list(columns), *kept])
+        os.replace(f"{path}.partial", path)
+        self._file = open(path, "a", newline="")  # noqa: SIM115
+        self._writer = csv.writer(self._file)
+
+    def write(self, values: Sequence[Any]) -> None:
+        """Appends a row; floats keep seven digits."""
+        self._writer.writerow(
+            [f"{v:.7g}" if isinstance(v, float) else v for v in values]
+        )
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def _rows_before(path: str, columns: Sequence[str], before: int) -> list[list[str]]:
+    if not os.path.exists(path):
+        return []
+    with open(path, newline="") as file:
+        rows = list(csv.reader(file))
+    if not rows or rows[0] != list(columns):
+        return []
+    return [
+        row for row in rows[1:] if len(row) == len(columns) and int(row[0]) < before
+    ]
+
+
+def open_summary(output_dir: str, name: str, start: int) -> Any:
+    """Opens TensorBoard's writer of a folder.
+
+    Args:
+      output_dir: of the run.
+      name: of the folder in it, a run of TensorBoard's.
+      start: first step to be written; later ones of a former run are purged.
+    """
+    from tensorboardX import SummaryWriter  # slow to import, and not for iotest
+
+    return SummaryWriter(os.path.join(output_dir, name), purge_step=start or None)
+
+
+def log_step(
+    kind: str, step: int, values: Mapping[str, float], rate: str | None = None
+) -> None:
+    """Writes a step's line: loss, two metrics, and the rate where given."""
+    line = ", ".join(f"{name}: {value:.4g}" for name, value in values.items())
+    logger.info(
+        "%s Step %d metrics: %s%s", kind, step, line, f" ({rate})" if rate else ""
+    )
+
+
+def log_totals(step_s: np.ndarray, images_per_step: float) -> None:
+    """Writes the four closing lines of the competition's guide.
+
+    Args:
+      step_s: [N], seconds of each step, compilation in the first.
+      images_per_step: events of a step.
+    """
+    logger.info("Total time to batch_process: %.4f", step_s.sum())
+    for skipped, words in (
+        (1, "except first iteration"),
+        (2, "except first two iterations"),
+        (len(step_s) - 40, "last 40 iterations"),
+    ):
+        rest = step_s[skipped:]
+        if skipped > 0 and len(rest):
+            total = rest.sum()
+            logger.info(
+                "Total time to batch process %s: %.4f, throughput: %.4f",
+                words,
+                total,
+                len(rest) * images_per_step / total,
+            )
+
+
+def save_timings(output_dir: str, name: str, timings: np.ndarray) -> None:
+    """Writes `profiles/<name>_timings.npy`.
+
+    Args:
+      output_dir: of the run.
+      name: of the mode.
+      timings: [N] of `TIMING_TYPE`.
+    """
+    folder = os.path.join(output_dir, "profiles")
+    os.makedirs(folder, exist_ok=True)
+    np.save(os.path.join(folder, f"{name}_timings.npy"), timings)

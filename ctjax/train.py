@@ -1,0 +1,274 @@
+"""Training: one function that composes everything else, and its reports."""
+
+import contextlib
+import itertools
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+
+from ctjax import checkpoint, devices, factory, losses, metrics, optimizer, reporting
+from ctjax.config import Config, Mode
+from ctjax.data import pipeline
+from ctjax.state import TrainState, count_parameters, make_state
+from ctjax.steps import device_arrays, make_eval_step, make_input, make_train_step
+
+logger = logging.getLogger("ctjax")
+
+LOGGED = ("Average/Non_Bkg_Accuracy", "Average/mIoU")
+COLUMNS = ("step", "loss", *metrics.METRIC_NAMES)
+PROFILED_STEPS = (1, 5)  # after the compilation, and few enough to look at
+IMAGE_SUMMARIES = 25  # summaries between two with images, as CosmicTagger
+
+
+def run(config: Config) -> TrainState:
+    """Trains, from where the checkpoints of the output folder end.
+
+    Step s is the update of minibatch s, from 0; a validation or checkpoint of step n
+    is that of the state after n updates.
+
+    Args:
+      config: of the run.
+
+    Returns:
+      The state after the last step.
+
+    Raises:
+      ConfigError, LarcvFileError, CheckpointError: for what the user can mend.
+    """
+    devices.select(config.run.compute_mode)
+    options, rule = config.run, config.mode.optimizer
+    images_per_step = options.minibatch_size * rule.gradient_accumulation
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(
+            factory.open_events(config.data, config.data.file)
+        )
+        model, variables = factory.make_network(config, source.image_shape)
+        logger.info(
+            "Total number of trainable parameters in this network: %d",
+            count_parameters(variables["params"]),
+        )
+        schedule = optimizer.make_schedule(
+            rule, source.num_events / images_per_step, options.iterations
+        )
+        update = optimizer.make_optimizer(rule, schedule, config.network.weight_decay)
+        manager = stack.enter_context(checkpoint.open_for_saving(config.output_dir))
+        state = _first_state(config, manager, variables, update)
+        start = int(state.step)
+
+        loss_fn = losses.make_loss(rule.loss_balance_scheme)
+        network_input = make_input(source.image_shape, config.data.img_transform)
+        accumulation = rule.gradient_accumulation
+        train_step = jax.jit(
+            make_train_step(
+                model, update, schedule, loss_fn, network_input, accumulation
+            ),
+            donate_argnums=0,
+        )
+        eval_step = jax.jit(make_eval_step(model, loss_fn, network_input))
+        reports = stack.enter_context(_Reports(config, start))
+        validate = stack.enter_context(_validation(config, eval_step, reports, start))
+        entries = (
+            pipeline.training_entries(
+                source.num_events, images_per_step, config.data.seed, step
+            )
+            for step in range(start, options.iterations)
+        )
+        reader = stack.enter_context(factory.read_events(config.data, source, entries))
+
+        timings = np.zeros(max(options.iterations - start, 0), reporting.TIMING_TYPE)
+        finish = _finisher(reader, reports, timings, start)
+        for step in range(start, options.iterations):
+            if options.profile and step - start == PROFILED_STEPS[0]:
+                jax.profiler.start_trace(os.path.join(config.output_dir, "profiles"))
+            minibatch = next(reader)
+            arrays = device_arrays(minibatch)
+            if reports.wants_images(step):
+                reports.images("train", step, eval_step(state.variables, arrays))
+            state, results = train_step(state, arrays)
+            # The results of a step are fetched when the next one is under way, so
+            # that the device does not wait for the host.
+            finish((step, minibatch, results, reader.wait_s))
+            done = step + 1
+            if options.profile and done - start == PROFILED_STEPS[1]:
+                finish(None)
+                jax.profiler.stop_trace()
+            if done % options.aux_iterations == 0:
+                finish(None)
+                validate(done, state)
+            if done % config.mode.checkpoint_iteration == 0:
+                finish(None)
+                checkpoint.save(manager, state, config)
+        finish(None)
+        if start < options.iterations:
+            if options.iterations % config.mode.checkpoint_iteration:
+                checkpoint.save(manager, state, config)
+            reporting.save_timings(config.output_dir, "train", timings)
+            reporting.log_totals(timings["step_s"], images_per_step)
+        else:
+            logger.info("Step %d of %d: done before", start, options.iterations)
+    return state
+
+
+def _first_state(
+    config: Config,
+    manager: ocp.CheckpointManager,
+    variables: dict[str, Any],
+    update: optax.GradientTransformation,
+) -> TrainState:
+    """Own checkpoint, else the weights asked for, else the initial parameters."""
+    state = make_state(variables, update)
+    restored = checkpoint.restore_latest(manager, state, config)
+    if restored is not None:
+        logger.info("Restored step %d from %s", int(restored.step), manager.directory)
+        return restored
+    if config.mode.weights_location:
+        weights, step = checkpoint.restore_weights(
+            config.mode.weights_location, variables, config
+        )
+        logger.info(
+            "Restored weights of step %d from %s", step, config.mode.weights_location
+        )
+        return make_state(weights, update)
+    logger.info("No checkpoint found, starting from scratch")
+    return state
+
+
+def _finisher(
+    reader: pipeline.MinibatchReader,
+    reports: "_Reports",
+    timings: np.ndarray,
+    start: int,
+) -> Callable[[tuple | None], None]:
+    """Returns a function that takes a step under way and finishes the one before."""
+    pending: tuple | None = None
+    last_end = time.perf_counter()
+
+    def finish(following: tuple | None) -> None:
+        nonlocal pending, last_end
+        finished, pending = pending, following
+        if finished is None:
+            return
+        step, minibatch, results, wait_s = finished
+        results = jax.device_get(results)
+        reader.release(minibatch)
+        now = time.perf_counter()
+        timings[step - start] = step, wait_s, now - last_end
+        last_end = now
+        reports.train(step, results, wait_s, timings[step - start]["step_s"])
+
+    return finish
+
+
+@contextlib.contextmanager
+def _validation(
+    config: Config, eval_step: Callable, reports: "_Reports", start: int
+) -> Iterator[Callable[[int, TrainState], None]]:
+    """Yields a function that evaluates a state on the next validation minibatch."""
+    if not config.data.aux_file or config.data.synthetic:
+        yield lambda step, state: None
+        return
+    size = config.run.aux_minibatch_size
+    with factory.open_events(config.data, config.data.aux_file) as source:
+        entries = (
+            pipeline.training_entries(source.num_events, size, config.data.seed, count)
+            for count in itertools.count(start // config.run.aux_iterations)
+        )
+        with factory.read_events(config.data, source, entries) as reader:
+
+            def validate(step: int, state: TrainState) -> None:
+                minibatch = next(reader)
+                arrays = device_arrays(minibatch)
+                results = eval_step(state.variables, arrays)
+                mean = metrics.mean_metrics(results["metrics"], arrays["mask"])
+                reports.validation(step, float(results["loss"]), np.asarray(mean))
+                if reports.wants_images(step):
+                    reports.images("test", step, results)
+                reader.release(minibatch)
+
+            yield validate
+
+
+class _Reports:
+    """Log, tables and summaries of a training run."""
+
+    def __init__(self, config: Config, start: int):
+        self._mode: Mode = config.mode
+        rule = config.mode.optimizer
+        self._images = config.run.minibatch_size * rule.gradient_accumulation
+        folder = config.output_dir
+        self._train_table = reporting.MetricsTable(
+            os.path.join(folder, "train_metrics.csv"), COLUMNS, before=start
+        )
+        self._val_table = reporting.MetricsTable(
+            os.path.join(folder, "val_metrics.csv"), COLUMNS, before=start + 1
+        )
+        self._summaries = {
+            name: reporting.open_summary(folder, name, start)
+            for name in ("train", "test")
+        }
+
+    def __enter__(self) -> "_Reports":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._train_table.close()
+        self._val_table.close()
+        for summary in self._summaries.values():
+            summary.close()
+
+    def wants_images(self, step: int) -> bool:
+        """Whether this step's summary has images."""
+        every = IMAGE_SUMMARIES * self._mode.summary_iteration
+        return not self._mode.no_summary_images and step % every == 0
+
+    def train(
+        self, step: int, results: Mapping[str, Any], wait_s: float, step_s: float
+    ) -> None:
+        """Reports one finished step."""
+        loss, named = float(results["loss"]), metrics.named(results["metrics"])
+        self._train_table.write([step, loss, *named.values()])
+        if step % self._mode.logging_iteration == 0:
+            rate = (
+                f"{self._images / step_s:.3g} Img/s / {wait_s:.2g} IO s / "
+                f"{step_s:.2g} step s"
+            )
+            self._log("train", step, loss, named, rate)
+        if step % self._mode.summary_iteration == 0:
+            extra = {
+                "learning_rate": float(results["learning_rate"]),
+                "grad_norm": float(results["grad_norm"]),
+                "images_per_second": self._images / step_s,
+                "io_fetch_time": wait_s,
+            }
+            self._summarize("train", step, {"loss": loss, **named, **extra})
+
+    def validation(self, step: int, loss: float, mean: np.ndarray) -> None:
+        """Reports a validation after `step` updates."""
+        named = metrics.named(mean)
+        self._val_table.write([step, loss, *named.values()])
+        self._log("test", step, loss, named, None)
+        self._summarize("test", step, {"loss": loss, **named})
+
+    def images(self, kind: str, step: int, results: Mapping[str, Any]) -> None:
+        """Adds prediction and label of the minibatch's first event as grey images."""
+        for name in ("prediction", "label"):
+            planes = np.asarray(results[name][0], np.float32) / 2
+            for plane, pixels in enumerate(planes):
+                self._summaries[kind].add_image(
+                    f"{name}/plane_{plane}", pixels[None], step
+                )
+
+    def _log(self, kind, step, loss, named, rate):
+        shown = {"loss": loss, **{name: named[name] for name in LOGGED}}
+        reporting.log_step(kind, step, shown, rate)
+
+    def _summarize(self, kind, step, scalars):
+        for name, value in scalars.items():
+            self._summaries[kind].add_scalar(name, value, step)
