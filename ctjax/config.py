@@ -210,6 +210,9 @@ class Optimizer:
     loss_balance_scheme: LossBalanceScheme = _option(
         LossBalanceScheme.FOCAL, "weights of the pixels in the loss"
     )
+    loss_charged_pixels_only: bool = _option(
+        False, "leave pixels without charge out of the loss"
+    )
     lr_schedule: LearningRateSchedule = _option(
         LearningRateSchedule.WARMUP_FLAT_DECAY, "course of the learning rate"
     )
@@ -229,6 +232,12 @@ class Mode:
     summary_iteration: int = _option(1, "steps between TensorBoard summaries", 1)
     no_summary_images: bool = _option(
         True, "leave out TensorBoard's images, else every 25 summaries"
+    )
+    mask_empty_pixels: bool = _option(
+        False, "predict background wherever there is no charge"
+    )
+    write_predictions: bool = _option(
+        False, "inference writes predictions.h5, a larcv3 file"
     )
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
 
@@ -349,7 +358,7 @@ def _convert(value: Any, expected: type, name: str) -> Any:
         if isinstance(value, expected):
             return value
         choices = {member.value: member for member in expected}
-        if value not in choices:
+        if not isinstance(value, str) or value not in choices:
             raise ConfigError(
                 f"{name}: expected one of {', '.join(choices)}, got {value!r}"
             )

@@ -1,5 +1,7 @@
 """The device that a run computes on."""
 
+import os
+
 import jax
 
 from ctjax.config import ComputeMode, ConfigError
@@ -17,6 +19,7 @@ def select(compute_mode: ComputeMode) -> jax.Device:
     Raises:
       ConfigError: a GPU is asked for and there is none.
     """
+    _keep_compiled_programs()
     if compute_mode is ComputeMode.CPU:
         jax.config.update("jax_platforms", "cpu")
     device = jax.local_devices()[0]
@@ -26,3 +29,16 @@ def select(compute_mode: ComputeMode) -> jax.Device:
             "install ctjax[cuda12] or ctjax[cuda13]"
         )
     return device
+
+
+def _keep_compiled_programs() -> None:
+    """Lets later runs load programs instead of compiling them, half a minute each.
+
+    The folder is that of JAX_COMPILATION_CACHE_DIR, else one in the user's cache.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        folder = os.path.join(cache, "ctjax", "compiled")
+        jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

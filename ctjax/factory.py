@@ -9,31 +9,40 @@ import numpy as np
 from ctjax import state
 from ctjax.config import Config, ConfigError, Data, Densify, Precision, file_patterns
 from ctjax.data import pipeline
+from ctjax.data.larcv_file import LarcvFileError
 from ctjax.data.sources import EventSource
 from ctjax.models import UResNet
 
 COMPUTE_TYPES = {Precision.FLOAT32: jnp.float32, Precision.BFLOAT16: jnp.bfloat16}
 
 
-def open_events(data: Data, names: str) -> EventSource:
+def open_events(data: Data, names: str, require_label: bool) -> EventSource:
     """Opens the events of a run.
 
     Args:
       data: the data section.
       names: its `file` or `aux_file`; of no meaning for synthetic events.
+      require_label: whether events without true classes are of no use.
 
     Returns:
       The source, a context manager.
 
     Raises:
       LarcvFileError: a file is missing or is no larcv3 file.
+      ConfigError: the image cannot be downsampled so often.
     """
-    return pipeline.open_source(
-        file=file_patterns(data, names),
-        downsample=data.downsample,
-        synthetic=data.synthetic,
-        seed=data.seed,
-    )
+    try:
+        return pipeline.open_source(
+            file=file_patterns(data, names),
+            downsample=data.downsample,
+            synthetic=data.synthetic,
+            seed=data.seed,
+            require_label=require_label,
+        )
+    except LarcvFileError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"data.downsample={data.downsample}: {error}") from error
 
 
 def read_events(
@@ -82,4 +91,6 @@ def make_network(
             f"data.downsample={config.data.downsample}"
         )
     model = UResNet(config.network, COMPUTE_TYPES[config.run.precision])
-    return model, state.init_variables(model, image_shape, config.run.seed)
+    return model, state.init_variables(
+        model, config.network.depth, config.run.seed
+    )

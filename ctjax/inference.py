@@ -1,5 +1,6 @@
 """Inference: a network's predictions and metrics over a file."""
 
+import contextlib
 import logging
 import os
 import time
@@ -10,7 +11,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from ctjax import checkpoint, devices, factory, losses, metrics, reporting
+from ctjax import (
+    checkpoint,
+    devices,
+    factory,
+    losses,
+    metrics,
+    predictions,
+    reporting,
+)
 from ctjax.config import Config, ConfigError
 from ctjax.data import pipeline
 from ctjax.data.sources import EventSource
@@ -20,6 +29,7 @@ from ctjax.steps import device_arrays, make_eval_step, make_input
 logger = logging.getLogger("ctjax")
 
 COLUMNS = ("entry", "run", "subrun", "event", *metrics.METRIC_NAMES)
+PREDICTIONS = "predictions.h5"
 
 
 def run(config: Config) -> dict[str, float]:
@@ -35,13 +45,14 @@ def run(config: Config) -> dict[str, float]:
       ConfigError, LarcvFileError, CheckpointError: for what the user can mend.
     """
     devices.select(config.run.compute_mode)
-    size = config.run.minibatch_size
-    with factory.open_events(config.data, config.data.file) as source:
-        first = config.mode.start_index
-        if first >= source.num_events:
+    mode, size = config.mode, config.run.minibatch_size
+    with factory.open_events(
+        config.data, config.data.file, require_label=False
+    ) as source:
+        if mode.start_index >= source.num_events:
             raise ConfigError(
                 f"mode.start_index: expected less than the {source.num_events} events "
-                f"of the data, got {first}"
+                f"of the data, got {mode.start_index}"
             )
         model, variables = factory.make_network(config, source.image_shape)
         logger.info(
@@ -49,27 +60,23 @@ def run(config: Config) -> dict[str, float]:
             count_parameters(variables["params"]),
         )
         variables = _restore(config, variables)
-        loss_fn = losses.make_loss(config.mode.optimizer.loss_balance_scheme)
-        network_input = make_input(source.image_shape, config.data.img_transform)
-        eval_step = jax.jit(make_eval_step(model, loss_fn, network_input))
-        entries = pipeline.sequential_entries(source.num_events, size, first)
+        rule = mode.optimizer
+        eval_step = jax.jit(
+            make_eval_step(
+                model,
+                losses.make_loss(
+                    rule.loss_balance_scheme, rule.loss_charged_pixels_only
+                ),
+                make_input(source.image_shape, config.data.img_transform),
+                mode.mask_empty_pixels,
+                mode.write_predictions,
+            )
+        )
+        entries = pipeline.sequential_entries(source.num_events, size, mode.start_index)
         entries = list(islice(entries, config.run.iterations or None))
-        sums, timings = _go_over(config, source, entries, eval_step, variables)
-
-    num_events = sum(int(np.sum(part >= 0)) for part in entries)
-    logger.info(
-        "Inference report: %d batches processed for %d entries.",
-        len(entries),
-        num_events,
-    )
-    averages = {}
-    if source.has_label:
-        averages = metrics.named(sums / num_events)
-        for name, value in averages.items():
-            logger.info("  %s: %.4f", name, value)
-    reporting.save_timings(config.output_dir, "inference", timings)
-    reporting.log_totals(timings["step_s"], size)
-    return averages
+        with _Reports(config, source, len(entries)) as reports:
+            _go_over(config, source, entries, eval_step, variables, reports)
+    return reports.finish()
 
 
 def _restore(config: Config, variables: dict[str, Any]) -> dict[str, Any]:
@@ -93,55 +100,103 @@ def _go_over(
     entries: list[np.ndarray],
     eval_step: Callable,
     variables: dict[str, Any],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Evaluates every minibatch; returns sums of the metrics [M] and timings."""
-    sums = np.zeros(len(metrics.METRIC_NAMES))
-    timings = np.zeros(len(entries), reporting.TIMING_TYPE)
-    os.makedirs(config.output_dir, exist_ok=True)
-    table = reporting.MetricsTable(
-        os.path.join(config.output_dir, "inference_metrics.csv"), COLUMNS
-    )
-    last_end = time.perf_counter()
+    reports: "_Reports",
+) -> None:
+    """Evaluates every minibatch, one ahead of the one that is reported."""
+    with factory.read_events(config.data, source, iter(entries)) as reader:
+        pending = None
+        for minibatch in reader:
+            results = eval_step(variables, device_arrays(minibatch))
+            following = (minibatch, results, reader.wait_s)
+            if pending is not None:
+                reports.minibatch(*pending)
+                reader.release(pending[0])
+            pending = following
+        if pending is not None:
+            reports.minibatch(*pending)
+            reader.release(pending[0])
 
-    def finish(step: int, minibatch: dict[str, Any], results: Any, wait_s: float):
-        nonlocal sums, last_end
-        values = jax.device_get(results["metrics"])
-        jax.block_until_ready(results["prediction"])
-        for place in np.flatnonzero(minibatch["entries"] >= 0):
-            event = minibatch["event_ids"][place].tolist()
-            row = values[place] if source.has_label else values[place] * np.nan
-            table.write([int(minibatch["entries"][place]), *event, *row.tolist()])
-            sums += values[place]
-        reader.release(minibatch)
-        now = time.perf_counter()
-        timings[step] = step, wait_s, now - last_end
-        last_end = now
-        if step % config.mode.logging_iteration == 0:
-            shown = {}
-            if source.has_label:
-                mean = metrics.mean_metrics(values, minibatch["mask"])
-                named = metrics.named(mean)
-                shown = {
-                    name: named[name]
-                    for name in ("Average/Non_Bkg_Accuracy", "Average/mIoU")
-                }
-            step_s = timings[step]["step_s"]
-            rate = (
-                f"{len(minibatch['entries']) / step_s:.3g} Img/s / {wait_s:.2g} IO s / "
-                f"{step_s:.2g} step s"
+
+class _Reports:
+    """Log, table and predictions of an inference."""
+
+    def __init__(self, config: Config, source: EventSource, num_minibatches: int):
+        self._config, self._source = config, source
+        self._stack = contextlib.ExitStack()
+        self._timings = np.zeros(num_minibatches, reporting.TIMING_TYPE)
+        self._sums = np.zeros(len(metrics.METRIC_NAMES))
+        self._done = self._num_events = 0
+
+    def __enter__(self) -> "_Reports":
+        os.makedirs(self._config.output_dir, exist_ok=True)
+        path = os.path.join(self._config.output_dir, "inference_metrics.csv")
+        self._table = reporting.MetricsTable(path, COLUMNS)
+        self._stack.callback(self._table.close)
+        self._writer = None
+        if self._config.mode.write_predictions:
+            self._writer = self._stack.enter_context(
+                predictions.open_writer(
+                    os.path.join(self._config.output_dir, PREDICTIONS),
+                    self._source.image_shape,
+                    self._source.has_label,
+                )
             )
+        self._last_end = time.perf_counter()
+        return self
+
+    def __exit__(self, *exception) -> bool | None:
+        return self._stack.__exit__(*exception)
+
+    def minibatch(
+        self, minibatch: dict[str, Any], results: dict[str, Any], wait_s: float
+    ) -> None:
+        """Waits for one minibatch's results and reports them."""
+        if self._writer is None:
+            jax.block_until_ready(results)
+            results = {"metrics": results["metrics"]}
+        results = jax.device_get(results)
+        values, has_label = results["metrics"], self._source.has_label
+        for place in np.flatnonzero(minibatch["entries"] >= 0).tolist():
+            event_id = minibatch["event_ids"][place]
+            row = values[place] if has_label else np.full(values[place].shape, np.nan)
+            entry = int(minibatch["entries"][place])
+            self._table.write([entry, *event_id.tolist(), *row.tolist()])
+            self._sums += values[place]
+            self._num_events += 1
+            if self._writer is not None:
+                predictions.append(self._writer, event_id, results, place, has_label)
+        now = time.perf_counter()
+        step, step_s = self._done, now - self._last_end
+        self._timings[step] = step, wait_s, step_s
+        self._done, self._last_end = step + 1, now
+        if step % self._config.mode.logging_iteration == 0:
+            mask = minibatch["mask"]
+            shown = reporting.shown_metrics(
+                metrics.named(mask @ values / mask.sum()) if has_label else {}
+            )
+            rate = reporting.rate(self._config.run.minibatch_size, wait_s, step_s)
             reporting.log_step("ana", step, shown, rate)
 
-    try:
-        with factory.read_events(config.data, source, iter(entries)) as reader:
-            pending = None
-            for step, minibatch in enumerate(reader):
-                results = eval_step(variables, device_arrays(minibatch))
-                if pending is not None:
-                    finish(*pending)
-                pending = (step, minibatch, results, reader.wait_s)
-            if pending is not None:
-                finish(*pending)
-    finally:
-        table.close()
-    return sums, timings
+    def finish(self) -> dict[str, float]:
+        """Writes the closing lines; returns the averaged metrics."""
+        config = self._config
+        logger.info(
+            "Inference report: %d batches processed for %d entries.",
+            self._done,
+            self._num_events,
+        )
+        averages = {}
+        if self._source.has_label:
+            averages = metrics.named(self._sums / self._num_events)
+            masked = config.mode.mask_empty_pixels
+            logger.info(
+                "  Pixels without charge: %s",
+                "background (mode.mask_empty_pixels)" if masked else "as predicted",
+            )
+            for name, value in averages.items():
+                logger.info("  %s: %.4f", name, value)
+        else:
+            logger.info("  No labels in the data: no metrics")
+        reporting.save_timings(config.output_dir, "inference", self._timings)
+        reporting.log_totals(self._timings["step_s"], config.run.minibatch_size)
+        return averages

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from ctjax.config import LossBalanceScheme
 from ctjax.constants import NUM_CLASSES
 
-LossFn = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+LossFn = Callable[..., jax.Array]
+"""`loss(logits, label, mask, image)`, see `make_loss`."""
 
 LIGHT_CLASS_WEIGHTS = (1.0, 1.5, 10.0)
 
@@ -29,28 +30,28 @@ def pixel_cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
     return jax.nn.logsumexp(logits, axis=-1) - own
 
 
-def _no_weights(logits, label):
-    return jnp.ones(label.shape, jnp.float32)
+def _no_weights(logits, label, counted):
+    return counted
 
 
-def _light_weights(logits, label):
+def _light_weights(logits, label, counted):
     weights = jnp.where(label == 1, LIGHT_CLASS_WEIGHTS[1], LIGHT_CLASS_WEIGHTS[0])
-    return jnp.where(label == 2, LIGHT_CLASS_WEIGHTS[2], weights)
+    return counted * jnp.where(label == 2, LIGHT_CLASS_WEIGHTS[2], weights)
 
 
-def _even_weights(logits, label):
+def _even_weights(logits, label, counted):
     # One class weighs as much as another, whatever its number of pixels; the 1 of the
     # original guards a class that is absent from the minibatch.
-    one_hot = jax.nn.one_hot(label, NUM_CLASSES)
+    one_hot = jax.nn.one_hot(label, NUM_CLASSES) * counted[..., None]
     counts = one_hot.sum((0, 2, 3), keepdims=True)
     return jnp.sum(one_hot * (0.3333 / (counts + 1.0)), axis=-1)
 
 
-def _focal_weights(logits, label):
+def _focal_weights(logits, label, counted):
     # Constant: the original computes the weights outside of the gradient.
     probability = jax.nn.softmax(jax.lax.stop_gradient(logits), axis=-1)
     one_hot = jax.nn.one_hot(label, NUM_CLASSES)
-    return jnp.square(jnp.sum(one_hot * (1.0 - probability), axis=-1))
+    return counted * jnp.square(jnp.sum(one_hot * (1.0 - probability), axis=-1))
 
 
 _PIXEL_WEIGHTS = {
@@ -61,7 +62,7 @@ _PIXEL_WEIGHTS = {
 }
 
 
-def make_loss(scheme: LossBalanceScheme) -> LossFn:
+def make_loss(scheme: LossBalanceScheme, charged_pixels_only: bool = False) -> LossFn:
     """Returns the loss of a balance scheme.
 
     Each plane contributes its weighted mean over the pixels of the minibatch; planes
@@ -70,10 +71,13 @@ def make_loss(scheme: LossBalanceScheme) -> LossFn:
     Args:
       scheme: none (1 everywhere), light (1, 1.5, 10 by class), even (inverse to the
         class's pixels in the minibatch and plane), focal ((1 - probability)^2).
+      charged_pixels_only: leave out pixels without charge, which are background by
+        construction of the data.
 
     Returns:
-      `loss(logits [B, P, H, W, K] float32, label [B, P, H, W], mask [B] float32)`, a
-      scalar. Events of mask 0 do not count; at least one must.
+      `loss(logits [B, P, H, W, K] float32, label [B, P, H, W], mask [B] float32,
+      image [B, P, H, W])`, a scalar. Events of mask 0 do not count; a plane in which
+      nothing counts contributes 0. The image is looked at for its charged pixels only.
 
     Source:
       CosmicTagger, src/networks/torch/LossCalculator.py. It fails where a class is
@@ -81,9 +85,18 @@ def make_loss(scheme: LossBalanceScheme) -> LossFn:
     """
     pixel_weights = _PIXEL_WEIGHTS[scheme]
 
-    def loss(logits: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
-        weights = pixel_weights(logits, label) * mask[:, None, None, None]
+    def loss(
+        logits: jax.Array,
+        label: jax.Array,
+        mask: jax.Array,
+        image: jax.Array | None = None,
+    ) -> jax.Array:
+        counted = jnp.broadcast_to(mask[:, None, None, None], label.shape)
+        if charged_pixels_only:
+            counted = counted * (image != 0)
+        weights = pixel_weights(logits, label, counted)
         total = jnp.sum(weights * pixel_cross_entropy(logits, label), (0, 2, 3))
-        return jnp.sum(total / jnp.sum(weights, (0, 2, 3)))
+        tiny = jnp.finfo(jnp.float32).tiny
+        return jnp.sum(total / jnp.maximum(jnp.sum(weights, (0, 2, 3)), tiny))
 
     return loss

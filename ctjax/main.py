@@ -2,13 +2,16 @@
 
 import importlib
 import logging
+import os
 import sys
 
+import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
 from ctjax import config as ctjax_config
-from ctjax import reporting
+from ctjax import distributed, reporting
+from ctjax.config import ConfigError
 
 logger = logging.getLogger("ctjax")
 
@@ -30,10 +33,8 @@ def main(arguments: list[str]) -> int:
         sys.stdout.write(ctjax_config.help_text())
         return 0
     try:
-        flags.FLAGS(arguments)
-        if _CONFIG.value is None:
-            raise ctjax_config.ConfigError("--config: expected a file, see configs/")
-        config = ctjax_config.resolve(_CONFIG.value)
+        config = ctjax_config.resolve(_parse(arguments))
+        distributed.check(config.run.distributed, os.environ)
         reporting.start_logging(config.output_dir)
         logger.info("Resolved configuration\n%s", ctjax_config.describe(config))
         # Imported late: the IO test needs neither jax nor a device.
@@ -47,6 +48,23 @@ def main(arguments: list[str]) -> int:
     finally:
         reporting.stop_logging()
     return 0
+
+
+def _parse(arguments: list[str]) -> ml_collections.ConfigDict:
+    """The configuration file as changed by the command line."""
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name = following if word == "--config" else word.partition("--config=")[2]
+        if name and not os.path.exists(name):
+            raise ConfigError(f"--config: no such file: {name}")
+    try:
+        flags.FLAGS(arguments)
+    except AttributeError as error:
+        # ml_collections' answer to a field that does not exist, with the nearest name.
+        words = str(error).strip("\"'").replace("\\n", ". ").replace("\\'", "'")
+        raise ConfigError(f"--config: no such field: {words}") from error
+    if _CONFIG.value is None:
+        raise ConfigError("--config: expected a configuration file, see configs/")
+    return _CONFIG.value
 
 
 def _is_for_the_user(error: Exception) -> bool:

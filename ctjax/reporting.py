@@ -107,14 +107,26 @@ def open_summary(output_dir: str, name: str, start: int) -> Any:
     return SummaryWriter(os.path.join(output_dir, name), purge_step=start or None)
 
 
+LOGGED_METRICS = ("Average/Non_Bkg_Accuracy", "Average/mIoU")
+
+
+def shown_metrics(named: Mapping[str, float]) -> dict[str, float]:
+    """Picks the metrics that a line of the log shows."""
+    return {name: named[name] for name in LOGGED_METRICS if name in named}
+
+
+def rate(num_images: int, wait_s: float, step_s: float) -> str:
+    """Formats the speed of a step: images per second, seconds of IO, seconds."""
+    return f"{num_images / step_s:.3g} Img/s / {wait_s:.2g} IO s / {step_s:.2g} step s"
+
+
 def log_step(
-    kind: str, step: int, values: Mapping[str, float], rate: str | None = None
+    kind: str, step: int, values: Mapping[str, float], speed: str | None = None
 ) -> None:
-    """Writes a step's line: loss, two metrics, and the rate where given."""
+    """Writes a step's line: its values, and its speed where given."""
     line = ", ".join(f"{name}: {value:.4g}" for name, value in values.items())
-    logger.info(
-        "%s Step %d metrics: %s%s", kind, step, line, f" ({rate})" if rate else ""
-    )
+    suffix = f" ({speed})" if speed else ""
+    logger.info("%s Step %d metrics: %s%s", kind, step, line, suffix)
 
 
 def log_totals(step_s: np.ndarray, images_per_step: float) -> None:

@@ -1,10 +1,13 @@
 """What training carries from step to step."""
 
+import math
 from typing import Any
 
 import flax.struct
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 
@@ -33,27 +36,37 @@ class TrainState:
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
-def init_variables(
-    model: nn.Module, image_shape: tuple[int, int], seed: int
-) -> dict[str, Any]:
-    """Draws the initial parameters.
+def init_variables(model: nn.Module, depth: int, seed: int) -> dict[str, Any]:
+    """Draws the initial parameters on the host.
+
+    Drawn by `model.init`, a full-size network would take a minute to compile, for
+    hundreds of draws in one program; here the program is only traced for its shapes.
 
     Args:
       model: the network.
-      image_shape: (H, W) of its images.
+      depth: of the network; its parameters do not depend on the image.
       seed: of the random numbers.
 
     Returns:
-      "params" and "batch_stats" (empty without batch normalization).
+      "params" and "batch_stats" (empty without batch normalization), float32: kernels
+      uniform after Glorot and Bengio, as `model.init` and the original have them,
+      scales and variances 1, biases and means 0.
     """
-    image = jax.ShapeDtypeStruct((1, NUM_PLANES, *image_shape), jnp.float32)
-
-    # Compiled, the forward pass is dead code and only the draws remain.
-    @jax.jit
-    def init(key):
-        return model.init(key, jnp.zeros(image.shape, image.dtype))
-
-    variables = init(jax.random.key(seed))
+    image = jnp.zeros((1, NUM_PLANES, 2**depth, 2**depth))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), image)
+    flat = flax.traverse_util.flatten_dict(shapes)
+    drawn = {}
+    for index, path in enumerate(sorted(flat)):
+        shape = flat[path].shape
+        if path[-1] == "kernel":
+            area = math.prod(shape[:-2])
+            bound = math.sqrt(6.0 / (area * (shape[-2] + shape[-1])))
+            generator = np.random.default_rng([seed, index])
+            value = generator.uniform(-bound, bound, shape)
+        else:
+            value = np.full(shape, path[-1] in ("scale", "var"))
+        drawn[path] = jnp.asarray(value, jnp.float32)
+    variables = flax.traverse_util.unflatten_dict(drawn)
     return {
         "params": variables["params"],
         "batch_stats": variables.get("batch_stats", {}),

@@ -9,6 +9,7 @@ import optax
 from flax import linen as nn
 
 from ctjax import densify, metrics
+from ctjax.constants import BACKGROUND
 from ctjax.losses import LossFn
 from ctjax.state import TrainState
 
@@ -20,25 +21,52 @@ DEVICE_ARRAYS = ("image", "label", "ids", "values", "labels", "mask")
 """Entries of a minibatch that the device needs; event ids stay on the host."""
 
 
-def make_input(image_shape: tuple[int, int], img_transform: bool) -> Callable:
-    """Returns `minibatch -> (image [B, P, H, W] float32, label [B, P, H, W] uint8)`.
+def dense(
+    minibatch: Minibatch, image_shape: tuple[int, int]
+) -> tuple[jax.Array, jax.Array]:
+    """Returns charges [B, P, H, W] float32 and classes [B, P, H, W] uint8."""
+    if "ids" in minibatch:
+        return densify.densify(
+            minibatch["ids"], minibatch["values"], minibatch["labels"], image_shape
+        )
+    return minibatch["image"], minibatch["label"]
+
+
+def make_input(
+    image_shape: tuple[int, int], img_transform: bool
+) -> Callable[[Minibatch], tuple[jax.Array, jax.Array, jax.Array]]:
+    """Returns `minibatch -> (image, charge, label)`, each [B, P, H, W].
 
     Args:
       image_shape: (H, W) of a sparse minibatch made dense.
-      img_transform: feed log(1 + charge).
+      img_transform: whether the network sees log(1 + charge) instead of the charge.
     """
 
-    def network_input(minibatch: Minibatch) -> tuple[jax.Array, jax.Array]:
-        if "ids" in minibatch:
-            image, label = densify.densify(
-                minibatch["ids"], minibatch["values"], minibatch["labels"], image_shape
-            )
-        else:
-            image, label = minibatch["image"], minibatch["label"]
-        # Of the original; charge below -1 does not occur, thresholds are positive.
-        return (jnp.log(image + 1.0) if img_transform else image), label
+    def network_input(minibatch: Minibatch) -> tuple[jax.Array, jax.Array, jax.Array]:
+        charge, label = dense(minibatch, image_shape)
+        # Of the original; charges are above a threshold, so 1 + charge is positive.
+        return (jnp.log(charge + 1.0) if img_transform else charge), charge, label
 
     return network_input
+
+
+def predicted_class(
+    logits: jax.Array, charge: jax.Array, mask_empty_pixels: bool
+) -> jax.Array:
+    """Takes the most probable class of every pixel.
+
+    Args:
+      logits: [B, P, H, W, K].
+      charge: [B, P, H, W].
+      mask_empty_pixels: predict background wherever there is no charge.
+
+    Returns:
+      [B, P, H, W] uint8.
+    """
+    prediction = jnp.argmax(logits, -1).astype(jnp.uint8)
+    if mask_empty_pixels:
+        prediction = jnp.where(charge == 0, jnp.uint8(BACKGROUND), prediction)
+    return prediction
 
 
 def make_train_step(
@@ -48,6 +76,7 @@ def make_train_step(
     loss_fn: LossFn,
     network_input: Callable,
     accumulation: int = 1,
+    mask_empty_pixels: bool = False,
 ) -> Callable[[TrainState, Minibatch], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns a pure `(state, minibatch) -> (state, results)`, not yet compiled.
 
@@ -59,6 +88,7 @@ def make_train_step(
       network_input: see `make_input`.
       accumulation: equal parts into which the minibatch is cut; their gradients are
         averaged, and running statistics go through them one after the other.
+      mask_empty_pixels: for the metrics, see `predicted_class`.
 
     Returns:
       The step; its results are `loss`, `grad_norm` and `learning_rate`, scalars, and
@@ -66,15 +96,16 @@ def make_train_step(
     """
 
     def objective(params, batch_stats, minibatch):
-        image, label = network_input(minibatch)
+        image, charge, label = network_input(minibatch)
         logits, updated = model.apply(
             {"params": params, "batch_stats": batch_stats},
             image,
             train=True,
             mutable=["batch_stats"],
         )
-        loss = loss_fn(logits, label, minibatch["mask"])
-        values = metrics.event_metrics(jnp.argmax(logits, -1), label)
+        loss = loss_fn(logits, label, minibatch["mask"], charge)
+        prediction = predicted_class(logits, charge, mask_empty_pixels)
+        values = metrics.event_metrics(prediction, label)
         mean = metrics.mean_metrics(values, minibatch["mask"])
         return loss, (updated.get("batch_stats", {}), mean)
 
@@ -123,7 +154,11 @@ def make_train_step(
 
 
 def make_eval_step(
-    model: nn.Module, loss_fn: LossFn, network_input: Callable
+    model: nn.Module,
+    loss_fn: LossFn,
+    network_input: Callable,
+    mask_empty_pixels: bool = False,
+    with_scores: bool = False,
 ) -> Callable[[dict[str, Any], Minibatch], dict[str, jax.Array]]:
     """Returns a pure `(variables, minibatch) -> results`, not yet compiled.
 
@@ -131,22 +166,30 @@ def make_eval_step(
       model: the network.
       loss_fn: see `losses.make_loss`.
       network_input: see `make_input`.
+      mask_empty_pixels: see `predicted_class`.
+      with_scores: return what `predictions` writes, too.
 
     Returns:
       The step; its results are `loss`, a scalar, `metrics` [B, M] an event each,
-      `prediction` [B, P, H, W] uint8, the most probable class, and `label` likewise.
+      `prediction` [B, P, H, W] uint8, the predicted class, and `label` likewise; with
+      scores also `image` [B, P, H, W] float32, charges as they were read, and `score`
+      [B, P, H, W, K] float32, probabilities.
     """
 
     def eval_step(variables: dict[str, Any], minibatch: Minibatch):
-        image, label = network_input(minibatch)
+        image, charge, label = network_input(minibatch)
         logits = model.apply(variables, image, train=False)
-        prediction = jnp.argmax(logits, -1)
-        return {
-            "loss": loss_fn(logits, label, minibatch["mask"]),
+        prediction = predicted_class(logits, charge, mask_empty_pixels)
+        results = {
+            "loss": loss_fn(logits, label, minibatch["mask"], charge),
             "metrics": metrics.event_metrics(prediction, label),
-            "prediction": prediction.astype(jnp.uint8),
+            "prediction": prediction,
             "label": label,
         }
+        if with_scores:
+            results["image"] = charge
+            results["score"] = jax.nn.softmax(logits, axis=-1)
+        return results
 
     return eval_step
 

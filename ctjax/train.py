@@ -16,12 +16,12 @@ import orbax.checkpoint as ocp
 from ctjax import checkpoint, devices, factory, losses, metrics, optimizer, reporting
 from ctjax.config import Config, Mode
 from ctjax.data import pipeline
+from ctjax.models import UResNet
 from ctjax.state import TrainState, count_parameters, make_state
 from ctjax.steps import device_arrays, make_eval_step, make_input, make_train_step
 
 logger = logging.getLogger("ctjax")
 
-LOGGED = ("Average/Non_Bkg_Accuracy", "Average/mIoU")
 COLUMNS = ("step", "loss", *metrics.METRIC_NAMES)
 PROFILED_STEPS = (1, 5)  # after the compilation, and few enough to look at
 IMAGE_SUMMARIES = 25  # summaries between two with images, as CosmicTagger
@@ -47,7 +47,7 @@ def run(config: Config) -> TrainState:
     images_per_step = options.minibatch_size * rule.gradient_accumulation
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(
-            factory.open_events(config.data, config.data.file)
+            factory.open_events(config.data, config.data.file, require_label=True)
         )
         model, variables = factory.make_network(config, source.image_shape)
         logger.info(
@@ -62,16 +62,9 @@ def run(config: Config) -> TrainState:
         state = _first_state(config, manager, variables, update)
         start = int(state.step)
 
-        loss_fn = losses.make_loss(rule.loss_balance_scheme)
-        network_input = make_input(source.image_shape, config.data.img_transform)
-        accumulation = rule.gradient_accumulation
-        train_step = jax.jit(
-            make_train_step(
-                model, update, schedule, loss_fn, network_input, accumulation
-            ),
-            donate_argnums=0,
+        train_step, eval_step = _compiled_steps(
+            config, model, update, schedule, source.image_shape
         )
-        eval_step = jax.jit(make_eval_step(model, loss_fn, network_input))
         reports = stack.enter_context(_Reports(config, start))
         validate = stack.enter_context(_validation(config, eval_step, reports, start))
         entries = (
@@ -114,6 +107,30 @@ def run(config: Config) -> TrainState:
         else:
             logger.info("Step %d of %d: done before", start, options.iterations)
     return state
+
+
+def _compiled_steps(
+    config: Config,
+    model: UResNet,
+    update: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    image_shape: tuple[int, int],
+) -> tuple[Callable, Callable]:
+    """The training step, which donates its state, and the evaluation step."""
+    rule, masked = config.mode.optimizer, config.mode.mask_empty_pixels
+    loss_fn = losses.make_loss(rule.loss_balance_scheme, rule.loss_charged_pixels_only)
+    network_input = make_input(image_shape, config.data.img_transform)
+    train_step = make_train_step(
+        model,
+        update,
+        schedule,
+        loss_fn,
+        network_input,
+        rule.gradient_accumulation,
+        masked,
+    )
+    eval_step = make_eval_step(model, loss_fn, network_input, masked)
+    return jax.jit(train_step, donate_argnums=0), jax.jit(eval_step)
 
 
 def _first_state(
@@ -175,7 +192,9 @@ def _validation(
         yield lambda step, state: None
         return
     size = config.run.aux_minibatch_size
-    with factory.open_events(config.data, config.data.aux_file) as source:
+    with factory.open_events(
+        config.data, config.data.aux_file, require_label=True
+    ) as source:
         entries = (
             pipeline.training_entries(source.num_events, size, config.data.seed, count)
             for count in itertools.count(start // config.run.aux_iterations)
@@ -235,11 +254,8 @@ class _Reports:
         loss, named = float(results["loss"]), metrics.named(results["metrics"])
         self._train_table.write([step, loss, *named.values()])
         if step % self._mode.logging_iteration == 0:
-            rate = (
-                f"{self._images / step_s:.3g} Img/s / {wait_s:.2g} IO s / "
-                f"{step_s:.2g} step s"
-            )
-            self._log("train", step, loss, named, rate)
+            speed = reporting.rate(self._images, wait_s, step_s)
+            self._log("train", step, loss, named, speed)
         if step % self._mode.summary_iteration == 0:
             extra = {
                 "learning_rate": float(results["learning_rate"]),
@@ -265,9 +281,9 @@ class _Reports:
                     f"{name}/plane_{plane}", pixels[None], step
                 )
 
-    def _log(self, kind, step, loss, named, rate):
-        shown = {"loss": loss, **{name: named[name] for name in LOGGED}}
-        reporting.log_step(kind, step, shown, rate)
+    def _log(self, kind, step, loss, named, speed):
+        shown = {"loss": loss, **reporting.shown_metrics(named)}
+        reporting.log_step(kind, step, shown, speed)
 
     def _summarize(self, kind, step, scalars):
         for name, value in scalars.items():

@@ -1,0 +1,131 @@
+"""The report of benchmarks/io.py: table, figures and plot."""
+
+import json
+import pathlib
+
+COLUMNS = "| what | file | processes x threads | minibatch | images/s | least to most |"
+
+
+def write(cases: list[dict], machine: dict, folder: pathlib.Path) -> None:
+    """Writes io.json, io.md and, where matplotlib is installed, io.png."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"machine": machine, "cases": cases}
+    (folder / "io.json").write_text(json.dumps(content, indent=1) + "\n")
+    (folder / "io.md").write_text("\n".join(describe(cases, machine)) + "\n")
+    plot(cases, folder / "io.png")
+
+
+def pick(cases: list[dict], downsample: int | None = None, **values) -> list[dict]:
+    """Measured cases with these values."""
+    return [
+        case
+        for case in cases
+        if case["images_per_s"] is not None
+        and (downsample is None or case["downsample"] == downsample)
+        and all(case[name] == value for name, value in values.items())
+    ]
+
+
+def best(cases: list[dict], downsample: int | None = None, **values) -> float | None:
+    """Highest median of them, or None."""
+    rates = [case["images_per_s"] for case in pick(cases, downsample, **values)]
+    return max(rates, default=None)
+
+
+def describe(cases: list[dict], machine: dict) -> list[str]:
+    """Lines of the page."""
+    lines = [
+        "# Reading: images a second",
+        "",
+        "An image is one event: three planes of charge (float32) and of classes,",
+        "dense, as CosmicTagger's IO test makes them. Medians of alternating repeats",
+        "in one run; all files in the page cache.",
+        "",
+        f"- Command: `{machine['command']}`",
+        f"- Machine: {machine['words'] or machine['processor']}, "
+        f"{machine['cpus']} CPUs",
+        f"- Python {machine['python']}, numpy {machine['numpy']}, h5py "
+        f"{machine['h5py']}, HDF5 {machine['hdf5']}; inflating: "
+        f"`{machine['inflate']}`",
+        "",
+        "## Against larcv3 and against the limits",
+        "",
+        "Best of each over processes and threads, on the file as larcv3 wrote it.",
+        "The limits are the rates, with all CPUs, of writing zeros over the dense",
+        "arrays and of inflating the stored voxels.",
+        "",
+        "| pooled by | larcv3 | ctjax | ratio | fill | inflate | of the lower limit |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    inflate = best(cases, what="inflate")
+    for downsample in (0, 1, 2):
+        ours = best(cases, downsample, what="ctjax", layout="as written")
+        theirs = best(cases, downsample, what="larcv3")
+        fill = best(cases, downsample, what="fill")
+        reference = f"{theirs:.0f}" if theirs else "not measured"
+        ratio = f"{ours / theirs:.1f}" if theirs else "not measured"
+        lines.append(
+            f"| {2**downsample} | {reference} | {ours:.0f} | {ratio} | {fill:.0f} | "
+            f"{inflate:.0f} | {ours / min(fill, inflate):.0%} |"
+        )
+    lines += ["", "![images a second](io.png)", ""]
+    for downsample in (0, 1, 2):
+        lines += [
+            f"## Every case, pooled by {2**downsample}",
+            "",
+            COLUMNS,
+            "|---|---|---|---|---|---|",
+        ]
+        for case in cases:
+            if case["downsample"] == downsample:
+                lines.append(describe_case(case))
+        lines.append("")
+    return [
+        *lines,
+        "`ctjax sparse` is `data.densify=device`: ids, charges and classes as they",
+        "would be sent to the device. Repacked files are those of",
+        "`python -m ctjax.repack`, one chunk an event.",
+    ]
+
+
+def describe_case(case: dict) -> str:
+    """One row of a table."""
+    rate, spread = "not measured", ""
+    if case["images_per_s"] is not None:
+        rate = f"{case['images_per_s']:.0f}"
+        spread = f"{min(case['rates']):.0f} to {max(case['rates']):.0f}"
+    return (
+        f"| {case['what']} | {case['layout']} | {case['processes']} x "
+        f"{case['threads']} | {case['minibatch_size']} | {rate} | {spread} |"
+    )
+
+
+def plot(cases: list[dict], path: pathlib.Path) -> None:
+    """Bars of the best rates at each pooling."""
+    try:
+        import matplotlib
+    except ImportError:
+        return
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    series = {
+        "larcv3": {"what": "larcv3"},
+        "ctjax": {"what": "ctjax", "layout": "as written"},
+        "ctjax, repacked (gzip)": {"what": "ctjax", "layout": "repacked, gzip"},
+        "ctjax, repacked (no filter)": {"what": "ctjax", "layout": "repacked, none"},
+        "ctjax, sparse": {"what": "ctjax sparse"},
+    }
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    width = 0.8 / len(series)
+    for place, (name, values) in enumerate(series.items()):
+        rates = [best(cases, downsample, **values) or 0 for downsample in (0, 1, 2)]
+        axes.bar([x + place * width for x in range(3)], rates, width, label=name)
+    limit = best(cases, what="inflate")
+    axes.axhline(limit, color="grey", linestyle="--", label="limit: inflating")
+    axes.set_xticks([x + 0.4 - width / 2 for x in range(3)], ["1", "2", "4"])
+    axes.set_xlabel("pooled by")
+    axes.set_ylabel("images a second")
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)

@@ -1,0 +1,299 @@
+"""Minibatches of host arrays, read ahead on threads.
+
+Events go to a pool of threads one by one, so that all threads work on the minibatch
+that is needed next. Memory is bounded: `prefetch` minibatches are ahead of the
+consumer, and dense arrays that it gives back are used again.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import itertools
+import os
+import time
+import weakref
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ctjax.constants import NUM_PLANES
+from ctjax.data import images
+from ctjax.data.order import PADDING, sequential_entries, training_entries
+from ctjax.data.sources import EventSource, open_source
+from ctjax.data.sparse import SparsePlane, capacity_for
+
+__all__ = [
+    "MinibatchReader",
+    "default_io_threads",
+    "minibatches",
+    "open_source",
+    "sequential_entries",
+    "training_entries",
+]
+
+LOCAL_SIZE_VARIABLES = (
+    "OMPI_COMM_WORLD_LOCAL_SIZE",
+    "MPI_LOCALNRANKS",
+    "MV2_COMM_WORLD_LOCAL_SIZE",
+    "PALS_LOCAL_SIZE",
+    "PMI_LOCAL_SIZE",
+    "SLURM_NTASKS_PER_NODE",
+    "SLURM_TASKS_PER_NODE",
+)
+"""Where launchers write the number of ranks on this host."""
+
+Minibatch = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass
+class _Buffer:
+    """Dense arrays of one minibatch and, per place, the pixels set in them."""
+
+    image: np.ndarray
+    label: np.ndarray
+    set_pixels: list[tuple[np.ndarray, np.ndarray] | None]
+
+
+@dataclasses.dataclass
+class _Pending:
+    """A minibatch under way."""
+
+    entries: np.ndarray
+    buffer: _Buffer | None
+    tasks: list[concurrent.futures.Future]
+
+
+class MinibatchReader:
+    """Iterates over minibatches in the order of the entries, whatever the threads.
+
+    Attributes:
+      wait_s: seconds that the last `next` waited for reading.
+      total_wait_s: the same, summed over all.
+    """
+
+    def __init__(
+        self,
+        source: EventSource,
+        entries: Iterable[np.ndarray],
+        *,
+        io_threads: int,
+        prefetch: int,
+        sparse: bool,
+    ):
+        """Takes what `minibatches` takes; reading begins with the first `next`."""
+        self.wait_s = self.total_wait_s = 0.0
+        self._source = source
+        self._entries = iter(entries)
+        self._prefetch = prefetch
+        self._sparse = sparse
+        self._capacity = capacity_for(source.max_pixels)
+        self._pending: collections.deque[_Pending] = collections.deque()
+        self._free: list[_Buffer] = []
+        self._lent: dict[int, _Buffer] = {}
+        self._closed = False
+        self._pool = concurrent.futures.ThreadPoolExecutor(
+            io_threads, thread_name_prefix="ctjax-io"
+        )
+
+    def __enter__(self) -> "MinibatchReader":
+        """Returns the reader itself."""
+        return self
+
+    def __exit__(self, *exception) -> None:
+        """Stops all threads."""
+        self.close()
+
+    def __iter__(self) -> "MinibatchReader":
+        """Returns the reader itself."""
+        return self
+
+    def __next__(self) -> Minibatch:
+        """The next minibatch; see `minibatches`."""
+        if self._closed:
+            raise StopIteration
+        self._read_ahead(max(1, self._prefetch))
+        if not self._pending:
+            self.close()
+            raise StopIteration
+        pending = self._pending.popleft()
+        start = time.perf_counter()
+        try:
+            results = [task.result() for task in pending.tasks]
+        except BaseException:
+            self.close()
+            raise
+        self.wait_s = time.perf_counter() - start
+        self.total_wait_s += self.wait_s
+        minibatch = self._assemble(pending, results)
+        self._read_ahead(self._prefetch)
+        return minibatch
+
+    def release(self, minibatch: Mapping[str, Any]) -> None:
+        """Takes back the dense arrays of a minibatch, to be filled again.
+
+        Args:
+          minibatch: as it came from this reader; neither it nor anything that shares
+            its memory may be used any more. Sparse ones have nothing to give back.
+        """
+        buffer = self._lent.pop(id(minibatch.get("image")), None)
+        if buffer is not None and len(self._free) <= self._prefetch:
+            self._free.append(buffer)
+
+    def close(self) -> None:
+        """Stops reading and joins all threads; may be called twice."""
+        self._closed = True
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pending.clear()
+        self._free.clear()
+
+    def _read_ahead(self, depth: int) -> None:
+        while len(self._pending) < depth:
+            entries = next(self._entries, None)
+            if entries is None:
+                return
+            self._pending.append(self._start(np.asarray(entries, np.int64)))
+
+    def _start(self, entries: np.ndarray) -> _Pending:
+        if self._sparse:
+            tasks = [
+                self._pool.submit(self._source.read_sparse, entry)
+                for entry in entries.tolist()
+                if entry != PADDING
+            ]
+            return _Pending(entries, None, tasks)
+        buffer = self._take_buffer(len(entries))
+        tasks = [
+            self._pool.submit(self._fill, buffer, place, entry)
+            for place, entry in enumerate(entries.tolist())
+        ]
+        return _Pending(entries, buffer, tasks)
+
+    def _take_buffer(self, size: int) -> _Buffer:
+        # The one given back last: parts of it are still in the processor's cache.
+        for index in reversed(range(len(self._free))):
+            if len(self._free[index].image) == size:
+                return self._free.pop(index)
+        shape = (size, NUM_PLANES, *self._source.image_shape)
+        return _Buffer(
+            np.zeros(shape, np.float32), np.zeros(shape, np.uint8), [None] * size
+        )
+
+    def _fill(self, buffer: _Buffer, place: int, entry: int) -> None:
+        """Replaces the event at one place of a buffer; runs on a thread."""
+        image, label = buffer.image[place], buffer.label[place]
+        before = buffer.set_pixels[place]
+        if before is not None:
+            images.clear(image, before[0])
+            images.clear(label, before[1])
+            buffer.set_pixels[place] = None
+        if entry != PADDING:
+            buffer.set_pixels[place] = self._source.read(entry, image, label)
+
+    def _assemble(self, pending: _Pending, results: list) -> Minibatch:
+        entries = pending.entries
+        minibatch = {
+            "entries": entries,
+            "event_ids": np.full((len(entries), 3), -1, np.int64),
+            "mask": (entries != PADDING).astype(np.float32),
+        }
+        for place in np.flatnonzero(entries != PADDING):
+            entry = int(entries[place])
+            minibatch["event_ids"][place] = self._source.event_id(entry)
+        if pending.buffer is None:
+            return minibatch | self._pad(entries, results)
+        minibatch["image"] = self._lend(pending.buffer)
+        minibatch["label"] = pending.buffer.label
+        return minibatch
+
+    def _lend(self, buffer: _Buffer) -> np.ndarray:
+        """A view of the image that stands for the buffer until it is given back.
+
+        The buffer is forgotten together with a view that never comes back.
+        """
+        view = buffer.image[...]
+        self._lent[id(view)] = buffer
+        weakref.finalize(view, self._lent.pop, id(view), None).atexit = False
+        return view
+
+    def _pad(self, entries: np.ndarray, events: list[list[SparsePlane]]) -> Minibatch:
+        """Sparse events as arrays of one capacity."""
+        longest = max((len(p.ids) for p in itertools.chain(*events)), default=0)
+        self._capacity = max(self._capacity, capacity_for(longest))
+        shape = (len(entries), NUM_PLANES, self._capacity)
+        num_pixels = self._source.image_shape[0] * self._source.image_shape[1]
+        # Ids beyond the image are dropped by the device, and stay in order.
+        beyond = np.arange(num_pixels, num_pixels + self._capacity, dtype=np.int32)
+        ids = np.broadcast_to(beyond, shape).copy()
+        values = np.zeros(shape, np.float32)
+        labels = np.zeros(shape, np.uint8)
+        for place, event in zip(
+            np.flatnonzero(entries != PADDING), events, strict=True
+        ):
+            for plane, pixels in enumerate(event):
+                count = len(pixels.ids)
+                ids[place, plane, :count] = pixels.ids
+                values[place, plane, :count] = pixels.values
+                labels[place, plane, :count] = pixels.classes
+        return {"ids": ids, "values": values, "labels": labels}
+
+
+def minibatches(
+    source: EventSource,
+    entries: Iterable[np.ndarray],
+    *,
+    io_threads: int = 0,
+    prefetch: int = 2,
+    sparse: bool = False,
+) -> MinibatchReader:
+    """Reads minibatches ahead of their use; a context manager and an iterator.
+
+    Args:
+      source: of the events; stays open.
+      entries: [B] int64 per minibatch, -1 where a place stays empty. A process that
+        reads a part of a global minibatch gives its own slice.
+      io_threads: reading threads; 0 for `default_io_threads()`.
+      prefetch: minibatches read ahead of the one in use, >= 0.
+      sparse: give the sparse form instead of dense images.
+
+    Returns:
+      A reader of dictionaries with `entries` [B] int64, `event_ids` [B, 3] int64,
+      `mask` [B] float32 (1 for an event, 0 for an empty place) and either
+      `image` [B, P, h, w] float32 and `label` [B, P, h, w] uint8 (zeros where the
+      file has none), or `ids` [B, P, V] int32, `values` [B, P, V] float32 and
+      `labels` [B, P, V] uint8 as `ctjax.densify` takes them. An error of a thread is
+      raised once, by the `next` of its minibatch; the reader is closed then.
+    """
+    return MinibatchReader(
+        source,
+        entries,
+        io_threads=io_threads or default_io_threads(),
+        prefetch=prefetch,
+        sparse=sparse,
+    )
+
+
+def default_io_threads(environ: Mapping[str, str] = os.environ) -> int:
+    """CPUs that this process may use, shared between the ranks of the host.
+
+    Args:
+      environ: environment variables of a launcher.
+
+    Returns:
+      Number of threads, >= 1.
+    """
+    usable = len(os.sched_getaffinity(0))
+    ranks = _local_ranks(environ)
+    # Launchers that bind each rank to CPUs of its own have shared them out already.
+    if usable * ranks <= (os.cpu_count() or 1):
+        return usable
+    return max(1, usable // ranks)
+
+
+def _local_ranks(environ: Mapping[str, str]) -> int:
+    for name in LOCAL_SIZE_VARIABLES:
+        # SLURM_TASKS_PER_NODE reads "4(x2),3".
+        digits = environ.get(name, "").split("(")[0].split(",")[0]
+        if digits.isdigit() and int(digits) > 0:
+            return int(digits)
+    return 1

@@ -1,0 +1,295 @@
+"""Where events come from: larcv3 files as one data set, or made ones."""
+
+import glob
+import os
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from ctjax.constants import FULL_IMAGE_SHAPE
+from ctjax.data import images, synthetic
+from ctjax.data.larcv_file import LarcvFile, LarcvFileError, Voxels
+from ctjax.data.sparse import SparsePlane, sparse_planes
+
+SYNTHETIC_EVENTS = 1024
+"""Made events repeat after so many; making them costs no file, only time."""
+
+GLOB_CHARACTERS = "*?["
+
+
+class Source(Protocol):
+    """Sparse events by entry; `read_voxels` may be called from several threads.
+
+    Attributes:
+      num_events: N.
+      stored_shape: rows H and columns W before pooling.
+      has_label: whether events have classes.
+      max_voxels: most stored voxels of one plane, 0 where unknown.
+    """
+
+    num_events: int
+    stored_shape: tuple[int, int]
+    has_label: bool
+    max_voxels: int
+
+    def read_voxels(self, entry: int) -> tuple[Voxels, Voxels | None]:
+        """Charges and classes of an event."""
+        ...
+
+    def event_id(self, entry: int) -> np.ndarray:
+        """[3] int64: run, subrun, event."""
+        ...
+
+    def close(self) -> None:
+        """Closes what is open."""
+        ...
+
+
+class LarcvFiles:
+    """Several larcv3 files as one data set, in the order given."""
+
+    def __init__(self, paths: Sequence[str], **options: bool):
+        """Opens all files, with the options of LarcvFile, and compares them.
+
+        Raises:
+          LarcvFileError: where one cannot be read, or differs from the first.
+        """
+        self._files: list[LarcvFile] = []
+        try:
+            for path in paths:
+                self._files.append(LarcvFile(path, **options))
+            self._compare()
+        except BaseException:
+            self.close()
+            raise
+        self._stops = np.cumsum([file.num_events for file in self._files])
+        self.num_events = int(self._stops[-1])
+        self.stored_shape = self._files[0].image_shape
+        self.has_label = self._files[0].has_label
+        self.max_voxels = max(file.max_voxels for file in self._files)
+
+    def read_voxels(self, entry: int) -> tuple[Voxels, Voxels | None]:
+        """Charges and classes of an event; raises LarcvFileError."""
+        file, local = self._find(entry)
+        return file.read_event(local)
+
+    def event_id(self, entry: int) -> np.ndarray:
+        """[3] int64: run, subrun, event."""
+        file, local = self._find(entry)
+        return file.event_ids[local]
+
+    def close(self) -> None:
+        """Closes all files."""
+        for file in self._files:
+            file.close()
+
+    def _find(self, entry: int) -> tuple[LarcvFile, int]:
+        if not 0 <= entry < self.num_events:
+            raise IndexError(f"entry {entry} of {self.num_events}")
+        index = int(np.searchsorted(self._stops, entry, side="right"))
+        first = self._stops[index] - self._files[index].num_events
+        return self._files[index], entry - int(first)
+
+    def _compare(self) -> None:
+        first = self._files[0]
+        for file in self._files[1:]:
+            if file.image_shape != first.image_shape:
+                raise LarcvFileError(
+                    f"{file.path}: found images of {_by(file.image_shape)}, expected "
+                    f"{_by(first.image_shape)} as in {first.path}"
+                )
+            if file.has_label != first.has_label:
+                found, expected = (
+                    ("labels", "none")
+                    if file.has_label
+                    else (
+                        "no labels",
+                        "labels",
+                    )
+                )
+                raise LarcvFileError(
+                    f"{file.path}: found {found}, expected {expected} as in "
+                    f"{first.path}"
+                )
+
+
+class SyntheticEvents:
+    """Made events under the interface of files."""
+
+    has_label = True
+
+    def __init__(self, image_shape: tuple[int, int], seed: int, num_events: int):
+        """Takes rows and columns, the seed and the number of different events."""
+        self.num_events = num_events
+        self.stored_shape = image_shape
+        active = synthetic.ACTIVE_FRACTION * image_shape[0] * image_shape[1]
+        self.max_voxels = max(3, round(active)) + 3
+        self._seed = seed
+
+    def read_voxels(self, entry: int) -> tuple[Voxels, Voxels]:
+        """Charges and classes of an event."""
+        return synthetic.make_event(self._seed, entry, self.stored_shape)
+
+    def event_id(self, entry: int) -> np.ndarray:
+        """[3] int64: run 0, subrun 0, and the entry."""
+        return np.array([0, 0, entry], np.int64)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class EventSource:
+    """Pooled dense or sparse events of a source; the form the pipeline takes.
+
+    Attributes:
+      num_events: N.
+      image_shape: rows and columns after pooling.
+      has_label: whether events have classes.
+      max_pixels: most pixels of a plane in the sparse form, 0 where unknown.
+    """
+
+    def __init__(self, source: Source, downsample: int):
+        """Binds a source to a pooling by 2^downsample.
+
+        Raises:
+          ValueError: where the image cannot be pooled so.
+        """
+        self._source = source
+        self._downsample = downsample
+        self.image_shape = images.pooled_shape(source.stored_shape, downsample)
+        self.num_events = source.num_events
+        self.has_label = source.has_label
+        size = self.image_shape[0] * self.image_shape[1]
+        self.max_pixels = min(source.max_voxels, size)
+
+    def __enter__(self) -> "EventSource":
+        """Returns the source itself."""
+        return self
+
+    def __exit__(self, *exception) -> None:
+        """Closes the source."""
+        self.close()
+
+    def event_id(self, entry: int) -> np.ndarray:
+        """[3] int64: run, subrun, event; all -1 where the file never set them."""
+        return self._source.event_id(entry)
+
+    def read(
+        self, entry: int, image_out: np.ndarray, label_out: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Fills the dense form of one event; may be called from several threads.
+
+        Args:
+          entry: of the event.
+          image_out: [P, h, w] float32 zeros, C-contiguous.
+          label_out: [P, h, w] uint8 zeros, C-contiguous; left as it is without labels.
+
+        Returns:
+          Flat indices [V] int32 of the pixels written in image and in label, for
+          `images.clear`; the arrays may be the same one.
+
+        Raises:
+          LarcvFileError: where the event cannot be read.
+        """
+        shape, downsample = self._source.stored_shape, self._downsample
+        image, label = self._source.read_voxels(entry)
+        pixels = images.find_pixels(image, shape, downsample)
+        images.fill_image(image_out, pixels, image.values, downsample)
+        if label is None:
+            return pixels, pixels[:0]
+        same = image.planes == label.planes and np.array_equal(image.ids, label.ids)
+        at = pixels if same else images.find_pixels(label, shape, downsample)
+        images.fill_label(label_out, at, label.values, downsample)
+        return pixels, at
+
+    def read_sparse(self, entry: int) -> list[SparsePlane]:
+        """The sparse form of one event; may be called from several threads.
+
+        Raises:
+          LarcvFileError: where the event cannot be read.
+        """
+        image, label = self._source.read_voxels(entry)
+        return sparse_planes(image, label, self._source.stored_shape, self._downsample)
+
+    def close(self) -> None:
+        """Closes the source; no read may be under way."""
+        self._source.close()
+
+
+def open_source(
+    *,
+    file: str | os.PathLike | Sequence[str | os.PathLike] = (),
+    downsample: int = 0,
+    synthetic: bool = False,
+    seed: int = 0,
+    image_shape: tuple[int, int] = FULL_IMAGE_SHAPE,
+    num_events: int = SYNTHETIC_EVENTS,
+    require_label: bool = False,
+    strict: bool = False,
+    raw_chunks: bool = True,
+) -> EventSource:
+    """Opens a data set.
+
+    Args:
+      file: path or glob pattern, or several; read as one data set.
+      downsample: pooling by 2^d on each side.
+      synthetic: made events; `file` is not looked at.
+      seed: of made events.
+      image_shape: rows and columns of made events, before pooling.
+      num_events: number of different made events.
+      require_label: see LarcvFile; to be set for training.
+      strict: see LarcvFile.
+      raw_chunks: see LarcvFile.
+
+    Returns:
+      The source; to be closed.
+
+    Raises:
+      LarcvFileError: where files are absent, unreadable or do not match.
+      ValueError: where the image cannot be pooled so.
+    """
+    if synthetic:
+        return EventSource(SyntheticEvents(image_shape, seed, num_events), downsample)
+    paths = find_files([file] if isinstance(file, str | os.PathLike) else file)
+    source = LarcvFiles(
+        paths, require_label=require_label, strict=strict, raw_chunks=raw_chunks
+    )
+    try:
+        return EventSource(source, downsample)
+    except ValueError:
+        source.close()
+        raise
+
+
+def find_files(patterns: Sequence[str | os.PathLike]) -> list[str]:
+    """Paths that the patterns stand for; those of one pattern in sorted order.
+
+    Args:
+      patterns: paths, or glob patterns where no file has that very name.
+
+    Raises:
+      LarcvFileError: where a pattern matches nothing or a file is named twice.
+    """
+    paths: list[str] = []
+    for pattern in [str(os.fspath(pattern)) for pattern in patterns]:
+        found = [pattern]
+        is_pattern = any(c in pattern for c in GLOB_CHARACTERS)
+        if is_pattern and not os.path.exists(pattern):
+            found = sorted(glob.glob(pattern, recursive=True))
+        if not found:
+            raise LarcvFileError(f"{pattern}: found no file, expected larcv3 files")
+        paths += found
+    if not paths:
+        raise LarcvFileError("found no file named, expected larcv3 files")
+    seen: set[str] = set()
+    for path in paths:
+        real = os.path.realpath(path)
+        if real in seen:
+            raise LarcvFileError(f"{path}: found twice, expected each file once")
+        seen.add(real)
+    return paths
+
+
+def _by(shape: tuple[int, int]) -> str:
+    return f"{shape[0]} x {shape[1]}"

@@ -1,0 +1,73 @@
+"""Random events of the same form as stored ones, without a file.
+
+Straight tracks of cosmic and neutrino charge on a thin background: enough structure
+and the right share of active pixels for tests and throughput, nothing physical.
+"""
+
+import numpy as np
+
+from ctjax.constants import BACKGROUND, COSMIC, NEUTRINO, NUM_PLANES
+from ctjax.data.larcv_file import Voxels
+
+ACTIVE_FRACTION = 0.007
+"""Share of the pixels that hold charge in CosmicTagger's public events (0.704 %)."""
+
+CLASS_SHARES = ((BACKGROUND, 0.54), (COSMIC, 0.37), (NEUTRINO, 0.09))
+"""Share of each class in the active pixels of the same events."""
+
+MIN_CHARGE, MEAN_CHARGE = 5.0, 25.0
+"""Threshold of the stored charges and their mean."""
+
+
+def make_event(
+    seed: int, entry: int, image_shape: tuple[int, int]
+) -> tuple[Voxels, Voxels]:
+    """Makes one event, the same for the same arguments.
+
+    Args:
+      seed: of the data set, >= 0.
+      entry: of the event, >= 0.
+      image_shape: rows H and columns W.
+
+    Returns:
+      Charges and classes, on the same ascending ids.
+    """
+    random = np.random.Generator(np.random.Philox(key=[seed, entry]))
+    num_rows, num_columns = image_shape
+    active = max(3, round(ACTIVE_FRACTION * num_rows * num_columns))
+    ids, classes, planes, total = [], [], [], 0
+    for _ in range(NUM_PLANES):
+        label = np.zeros(num_columns * num_rows, np.uint8)
+        hit = np.zeros(num_columns * num_rows, bool)
+        for which, share in CLASS_SHARES:
+            pixels = _draw_pixels(random, which, round(share * active), image_shape)
+            hit[pixels] = True
+            label[pixels] = which
+        ids.append(np.flatnonzero(hit).astype(np.int32))
+        classes.append(label[ids[-1]])
+        planes.append(slice(total, total + len(ids[-1])))
+        total += len(ids[-1])
+    charges = MIN_CHARGE + random.exponential(MEAN_CHARGE - MIN_CHARGE, total)
+    all_ids = np.concatenate(ids)
+    image = Voxels(all_ids, charges.astype(np.float32), tuple(planes), True)
+    return image, Voxels(all_ids, np.concatenate(classes), tuple(planes), True)
+
+
+def _draw_pixels(
+    random: np.random.Generator, which: int, count: int, image_shape: tuple[int, int]
+) -> np.ndarray:
+    """Ids of `count` pixels, scattered for background, on lines for the others."""
+    num_rows, num_columns = image_shape
+    if which == BACKGROUND:
+        return random.integers(0, num_rows * num_columns, count)
+    num_tracks = 8 if which == COSMIC else 2
+    ends = random.random((num_tracks, 2, 2)) * (num_columns - 1, num_rows - 1)
+    track = random.integers(0, num_tracks, count)
+    along = random.random((count, 1))
+    points = ends[track, 0] * (1 - along) + ends[track, 1] * along
+    points = np.clip(
+        np.rint(points + random.normal(0, 1, (count, 2))),
+        0,
+        (num_columns - 1, num_rows - 1),
+    ).astype(np.int64)
+    return points[:, 0] * num_rows + points[:, 1]

@@ -1,0 +1,97 @@
+"""The IO test: read, make dense, discard; no device and no jax."""
+
+import logging
+import os
+import time
+
+import numpy as np
+
+from ctjax.config import Config, Densify, file_patterns
+from ctjax.data import pipeline
+from ctjax.data.order import wrapped_entries
+
+logger = logging.getLogger("ctjax")
+
+TIMING_TYPE = np.dtype(
+    [("iteration", np.int64), ("wait_s", np.float64), ("step_s", np.float64)]
+)
+"""One minibatch: its number, seconds waited for reading, seconds in all."""
+
+
+def run(config: Config) -> dict[str, float]:
+    """Goes over the file in order, from the start again at its end.
+
+    Args:
+      config: `run.iterations` minibatches of `run.minibatch_size` events are read,
+        beginning at `mode.start_index`, dense or, with `data.densify=device`, in the
+        sparse form that would go to the device.
+
+    Returns:
+      `total_s` seconds, `images` read, `images_per_s` and `wait_s`, as logged.
+
+    Raises:
+      LarcvFileError: where the file cannot be read.
+    """
+    data = config.data
+    threads = data.io_threads or pipeline.default_io_threads()
+    size = config.run.minibatch_size
+    with pipeline.open_source(
+        file=file_patterns(data, data.file),
+        downsample=data.downsample,
+        synthetic=data.synthetic,
+        seed=data.seed,
+    ) as source:
+        logger.info(
+            "Reading %d events of %d x %d pixels on %d threads",
+            source.num_events,
+            *source.image_shape,
+            threads,
+        )
+        entries = wrapped_entries(source.num_events, size, config.mode.start_index)
+        with pipeline.minibatches(
+            source,
+            entries,
+            io_threads=threads,
+            prefetch=data.prefetch,
+            sparse=data.densify is Densify.DEVICE,
+        ) as reader:
+            timings = _discard(reader, config.run.iterations)
+    save_timings(timings, config.output_dir)
+    images = size * config.run.iterations
+    total_s = float(timings["step_s"].sum())
+    figures = {
+        "total_s": total_s,
+        "images": images,
+        "images_per_s": images / total_s if total_s else 0.0,
+        "wait_s": float(timings["wait_s"].sum()),
+    }
+    logger.info("Total IO Time: %.4fs", total_s)
+    logger.info("Total images read per batch: %d", size)
+    logger.info("Average Image IO Throughput: %.3f images/s", figures["images_per_s"])
+    return figures
+
+
+def _discard(reader: pipeline.MinibatchReader, iterations: int) -> np.ndarray:
+    """Takes minibatches and gives them back; returns [iterations] of TIMING_TYPE."""
+    timings = np.zeros(iterations, TIMING_TYPE)
+    before = time.perf_counter()
+    for iteration in range(iterations):
+        minibatch = next(reader)
+        reader.release(minibatch)
+        now = time.perf_counter()
+        timings[iteration] = iteration, reader.wait_s, now - before
+        logger.info("%d: time to fetch a minibatch: %.4fs", iteration, now - before)
+        before = now
+    return timings
+
+
+def save_timings(timings: np.ndarray, output_dir: str) -> None:
+    """Writes `profiles/io_timings.npy`.
+
+    Args:
+      timings: structured array, one element an iteration.
+      output_dir: of the run; made where absent.
+    """
+    folder = os.path.join(output_dir, "profiles")
+    os.makedirs(folder, exist_ok=True)
+    np.save(os.path.join(folder, "io_timings.npy"), timings)

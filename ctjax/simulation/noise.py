@@ -1,0 +1,93 @@
+"""Pixels that noise alone lifts over the threshold."""
+
+import numpy as np
+
+from ctjax.simulation.parameters import SimulationParameters
+
+
+def noise_pixels(
+    parameters: SimulationParameters,
+    rng: np.random.Generator,
+    plane: int,
+    columns: tuple[int, int],
+    height: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws the stored noise of one plane.
+
+    Quiet halves have single pixels anywhere. Noisy halves (the rear induction plane
+    of each volume) have runs along time, several of them in a burst on one wire: what a
+    threshold leaves of noise whose spectrum has a low-frequency part.
+
+    Args:
+      parameters: the simulation's constants.
+      rng: source of randomness.
+      plane: index of the wire plane.
+      columns: first column with a wire and one past the last.
+      height: rows H of the image.
+
+    Returns:
+      ids [N] int64 (column * H + row, neither sorted nor unique) and counts [N]
+      float64 above the threshold.
+    """
+    pixels = height // 2 * (columns[1] - columns[0])
+    scale = pixels / (parameters.rows_per_volume * parameters.wires[plane])
+    ids, values = [], []
+    for volume in (0, 1):
+        expected = parameters.noise_pixels[plane][volume]
+        noisy = expected > parameters.noisy_half
+        mean = expected * scale * rng.normal(1.0, parameters.noise_spread)
+        draw = _bursts if noisy else _singles
+        column, row, excess = draw(parameters, rng, max(mean, 0.0), columns, height)
+        ids.append(column * height + row + volume * (height // 2))
+        values.append(parameters.threshold + excess)
+    return np.concatenate(ids), np.concatenate(values)
+
+
+def _singles(
+    parameters: SimulationParameters,
+    rng: np.random.Generator,
+    mean: float,
+    columns: tuple[int, int],
+    height: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Column, row within the volume and excess of independent pixels."""
+    number = rng.poisson(mean)
+    return (
+        rng.integers(*columns, number),
+        rng.integers(0, height // 2, number),
+        rng.exponential(parameters.quiet_excess, number),
+    )
+
+
+def _bursts(
+    parameters: SimulationParameters,
+    rng: np.random.Generator,
+    mean: float,
+    columns: tuple[int, int],
+    height: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Column, row within the volume and excess of correlated pixels."""
+    shares = np.cumsum(parameters.run_shares)
+    lengths = np.arange(1, len(shares) + 1)
+    mean_length = float(np.diff(shares, prepend=0.0) @ lengths / shares[-1])
+    bursts = rng.poisson(mean / (mean_length * parameters.runs_per_burst))
+    runs = rng.geometric(1 / parameters.runs_per_burst, bursts)
+    burst = np.repeat(np.arange(bursts), runs)
+    first = np.cumsum(runs) - runs
+    # Rows within a burst: its start, then gaps that add up from run to run.
+    gaps = 1.0 + parameters.burst_gap_rows * rng.standard_exponential(burst.size)
+    gaps[first] = 0.0
+    offset = np.cumsum(gaps)
+    offset -= offset[first][burst]
+    start = rng.integers(0, height // 2, bursts)[burst] + offset.astype(np.int64)
+    column = rng.integers(*columns, bursts)[burst]
+
+    kind = np.searchsorted(shares, rng.random(burst.size) * shares[-1])
+    length = lengths[kind]
+    run = np.repeat(np.arange(burst.size), length)
+    within = np.arange(run.size) - np.repeat(np.cumsum(length) - length, length)
+    row = start[run] + within
+    excess = np.asarray(parameters.run_excess)[kind][run]
+    excess *= rng.standard_exponential(run.size)
+    kept = row < height // 2
+    return column[run][kept], row[kept], excess[kept]

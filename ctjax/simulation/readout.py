@@ -1,0 +1,219 @@
+"""Charge at the wires to stored pixels: pulses, threshold, labels."""
+
+import dataclasses
+
+import numpy as np
+
+from ctjax.constants import BACKGROUND, COSMIC, NEUTRINO, NUM_PLANES
+from ctjax.simulation.drift import Points, drift
+from ctjax.simulation.geometry import Geometry, wire_coordinate, wired_columns
+from ctjax.simulation.noise import noise_pixels
+from ctjax.simulation.parameters import SimulationParameters
+from ctjax.simulation.segments import Segments
+
+PULSE_REACH_TICKS = 5
+"""Pulses are cut beyond this many ticks, over four of their widths; also the room
+before and after the samples of a volume in which cut tracks may still sit."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PlaneImage:
+    """Stored pixels of one plane.
+
+    Attributes:
+      ids: [V] uint64, column * H + row, ascending and unique.
+      charge: [V] float32, counts above the threshold.
+      label: [V] float32, class of each pixel.
+    """
+
+    ids: np.ndarray
+    charge: np.ndarray
+    label: np.ndarray
+
+
+def pulse_kernel(parameters: SimulationParameters, plane: int) -> np.ndarray:
+    """Response to a charge at tick 0, [2 * reach + 1] float32, sum ticks per row.
+
+    The sum makes a steady current of q per row read q counts in each row.
+    """
+    ticks = np.arange(-PULSE_REACH_TICKS, PULSE_REACH_TICKS + 1)
+    kernel = np.exp(-0.5 * (ticks / parameters.pulse_ticks[plane]) ** 2)
+    return (parameters.ticks_per_row * kernel / kernel.sum()).astype(np.float32)
+
+
+class Readout:
+    """Scratch memory for one image shape; reused from event to event.
+
+    A whole plane of samples stays allocated and zero between events: filling and
+    clearing only what is touched is far cheaper than sorting the points.
+    """
+
+    def __init__(self, parameters: SimulationParameters, geometry: Geometry):
+        """Allocates one plane of samples."""
+        self.parameters = parameters
+        self.geometry = geometry
+        height, width = geometry.shape
+        self.stride = geometry.ticks_per_volume + 2 * PULSE_REACH_TICKS
+        self.samples = np.zeros(width * 2 * self.stride, np.float32)
+        self.energy = np.zeros(2 * width * height, np.float32)
+        self.flags = np.zeros(width * height, bool)
+        self.kernels = [pulse_kernel(parameters, p) for p in range(NUM_PLANES)]
+
+    def image(self, rng: np.random.Generator, points: Points, plane: int) -> PlaneImage:
+        """Reads out one plane.
+
+        Args:
+          rng: source of randomness.
+          points: charges at the wires.
+          plane: index of the wire plane.
+
+        Returns:
+          The stored pixels, noise included.
+        """
+        parameters, (height, width) = self.parameters, self.geometry.shape
+        across = wire_coordinate(parameters, plane, points.y, points.z)
+        column = np.floor(across / self.geometry.pitch_cm).astype(np.int64)
+        # The outermost wires collect what diffuses past them.
+        wired = wired_columns(parameters, self.geometry, plane)
+        column = np.clip(column + width // 2, wired[0], wired[1] - 1)
+        row = points.tick // parameters.ticks_per_row
+        row = np.where(points.volume, height - 1 - row, row)
+        pixel = column * height + row
+
+        touched = self._touched(pixel)
+        pixels, counts = self._pulses(points, column, touched, plane)
+        ids, values = noise_pixels(parameters, rng, plane, wired, height)
+        counts = counts * np.float32(parameters.gain[plane])
+        counts += (
+            np.float32(parameters.noise_counts)
+            * rng.standard_normal(counts.size, dtype=np.float32)
+            * (counts > 1.0)
+        )
+        labels = self._labels(points, pixel, touched, pixels)
+        return self._store(pixels, counts, labels, ids, values)
+
+    def _touched(self, pixel: np.ndarray) -> np.ndarray:
+        """Distinct pixels in ascending order, [N] int64.
+
+        A flag per pixel, searched eight at a time, is twice as fast as sorting.
+        """
+        self.flags[pixel] = True
+        words = np.flatnonzero(self.flags.view(np.uint64) != 0)
+        flag = np.flatnonzero(self.flags.reshape(-1, 8)[words])
+        touched = words[flag >> 3] * 8 + (flag & 7)
+        self.flags[touched] = False
+        return touched
+
+    def _pulses(
+        self, points: Points, column: np.ndarray, touched: np.ndarray, plane: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels within reach of charge and the largest sample in each."""
+        per_row, rows = self.parameters.ticks_per_row, self.geometry.shape[0] // 2
+        slot = (column * 2 + points.volume) * self.stride
+        slot += points.tick + PULSE_REACH_TICKS
+        np.add.at(self.samples, slot, points.charge)
+
+        height = 2 * rows
+        pixels = _with_neighbours(touched, rows)
+        column, row = pixels // height, pixels % height
+        upper = row >= rows
+        drifted = np.where(upper, height - 1 - row, row)
+        first = (column * 2 + upper) * self.stride + drifted * per_row
+        # [taps, pixels]: then each of the sums below runs over contiguous memory.
+        window = np.ascontiguousarray(
+            np.lib.stride_tricks.sliding_window_view(
+                self.samples, per_row + 2 * PULSE_REACH_TICKS
+            )[first].T
+        )
+        # Plain products and sums, not a matrix product: BLAS rounds as it likes.
+        pulse = np.zeros((per_row, pixels.size), np.float32)
+        for offset, weight in enumerate(self.kernels[plane]):
+            pulse += weight * window[offset : offset + per_row]
+        self.samples[slot] = 0.0
+        return pixels, pulse.max(0)
+
+    def _labels(
+        self,
+        points: Points,
+        pixel: np.ndarray,
+        touched: np.ndarray,
+        pixels: np.ndarray,
+    ) -> np.ndarray:
+        """Class of each pixel by its true energy, neutrino on top."""
+        # Cosmic energy in the first half of the scratch memory, neutrino in the second.
+        size = self.energy.size // 2
+        np.add.at(self.energy, pixel + size * points.is_neutrino, points.energy)
+        label = np.full(pixels.size, BACKGROUND, np.float32)
+        for half, code in ((0, COSMIC), (size, NEUTRINO)):
+            energy = self.energy[pixels + half]
+            label[energy >= self.parameters.label_threshold_mev] = code
+            self.energy[touched + half] = 0.0
+        return label
+
+    def _store(
+        self,
+        pixels: np.ndarray,
+        counts: np.ndarray,
+        labels: np.ndarray,
+        noise_ids: np.ndarray,
+        noise_counts: np.ndarray,
+    ) -> PlaneImage:
+        """Thresholds, rounds and merges signal and noise; signal wins a pixel."""
+        grid = self.parameters.counts_grid
+        over = counts > self.parameters.threshold
+        ids = np.concatenate([pixels[over], noise_ids])
+        charge = np.concatenate([counts[over].astype(np.float64), noise_counts])
+        label = np.concatenate(
+            [labels[over], np.full(noise_ids.size, BACKGROUND, np.float32)]
+        )
+        order = np.argsort(ids, kind="stable")
+        ids = ids[order]
+        first = np.ones(ids.size, bool)
+        first[1:] = ids[1:] != ids[:-1]
+        # Rounded up, so that what passed the threshold stays above it.
+        charge = np.ceil(charge[order][first] / grid) * grid
+        return PlaneImage(
+            ids[first].astype(np.uint64),
+            charge.astype(np.float32),
+            label[order][first],
+        )
+
+
+def read_out(
+    readout: Readout, rng: np.random.Generator, segments: Segments
+) -> list[PlaneImage]:
+    """Turns the deposits of an event into its images.
+
+    Args:
+      readout: scratch memory of the image shape.
+      rng: source of randomness.
+      segments: deposits of all particles.
+
+    Returns:
+      One image per plane.
+    """
+    points = drift(readout.parameters, readout.geometry, rng, segments)
+    return [readout.image(rng, points, plane) for plane in range(NUM_PLANES)]
+
+
+def _with_neighbours(touched: np.ndarray, rows: int) -> np.ndarray:
+    """Pixels and the rows before and after them in the same volume, still sorted.
+
+    Args:
+      touched: [N] int64, distinct ids in ascending order.
+      rows: rows of one volume.
+
+    Returns:
+      [M] int64, distinct and ascending, without sorting again.
+    """
+    row = touched % rows
+    gap = np.diff(touched)
+    has_before, has_after = row > 0, row < rows - 1
+    # The row after goes first: it is left out where it is itself touched, and the row
+    # before where that or the row after of the previous pixel is the same.
+    has_after[:-1] &= gap > 1
+    has_before[1:] &= (gap > 2) | ((gap == 2) & ~has_after[:-1])
+    candidates = touched[:, None] + np.arange(-1, 2)
+    chosen = np.ones(candidates.shape, bool)
+    chosen[:, 0], chosen[:, 2] = has_before, has_after
+    return candidates[chosen]

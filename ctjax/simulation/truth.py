@@ -1,0 +1,141 @@
+"""A simulated event as larcv3 records, in the form of dataset version 2."""
+
+import numpy as np
+
+from ctjax.constants import IMAGE_PRODUCT, LABEL_PRODUCT, NUM_PLANES
+from ctjax.data.larcv_records import BBOX, PARTICLE, PlaneMeta, Storage
+from ctjax.data.larcv_writer import LarcvWriter
+from ctjax.simulation.events import Event
+from ctjax.simulation.geometry import Geometry, vertex_boxes
+from ctjax.simulation.neutrino import MASSES
+from ctjax.simulation.parameters import SimulationParameters
+
+PARTICLE_PRODUCT = "sbndneutrino"
+"""Producer of the particle table: the neutrino, then its final state."""
+
+BOX_PRODUCT = "bbox_neutrino"
+"""Producer of the vertex boxes."""
+
+UNSET_INDEX = 65535
+"""larcv3's 16-bit value for an index that is not known."""
+
+TRACK_SHAPE = 2
+"""Value of `shape` in every row of the light file (larcv3: unknown shape)."""
+
+NO_TYPE = -1
+"""Current and interaction type of everything but the neutrino."""
+
+NO_PARENT = 2**32 - 1
+"""larcv3's 32-bit value for a track that is not known."""
+
+
+def plane_metas(geometry: Geometry) -> list[PlaneMeta]:
+    """Image metas in cm, (wire, drift), one per plane."""
+    height, width = geometry.shape
+    sizes = (width * geometry.pitch_cm, height * geometry.row_cm)
+    return [
+        PlaneMeta((width, height), sizes, geometry.origin_cm(plane))
+        for plane in range(NUM_PLANES)
+    ]
+
+
+def open_writer(path, geometry: Geometry, storage: Storage | None = None):
+    """A writer with the products of simulated files."""
+    return LarcvWriter(
+        path,
+        plane_metas(geometry),
+        sparse2d=(IMAGE_PRODUCT, LABEL_PRODUCT),
+        particles=(PARTICLE_PRODUCT,),
+        bboxes=(BOX_PRODUCT,),
+        storage=storage,
+    )
+
+
+def event_products(
+    parameters: SimulationParameters, geometry: Geometry, event: Event
+) -> dict:
+    """Products of an event as keyword arguments of `LarcvWriter.append`.
+
+    Args:
+      parameters: the simulation's constants.
+      geometry: pixel grid.
+      event: the simulated event.
+
+    Returns:
+      `sparse2d`, `particles` and `bboxes`.
+    """
+    return {
+        "sparse2d": {
+            IMAGE_PRODUCT: [(p.ids, p.charge) for p in event.planes],
+            LABEL_PRODUCT: [(p.ids, p.label) for p in event.planes],
+        },
+        "particles": {PARTICLE_PRODUCT: particle_table(event)},
+        "bboxes": {BOX_PRODUCT: box_tables(parameters, geometry, event)},
+    }
+
+
+def particle_table(event: Event) -> np.ndarray:
+    """The neutrino in row 0, then the final state; one row of pdg 0 without neutrino.
+
+    Args:
+      event: the simulated event.
+
+    Returns:
+      [N] records of type `PARTICLE`; energies (whole, with mass) and momenta in GeV,
+      vertex in cm with x from the cathode, y from the middle, z from the front, t in ns
+      as in the light file.
+    """
+    interaction = event.interaction
+    final = 0 if interaction is None else interaction.codes.size
+    rows = np.zeros(1 + final, PARTICLE)
+    rows["id"] = np.arange(rows.size)
+    rows["mcst_index"] = rows["mct_index"] = UNSET_INDEX
+    rows["shape"] = TRACK_SHAPE
+    rows["current_type"] = rows["interaction_type"] = NO_TYPE
+    rows["trackid"] = np.arange(rows.size)
+    rows["dist_travel"] = -1.0
+    # larcv3 hands out the previous event's particles where an event has none, so an
+    # event without neutrino gets a row that says so.
+    rows["parent_trackid"][0] = NO_PARENT
+    if interaction is None:
+        return rows
+    rows["process"] = b"primary"
+    rows["pdg"] = [interaction.pdg, *interaction.codes]
+    rows["current_type"][0] = interaction.current_type
+    rows["vtx"]["x"], rows["vtx"]["y"], rows["vtx"]["z"] = interaction.vertex
+    rows["vtx"]["t"] = interaction.time * 1000
+    kinetic = interaction.particles.energy
+    masses = np.array([MASSES[abs(int(code))] for code in interaction.codes])
+    momentum = np.sqrt(kinetic * (kinetic + 2 * masses)) / 1000
+    rows["energy_init"][0] = rows["pz"][0] = interaction.energy / 1000
+    rows["energy_init"][1:] = (kinetic + masses) / 1000
+    for axis, name in enumerate(("px", "py", "pz")):
+        rows[name][1:] = momentum * interaction.particles.direction[axis]
+    return rows
+
+
+def box_tables(
+    parameters: SimulationParameters, geometry: Geometry, event: Event
+) -> list[np.ndarray]:
+    """One box per plane around the vertex; none where there is no neutrino.
+
+    Args:
+      parameters: the simulation's constants.
+      geometry: pixel grid.
+      event: the simulated event.
+
+    Returns:
+      For each plane [N] records of type `BBOX`, N 0 or 1, in the image meta's cm.
+    """
+    interaction = event.interaction
+    if interaction is None:
+        return [np.zeros(0, BBOX) for _ in range(NUM_PLANES)]
+    boxes = vertex_boxes(parameters, geometry, interaction.vertex, interaction.time)
+    tables = []
+    for centroid, half_length in boxes:
+        table = np.zeros(1, BBOX)
+        table["centroid"], table["half_length"] = centroid, half_length
+        # The identity; larcv3 itself writes [1, 0, 1, 0].
+        table["rotation"] = 1.0, 0.0, 0.0, 1.0
+        tables.append(table)
+    return tables

@@ -1,0 +1,53 @@
+"""What every test sees: simulated devices, strict broadcasting, the shared folder."""
+
+import os
+import pathlib
+
+import hypothesis
+import jax
+import pytest
+
+PARITY_PROPERTY = "parity"
+"""Key of the user property whose (variant, column, value) fill the parity table."""
+
+
+def pytest_configure(config):
+    """Sets jax up before any test module is imported and starts a backend."""
+    wanted = config.getoption("markexpr", "")
+    if "gpu" not in wanted.replace("not gpu", ""):
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", 4)
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    hypothesis.settings.register_profile(
+        "deterministic", derandomize=True, deadline=None
+    )
+    hypothesis.settings.load_profile("deterministic")
+
+
+@pytest.fixture(scope="session")
+def shared_folder() -> pathlib.Path:
+    """The folder of shared files that CTJAX_SHARED names; skips where it is unset."""
+    folder = os.environ.get("CTJAX_SHARED")
+    if not folder:
+        pytest.skip("CTJAX_SHARED does not name the folder of shared files")
+    return pathlib.Path(folder).resolve()
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Prints what each golden variant reached, also where all is well."""
+    table: dict[str, dict[str, str]] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for key, value in getattr(report, "user_properties", ()):
+                if key == PARITY_PROPERTY and report.when == "call":
+                    variant, column, number = value
+                    table.setdefault(variant, {})[column] = number
+    if not table:
+        return
+    terminalreporter.section("relative errors against CosmicTagger")
+    columns = list(dict.fromkeys(c for row in table.values() for c in row))
+    terminalreporter.write_line("| variant | " + " | ".join(columns) + " |")
+    terminalreporter.write_line("|---" * (len(columns) + 1) + "|")
+    for variant in sorted(table):
+        cells = [table[variant].get(column, "") for column in columns]
+        terminalreporter.write_line(f"| {variant} | " + " | ".join(cells) + " |")

@@ -1,0 +1,95 @@
+"""Repacked files hold the same events, in one chunk each."""
+
+import os
+
+import h5py
+import numpy as np
+import pytest
+
+from ctjax import repack
+from ctjax.data.larcv_file import LarcvFile, LarcvFileError
+from tests import larcv_fixtures as fx
+from tests.test_larcv_file import check_reads
+
+
+@pytest.fixture
+def events():
+    events = fx.make_events(6)
+    events[3] = []
+    return events
+
+
+@pytest.fixture
+def path(tmp_path, events):
+    path = str(fx.write_larcv(tmp_path / "good.h5", events))
+    with h5py.File(path, "r+") as file:
+        file["Data/particle_x_group/particles"] = np.arange(5)
+    return path
+
+
+@pytest.mark.parametrize("filter_name", repack.FILTERS)
+def test_same_events(path, events, tmp_path, filter_name):
+    target = str(tmp_path / "new.h5")
+    assert repack.main([path, target, "--filter", filter_name]) == 0
+    check_reads(target, events, strict=True)
+    with h5py.File(target) as file:
+        voxels = file[fx.IMAGE_GROUP]["voxels"]
+        most = max(sum(len(p[0]) for p in planes) for planes in events)
+        assert voxels.chunks == (most,)
+        first = file[fx.IMAGE_GROUP]["voxel_extents"]["first"][::3]
+        assert (first % most == 0).all()
+        assert file["Data/particle_x_group/particles"][:].tolist() == [0, 1, 2, 3, 4]
+        assert voxels.shuffle == (filter_name == "shuffle")
+        assert (voxels.compression is None) == (filter_name == "none")
+    with LarcvFile(target) as one, LarcvFile(path) as other:
+        np.testing.assert_array_equal(one.event_ids, other.event_ids)
+    assert sorted(os.listdir(tmp_path)) == ["good.h5", "new.h5"]
+
+
+def test_twice_and_without_labels(tmp_path, events):
+    path = fx.write_larcv(tmp_path / "f.h5", events, with_label=False)
+    repack.repack(str(path), str(tmp_path / "one.h5"), level=9)
+    repack.repack(str(tmp_path / "one.h5"), str(tmp_path / "two.h5"))
+    with LarcvFile(path) as old, LarcvFile(tmp_path / "two.h5", strict=True) as new:
+        assert not new.has_label
+        for entry in range(6):
+            a, b = old.read_image(entry), new.read_image(entry)
+            assert a.planes == b.planes
+            np.testing.assert_array_equal(a.ids, b.ids)
+
+
+def test_refuses_an_existing_file(path, tmp_path, caplog):
+    target = tmp_path / "new.h5"
+    target.write_text("mine")
+    assert repack.main([path, str(target)]) == 1
+    assert "new.h5: found a file" in caplog.text
+    assert target.read_text() == "mine"
+
+
+def test_source_that_cannot_be_read(path, tmp_path, caplog):
+    with fx.changing(path, f"{fx.IMAGE_GROUP}/voxels") as rows:
+        rows["value"][-1] = np.nan
+    assert repack.main([path, str(tmp_path / "new.h5")]) == 1
+    assert "entry 5" in caplog.text
+    assert os.listdir(tmp_path) == ["good.h5"]
+
+
+def test_copy_is_verified(path, tmp_path, monkeypatch):
+    original = repack._write_product
+
+    def damage(events, product, old, new, filters):
+        original(events, product, old, new, filters)
+        new[f"Data/sparse2d_{product}_group/voxels"][0] = (0, 1.0)
+
+    monkeypatch.setattr(repack, "_write_product", damage)
+    with pytest.raises(LarcvFileError, match="found other voxels"):
+        repack.repack(path, str(tmp_path / "new.h5"))
+    assert os.listdir(tmp_path) == ["good.h5"]
+
+
+@fx.needs_shared
+def test_light_file(tmp_path):
+    path, target = fx.shared("data/cosmic_tagging_light.h5"), str(tmp_path / "new.h5")
+    repack.repack(path, target)
+    with h5py.File(path) as old, h5py.File(target) as new:
+        assert set(old["Data"]) == set(new["Data"])
