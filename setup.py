@@ -26,8 +26,15 @@ setup(
     python_requires=">=3.11",
     install_requires=REQUIREMENTS,
     extras_require={
-        "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6", "ruff>=0.14",
-                 "pyright>=1.1.400"],
+        "test": [
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "hypothesis>=6",
+            "ruff>=0.14",
+            "pyright>=1.1.400",
+            "scipy>=1.13",
+        ],
+        "benchmarks": ["matplotlib>=3.9", "scipy>=1.13"],
         "mpi": ["openmpi>=5"],
         "cuda12": ["jax[cuda12]"],
         "cuda13": ["jax[cuda13]"],

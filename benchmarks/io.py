@@ -212,12 +212,14 @@ def main() -> None:
             measured = cases
         else:
             measured = [case for case in cases if case["what"] != "larcv3"]
+        loads = [os.getloadavg()[0]]
         for case in cases:
             case["rates"] = []
         for _ in range(options.repeats):
             for case in measured:
                 rate = measure(case, options.seconds, options.larcv_python)
                 case["rates"].append(rate)
+            loads.append(os.getloadavg()[0])
     for case in cases:
         case["file"] = os.path.basename(case["file"])
         case["images_per_s"] = (
@@ -227,7 +229,12 @@ def main() -> None:
         f"python -m benchmarks.io --file {os.path.basename(options.file)} "
         f"--repeats {options.repeats} --seconds {options.seconds:g}"
     )
-    machine = {**describe_machine(), "words": options.machine, "command": command}
+    machine = {
+        **describe_machine(),
+        "words": options.machine,
+        "command": command,
+        "load_averages": loads,
+    }
     io_report.write(cases, machine, pathlib.Path(options.output))
 
 

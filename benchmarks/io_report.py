@@ -47,6 +47,9 @@ def describe(cases: list[dict], machine: dict) -> list[str]:
         f"- Python {machine['python']}, numpy {machine['numpy']}, h5py "
         f"{machine['h5py']}, HDF5 {machine['hdf5']}; inflating: "
         f"`{machine['inflate']}`",
+        "- Load averages (1 minute) from the start of the run to its end: "
+        + ", ".join(f"{load:.1f}" for load in machine["load_averages"])
+        + "; the benchmark alone makes up to 2",
         "",
         "## Against larcv3 and against the limits",
         "",
@@ -126,6 +129,6 @@ def plot(cases: list[dict], path: pathlib.Path) -> None:
     axes.set_xticks([x + 0.4 - width / 2 for x in range(3)], ["1", "2", "4"])
     axes.set_xlabel("pooled by")
     axes.set_ylabel("images a second")
-    axes.legend(frameon=False)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

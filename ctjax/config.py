@@ -337,7 +337,9 @@ def build(section: type, values: Mapping[str, Any], prefix: str = "") -> Any:
     arguments = {}
     for name, value in values.items():
         if dataclasses.is_dataclass(types[name]):
-            if not isinstance(value, Mapping | ml_collections.ConfigDict):
+            if isinstance(value, ml_collections.ConfigDict):
+                value = value.to_dict()
+            if not isinstance(value, Mapping):
                 raise ConfigError(
                     f"{prefix}{name}: expected a group of fields, got {value!r}"
                 )

@@ -1,20 +1,21 @@
 """The device that a run computes on."""
 
 import os
+from typing import Any
 
 import jax
 
 from ctjax.config import ComputeMode, ConfigError
 
 
-def select(compute_mode: ComputeMode) -> jax.Device:
+def select(compute_mode: ComputeMode) -> Any:
     """Makes jax use the device asked for; to be called before any other use of jax.
 
     Args:
       compute_mode: auto takes a GPU where there is one.
 
     Returns:
-      The device.
+      The jax device.
 
     Raises:
       ConfigError: a GPU is asked for and there is none.
@@ -36,7 +37,7 @@ def _keep_compiled_programs() -> None:
 
     The folder is that of JAX_COMPILATION_CACHE_DIR, else one in the user's cache.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.read("jax_compilation_cache_dir") is None:
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         folder = os.path.join(cache, "ctjax", "compiled")
         jax.config.update("jax_compilation_cache_dir", folder)

@@ -91,6 +91,4 @@ def make_network(
             f"data.downsample={config.data.downsample}"
         )
     model = UResNet(config.network, COMPUTE_TYPES[config.run.precision])
-    return model, state.init_variables(
-        model, config.network.depth, config.run.seed
-    )
+    return model, state.init_variables(model, config.network.depth, config.run.seed)

@@ -1,21 +1,16 @@
 """The IO test: read, make dense, discard; no device and no jax."""
 
 import logging
-import os
 import time
 
 import numpy as np
 
+from ctjax import reporting
 from ctjax.config import Config, Densify, file_patterns
 from ctjax.data import pipeline
 from ctjax.data.order import wrapped_entries
 
 logger = logging.getLogger("ctjax")
-
-TIMING_TYPE = np.dtype(
-    [("iteration", np.int64), ("wait_s", np.float64), ("step_s", np.float64)]
-)
-"""One minibatch: its number, seconds waited for reading, seconds in all."""
 
 
 def run(config: Config) -> dict[str, float]:
@@ -56,7 +51,7 @@ def run(config: Config) -> dict[str, float]:
             sparse=data.densify is Densify.DEVICE,
         ) as reader:
             timings = _discard(reader, config.run.iterations)
-    save_timings(timings, config.output_dir)
+    reporting.save_timings(config.output_dir, "io", timings)
     images = size * config.run.iterations
     total_s = float(timings["step_s"].sum())
     figures = {
@@ -72,8 +67,8 @@ def run(config: Config) -> dict[str, float]:
 
 
 def _discard(reader: pipeline.MinibatchReader, iterations: int) -> np.ndarray:
-    """Takes minibatches and gives them back; returns [iterations] of TIMING_TYPE."""
-    timings = np.zeros(iterations, TIMING_TYPE)
+    """Takes minibatches and gives them back; returns [iterations] of reporting.TIMING_TYPE."""
+    timings = np.zeros(iterations, reporting.TIMING_TYPE)
     before = time.perf_counter()
     for iteration in range(iterations):
         minibatch = next(reader)
@@ -83,15 +78,3 @@ def _discard(reader: pipeline.MinibatchReader, iterations: int) -> np.ndarray:
         logger.info("%d: time to fetch a minibatch: %.4fs", iteration, now - before)
         before = now
     return timings
-
-
-def save_timings(timings: np.ndarray, output_dir: str) -> None:
-    """Writes `profiles/io_timings.npy`.
-
-    Args:
-      timings: structured array, one element an iteration.
-      output_dir: of the run; made where absent.
-    """
-    folder = os.path.join(output_dir, "profiles")
-    os.makedirs(folder, exist_ok=True)
-    np.save(os.path.join(folder, "io_timings.npy"), timings)

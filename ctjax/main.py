@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
         sys.stdout.write(ctjax_config.help_text())
         return 0
     try:
-        config = ctjax_config.resolve(_parse(arguments))
+        config = ctjax_config.resolve(_parse(arguments).to_dict())
         distributed.check(config.run.distributed, os.environ)
         reporting.start_logging(config.output_dir)
         logger.info("Resolved configuration\n%s", ctjax_config.describe(config))

@@ -49,7 +49,7 @@ def make_schedule(
     if config.lr_schedule is LearningRateSchedule.ONE_CYCLE:
         return optax.cosine_onecycle_schedule(max(total_steps, 1), rate)
     decay = optax.exponential_decay(
-        rate - DECAY_FLOOR, steps_per_epoch, math.exp(-DECAY_PER_EPOCH)
+        rate - DECAY_FLOOR, 1, math.exp(-DECAY_PER_EPOCH / steps_per_epoch)
     )
     flat_start = math.ceil(WARMUP_EPOCHS * steps_per_epoch)
     decay_start = math.ceil((WARMUP_EPOCHS + FLAT_EPOCHS) * steps_per_epoch)

@@ -84,7 +84,8 @@ def append(
     if has_label:
         label = results["label"][place]
         products[LABEL_PRODUCT] = _at(charged | (label != 0), label)
-    writer.append(tuple(int(number) for number in event_id), products)
+    run, subrun, event = event_id.tolist()
+    writer.append((run, subrun, event), products)
 
 
 def _at(wanted: np.ndarray, values: np.ndarray) -> SparsePlanes:

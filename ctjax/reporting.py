@@ -67,7 +67,7 @@ class MetricsTable:
         with open(f"{path}.partial", "w", newline="") as file:
             csv.writer(file).writerows([list(columns), *kept])
         os.replace(f"{path}.partial", path)
-        self._file = open(path, "a", newline="")  # noqa: SIM115
+        self._file = open(path, "a", newline="")
         self._writer = csv.writer(self._file)
 
     def write(self, values: Sequence[Any]) -> None:

@@ -53,8 +53,8 @@ def init_variables(model: nn.Module, depth: int, seed: int) -> dict[str, Any]:
       scales and variances 1, biases and means 0.
     """
     image = jnp.zeros((1, NUM_PLANES, 2**depth, 2**depth))
-    shapes = jax.eval_shape(model.init, jax.random.key(0), image)
-    flat = flax.traverse_util.flatten_dict(shapes)
+    shapes: Any = jax.eval_shape(model.init, jax.random.key(0), image)
+    flat: dict[tuple[str, ...], Any] = flax.traverse_util.flatten_dict(shapes)
     drawn = {}
     for index, path in enumerate(sorted(flat)):
         shape = flat[path].shape

@@ -142,7 +142,7 @@ def make_train_step(
             "grad_norm": optax.tree.norm(grads),
             "learning_rate": schedule(state.step),
         }
-        state = state.replace(
+        state = TrainState(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
             batch_stats=batch_stats,
@@ -178,7 +178,7 @@ def make_eval_step(
 
     def eval_step(variables: dict[str, Any], minibatch: Minibatch):
         image, charge, label = network_input(minibatch)
-        logits = model.apply(variables, image, train=False)
+        logits: Any = model.apply(variables, image, train=False)
         prediction = predicted_class(logits, charge, mask_empty_pixels)
         results = {
             "loss": loss_fn(logits, label, minibatch["mask"], charge),

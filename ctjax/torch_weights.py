@@ -72,7 +72,7 @@ def to_variables(
     Raises:
       WeightsError: a tensor is missing, left over or of another shape.
     """
-    wanted = flax.traverse_util.flatten_dict(dict(like))
+    wanted: dict[tuple[str, ...], Any] = flax.traverse_util.flatten_dict(dict(like))
     found, problems = {}, []
     for name, tensor in tensors.items():
         leaf = name.rsplit(".", 1)[-1]

@@ -178,7 +178,7 @@ def _finisher(
         now = time.perf_counter()
         timings[step - start] = step, wait_s, now - last_end
         last_end = now
-        reports.train(step, results, wait_s, timings[step - start]["step_s"])
+        reports.train(step, results, wait_s, float(timings[step - start]["step_s"]))
 
     return finish
 

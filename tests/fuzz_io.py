@@ -10,6 +10,7 @@ watched for crashes and hangs. A checksum of each event tells wrong images.
 import argparse
 import multiprocessing
 import os
+import pathlib
 import resource
 import shutil
 import sys
@@ -75,7 +76,7 @@ def flip_bytes(path, random):
 
 def flip_metadata_bytes(path, random):
     """Changes bytes near the names of tables and members, where HDF5 describes them."""
-    content = open(path, "rb").read()
+    content = pathlib.Path(path).read_bytes()
     marks = [b"first", b"value", b"SNOD", b"TREE", b"HEAP", b"projection_id", b"voxels"]
     mark = marks[random.integers(len(marks))]
     places = [i for i in range(len(content)) if content.startswith(mark, i)] or [0]
@@ -102,7 +103,7 @@ def truncate(path, random):
 
 def shift_bytes(path, random):
     """Removes or doubles a stretch, so that all behind it moves."""
-    content = open(path, "rb").read()
+    content = pathlib.Path(path).read_bytes()
     start, length = int(random.integers(len(content))), int(random.integers(1, 5000))
     tail = start + length if random.integers(2) else max(0, start - length)
     with open(path, "wb") as file:

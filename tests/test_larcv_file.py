@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import struct
 import subprocess
 import sys
 
@@ -465,6 +466,19 @@ def test_chunk_written_past_its_filter(tmp_path, events):
     check_reads(path, events, strict=True)
 
 
+def test_chunk_past_a_filter_that_does_not_exist(path):
+    with h5py.File(path) as file:
+        info = file[WIRE]["voxels"].id.get_chunk_info(0)
+    # The chunk's key in HDF5's B-tree: size, skipped filters, coordinates, address.
+    key = struct.pack("<IIQQQ", info.size, 0, 0, 0, info.byte_offset)
+    with open(path, "r+b") as file:
+        content = file.read()
+        assert content.count(key) == 1
+        file.seek(content.index(key) + 4)
+        file.write(struct.pack("<I", 0b100))
+    check_fails(path, "voxels", "entry 0", "filters that exist")
+
+
 def test_absent_chunk(tmp_path, events):
     path = fx.write_larcv(tmp_path / "f.h5", events)
     with h5py.File(path, "r+") as file:
@@ -560,6 +574,17 @@ def test_labels_without_charge(path):
         assert label["id"][0] not in image["id"][:40]
     read_all(path)
     check_fails(path, "sbnd_cosmicseg", "charge", strict=True)
+
+
+def test_disorder_across_chunks_alone_is_no_damage(tmp_path):
+    # Descents everywhere: some of them lie where chunks meet.
+    events = fx.make_events(2, (160, 256), most=9000)
+    for planes in events:
+        for plane, columns in enumerate(planes):
+            planes[plane] = tuple(column[::-1] for column in columns)
+    path = tmp_path / "f.h5"
+    fx.write_larcv(path, events, (160, 256), voxel_chunk=1000)
+    check_reads(path, events, (160, 256))
 
 
 def test_ids_of_labels_differ_by_a_chunk(tmp_path):

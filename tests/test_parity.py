@@ -35,10 +35,15 @@ GRADIENT_TENSOR_TOLERANCE = 1e-3  # small tensors of a gradient: sums that cance
 LEARNING_RATE = 3e-4
 ADAM_STEPS = 3
 SPREAD_FACTOR = 3
-SPREAD_SAMPLES = 8
+SPREAD_SAMPLES = 5  # of each of SPREADS
+SPREADS = ((1.2e-7, 10), (2.4e-7, 11))
 SAMPLES_OF_A_ROUND = 16
 ROUNDS = ((1.2e-7, 0), (1.2e-7, 1), (2.4e-7, 2), (2.4e-7, 3), (4.8e-7, 4))
-"""Relative size of the perturbations (a unit in the last place is 1.2e-7), seed."""
+"""Relative size of the perturbations (a unit in the last place is 1.2e-7), seed.
+
+Few activations change sides under small ones, which keeps the fit exact; torch's own
+rounding may be larger.
+"""
 
 
 def _golden_folder() -> pathlib.Path:
@@ -90,7 +95,7 @@ class Variant:
             stats = {"batch_stats": stats} if stats else {}
             return {"params": self.unravel(params), **stats}
 
-        def train(params, stats):
+        def forward(params, stats):
             def logits_and_stats(params):
                 return self.model.apply(
                     variables(params, stats), image, train=True, mutable=["batch_stats"]
@@ -100,10 +105,20 @@ class Variant:
             results = []
             for scheme in self.schemes:
                 loss_fn = losses.make_loss(config.LossBalanceScheme(scheme))
-                loss, cotangent = jax.value_and_grad(loss_fn)(logits, label, mask)
-                results.append((loss, pullback(cotangent)[0]))
-            loss, gradient = (jnp.stack(part) for part in zip(*results, strict=True))
-            return logits, updated.get("batch_stats", {}), loss, gradient
+                results.append(jax.value_and_grad(loss_fn)(logits, label, mask))
+            return logits, updated.get("batch_stats", {}), results, pullback
+
+        forward = jax.jit(forward)
+        # Apart from the forward pass, so that it is compiled once for all schemes.
+        backward = jax.jit(lambda pullback, cotangent: pullback(cotangent)[0])
+
+        def train(params, stats, schemes=self.schemes):
+            """Logits, statistics, losses [S] and gradients [S, N], as numpy arrays."""
+            logits, stats, results, pullback = forward(params, stats)
+            wanted = [results[self.schemes.index(scheme)] for scheme in schemes]
+            gradient = np.stack([backward(pullback, part) for _, part in wanted])
+            loss = np.array([float(loss) for loss, _ in wanted])
+            return np.asarray(logits), stats, loss, gradient
 
         def evaluate(params, stats):
             logits = self.model.apply(variables(params, stats), image)
@@ -111,7 +126,7 @@ class Variant:
             return logits, metrics.mean_metrics(values, mask)
 
         self.drawn = []
-        self.train = jax.jit(train)
+        self.train = train
         self.evaluate = jax.jit(evaluate)
 
     def group(self, prefix: str) -> dict[str, np.ndarray]:
@@ -135,7 +150,7 @@ class Variant:
 
     @functools.cached_property
     def trained(self):
-        return jax.tree.map(np.asarray, self.train(self.params, self.stats))
+        return self.train(self.params, self.stats)
 
     @functools.cached_property
     def evaluated(self):
@@ -169,7 +184,7 @@ class Variant:
         """[rounds x 16, S, N] differences of our gradient under perturbations."""
         for size, seed in ROUNDS[len(self.drawn) // SAMPLES_OF_A_ROUND : rounds]:
             for params in self.perturbed(size, seed, SAMPLES_OF_A_ROUND):
-                gradient = np.asarray(self.train(params, self.stats)[3])
+                gradient = self.train(params, self.stats)[3]
                 self.drawn.append(gradient - self.trained[3])
         return np.stack(self.drawn[: rounds * SAMPLES_OF_A_ROUND])
 
@@ -177,12 +192,11 @@ class Variant:
         """Three steps; returns the state by torch names, and the losses."""
         optimizer = optax.adam(LEARNING_RATE)
         state, stats, values = optimizer.init(params), self.stats, []
-        light = self.schemes.index("light")
         for _ in range(ADAM_STEPS):
-            _, stats, loss, gradient = self.train(params, stats)
-            updates, state = optimizer.update(gradient[light], state)
+            _, stats, loss, gradient = self.train(params, stats, ["light"])
+            updates, state = optimizer.update(gradient[0], state)
             params = optax.apply_updates(params, updates)
-            values.append(float(loss[light]))
+            values.append(loss[0])
         tree = {"params": self.unravel(params), "batch_stats": stats}
         return torch_weights.from_variables(tree), np.array(values)
 
@@ -195,13 +209,21 @@ class Variant:
         """How far the last bit of the parameters moves state and losses."""
         state, values = self.adam_result
         others = [
-            self.adam(params) for params in self.perturbed(1.2e-7, 9, SPREAD_SAMPLES)
+            self.adam(params)
+            for size, seed in SPREADS
+            for params in self.perturbed(size, seed, SPREAD_SAMPLES)
         ]
         of_state = {
-            name: max(np.abs(other[name] - state[name]).max() for other, _ in others)
+            name: np.max([sizes(other[name] - state[name]) for other, _ in others], 0)
             for name in state
         }
         return of_state, np.max([np.abs(other - values) for _, other in others], 0)
+
+
+def sizes(array) -> np.ndarray:
+    """Root mean square and largest magnitude."""
+    array = np.asarray(array, np.float64)
+    return np.array([np.sqrt(np.mean(np.square(array))), np.abs(array).max()])
 
 
 def network_of(fields: dict) -> config.Network:
@@ -360,8 +382,23 @@ def compare_adam(golden: Variant):
             # the running mean (and nothing else) at most as they are.
             drift[name] = ADAM_STEPS * LEARNING_RATE * 1.01
             drift[name.replace(".conv.bias", ".norm.running_mean")] = drift[name]
-    error = {name: np.abs(state[name] - expected[name]).max() for name in state}
-    scale = {name: np.abs(expected[name]).max() for name in state}
+    difference = {name: state[name] - expected[name] for name in state}
+    # Adam's first step is the sign of the gradient. Where torch's and ours differ by
+    # half of it (all by kinks, which `test_gradients` shows), the step may be opposite.
+    light = golden.schemes.index("light")
+    gradient = golden.golden_gradient[light]
+    opposite = np.abs(golden.trained[3][light] - gradient) > np.abs(gradient) / 2
+    assert np.mean(opposite[golden.live]) < 0.02
+    transposed = torch_weights.from_variables(
+        {"params": golden.unravel(opposite.astype(np.float32))}
+    )
+    for name, is_opposite in transposed.items():
+        if not golden.is_dead(name):
+            reach = is_opposite * 2 * ADAM_STEPS * LEARNING_RATE
+            off = difference[name]
+            difference[name] = np.sign(off) * np.maximum(np.abs(off) - reach, 0)
+    error = {name: sizes(difference[name]) for name in state}
+    scale = {name: sizes(expected[name]) for name in state}
     loss_error = np.abs(values - golden.golden["adam_losses"])
     loss_scale = np.abs(golden.golden["adam_losses"])
 
@@ -369,10 +406,12 @@ def compare_adam(golden: Variant):
         failed = [
             name
             for name in state
-            if error[name]
-            > TOLERANCE * scale[name]
-            + drift.get(name, 0.0)
-            + SPREAD_FACTOR * spread.get(name, 0.0)
+            if np.any(
+                error[name]
+                > TOLERANCE * scale[name]
+                + drift.get(name, 0.0)
+                + SPREAD_FACTOR * spread.get(name, 0.0)
+            )
         ]
         if np.any(loss_error > TOLERANCE * loss_scale + SPREAD_FACTOR * loss_spread):
             failed.append("adam_losses")
@@ -381,7 +420,11 @@ def compare_adam(golden: Variant):
     failed, used_spread = out_of_bounds({}, 0.0), False
     if failed:
         failed, used_spread = out_of_bounds(*golden.adam_spread), True
-    state_error = max(error[name] / scale[name] for name in state if name not in drift)
+    state_error = max(
+        np.abs(state[name] - expected[name]).max() / scale[name][1]
+        for name in state
+        if name not in drift
+    )
     return max(loss_error / loss_scale), state_error, used_spread, failed
 
 

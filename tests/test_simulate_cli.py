@@ -145,8 +145,12 @@ def test_a_set_is_made_with_its_checksums(tmp_path, monkeypatch, capsys):
         path = tmp_path / "sets" / f"small_{file.name}.h5"
         assert f"events {file.events}  seed {file.seed}" in shown
         assert content_checksum(path) in shown
-    with pytest.raises(SystemExit, match="output exists already"):
+
+    # The second file alone is in the way: the first must not be made before.
+    (tmp_path / "sets" / "small_train.h5").unlink()
+    with pytest.raises(SystemExit, match=r"exists already: .*small_test\.h5"):
         run("--set", "small", "--output", tmp_path / "sets", "--workers", 1)
+    assert [path.name for path in (tmp_path / "sets").iterdir()] == ["small_test.h5"]
 
 
 def test_sets_share_no_seed_and_have_the_documented_sizes():

@@ -150,7 +150,9 @@ def test_checkpoint_of_another_optimizer_is_refused(unbroken):
 
 
 def test_depth_that_cannot_halve_the_image_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"network\.depth=4.*divisible by 16.*40 x 64"):
+    with pytest.raises(
+        ConfigError, match=r"network\.depth=4.*divisible by 16.*40 x 64"
+    ):
         train.run(tiny.make(tmp_path, network__depth=4))
 
 
@@ -162,7 +164,9 @@ def test_summary_images(tmp_path, monkeypatch):
     )
     train.run(tiny.make(tmp_path, run__iterations=2, mode__no_summary_images=False))
     assert {tag for tag, _, _ in seen} == {
-        f"{name}/plane_{plane}" for name in ("prediction", "label") for plane in range(3)
+        f"{name}/plane_{plane}"
+        for name in ("prediction", "label")
+        for plane in range(3)
     }
     assert {(shape, step) for _, shape, step in seen} == {((1, 40, 64), 0)}
 
@@ -259,7 +263,9 @@ def test_predictions_are_a_larcv_file_of_scores_and_classes(
         truth = larcv_fixtures.make_events(3, (40, 64), most=300)
         with LarcvFile(path) as file, h5py.File(path) as raw:
             assert file.num_events == 3 and file.image_shape == (40, 64)
-            assert file.event_ids.tolist() == [[7, 1, 100 + entry] for entry in range(3)]
+            assert file.event_ids.tolist() == [
+                [7, 1, 100 + entry] for entry in range(3)
+            ]
             for entry, planes in enumerate(truth):
                 image, label = file.read_image(entry), file.read_label(entry)
                 for plane, (ids, values, classes) in enumerate(planes):
@@ -349,7 +355,9 @@ LIGHT = {
     "transform, scheme, original",
     [(False, "light", 0.59), (True, "light", 0.67), (True, "focal", 0.77)],
 )
-def test_accuracy_on_the_light_events(tmp_path, shared_folder, transform, scheme, original):
+def test_accuracy_on_the_light_events(
+    tmp_path, shared_folder, transform, scheme, original
+):
     # The mIoU that CosmicTagger's own torch network reaches on the same five events.
     options = {
         **LIGHT,

@@ -69,7 +69,7 @@ def _bursts(
     """Column, row within the volume and excess of correlated pixels."""
     shares = np.cumsum(parameters.run_shares)
     lengths = np.arange(1, len(shares) + 1)
-    mean_length = float(np.diff(shares, prepend=0.0) @ lengths / shares[-1])
+    mean_length = float((np.diff(shares, prepend=0.0) * lengths).sum() / shares[-1])
     bursts = rng.poisson(mean / (mean_length * parameters.runs_per_burst))
     runs = rng.geometric(1 / parameters.runs_per_burst, bursts)
     burst = np.repeat(np.arange(bursts), runs)
