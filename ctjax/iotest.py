@@ -67,7 +67,7 @@ def run(config: Config) -> dict[str, float]:
 
 
 def _discard(reader: pipeline.MinibatchReader, iterations: int) -> np.ndarray:
-    """Takes minibatches and gives them back; returns [iterations] of reporting.TIMING_TYPE."""
+    """Takes minibatches and gives them back; returns their timings."""
     timings = np.zeros(iterations, reporting.TIMING_TYPE)
     before = time.perf_counter()
     for iteration in range(iterations):
