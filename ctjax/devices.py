@@ -37,9 +37,10 @@ def _keep_compiled_programs() -> None:
 
     The folder is that of JAX_COMPILATION_CACHE_DIR, else one in the user's cache.
     """
-    if jax.config.read("jax_compilation_cache_dir") is None:
-        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        folder = os.path.join(cache, "ctjax", "compiled")
-        jax.config.update("jax_compilation_cache_dir", folder)
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or os.path.join(
+        cache, "ctjax", "compiled"
+    )
+    jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

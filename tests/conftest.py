@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import shutil
+import tempfile
 
 import hypothesis
 import jax
@@ -13,6 +15,11 @@ PARITY_PROPERTY = "parity"
 
 def pytest_configure(config):
     """Sets jax up before any test module is imported and starts a backend."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        # One for all workers and all processes that tests start; not the user's.
+        folder = tempfile.mkdtemp(prefix="ctjax-tests-")
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     wanted = config.getoption("markexpr", "")
     if "gpu" not in wanted.replace("not gpu", ""):
         jax.config.update("jax_platforms", "cpu")
