@@ -149,6 +149,48 @@ def test_checkpoint_of_another_optimizer_is_refused(unbroken):
         train.run(config)
 
 
+def test_bfloat16_trains_float32_parameters_to_nearly_the_same(unbroken, tmp_path):
+    folder, _ = unbroken
+    state = train.run(tiny.make(tmp_path, run__iterations=6, run__precision="bfloat16"))
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {np.dtype("f4")}
+    ours, theirs = (
+        [float(row["loss"]) for row in table(path, "train_metrics.csv")]
+        for path in (tmp_path, folder)
+    )
+    assert ours != theirs
+    assert ours == pytest.approx(theirs, rel=0.05)
+
+
+def test_accumulated_minibatches_read_each_event_once(tmp_path, larcv_file):
+    # One epoch of three events in one step of three minibatches of one.
+    config = tiny.make(
+        tmp_path,
+        run__iterations=1,
+        run__minibatch_size=1,
+        mode__optimizer__gradient_accumulation=3,
+        data__synthetic=False,
+        data__downsample=0,
+        data__file=str(larcv_file),
+    )
+    seen = []
+    original = train.device_arrays
+
+    def spy(minibatch):
+        seen.append(sorted(minibatch["entries"].tolist()))
+        return original(minibatch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "device_arrays", spy)
+        state = train.run(config)
+    assert seen == [[0, 1, 2]]
+    assert int(state.step) == 1
+
+
+def test_profile_writes_a_trace(tmp_path):
+    train.run(tiny.make(tmp_path, run__iterations=6, run__profile=True))
+    assert list((tmp_path / "profiles").rglob("*.xplane.pb"))
+
+
 def test_depth_that_cannot_halve_the_image_is_refused(tmp_path):
     with pytest.raises(
         ConfigError, match=r"network\.depth=4.*divisible by 16.*40 x 64"
