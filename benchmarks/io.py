@@ -32,6 +32,18 @@ SHAPE = (1280, 2048)
 LARCV_WORKER = pathlib.Path(__file__).with_name("larcv_worker.py")
 
 
+def _commit() -> str:
+    """The commit that is measured, "unknown" outside of a git checkout."""
+    result = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=pathlib.Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return result.stdout.strip() or "unknown"
+
+
 def make_cases(num_cpus: int, files: dict[str, str]) -> list[dict]:
     """Every case to measure: what, on which file, with how many of each."""
     alone, threads, processes = (1, 1), (1, num_cpus), (num_cpus, 1)
@@ -184,6 +196,7 @@ def describe_machine() -> dict:
         "numpy": np.__version__,
         "h5py": h5py.__version__,
         "hdf5": h5py.version.hdf5_version,
+        "commit": _commit(),
         "inflate": "libdeflate" if chunks.deflate else "zlib",
     }
 

@@ -46,7 +46,7 @@ def describe(cases: list[dict], machine: dict) -> list[str]:
         f"{machine['cpus']} CPUs",
         f"- Python {machine['python']}, numpy {machine['numpy']}, h5py "
         f"{machine['h5py']}, HDF5 {machine['hdf5']}; inflating: "
-        f"`{machine['inflate']}`",
+        f"`{machine['inflate']}`; commit {machine['commit']}",
         "- Load averages (1 minute) from the start of the run to its end: "
         + ", ".join(f"{load:.1f}" for load in machine["load_averages"])
         + "; the benchmark alone makes up to 2",
