@@ -89,7 +89,8 @@ def run(config: Config) -> TrainState:
             # that the device does not wait for the host.
             finish((step, minibatch, results, reader.wait_s))
             done = step + 1
-            if options.profile and done - start == PROFILED_STEPS[1]:
+            last_profiled = min(start + PROFILED_STEPS[1], options.iterations)
+            if options.profile and start + PROFILED_STEPS[0] < done == last_profiled:
                 finish(None)
                 jax.profiler.stop_trace()
             if done % options.aux_iterations == 0:

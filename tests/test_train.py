@@ -186,8 +186,9 @@ def test_accumulated_minibatches_read_each_event_once(tmp_path, larcv_file):
     assert int(state.step) == 1
 
 
-def test_profile_writes_a_trace(tmp_path):
-    train.run(tiny.make(tmp_path, run__iterations=6, run__profile=True))
+@pytest.mark.parametrize("iterations", [3, 6])
+def test_profile_writes_a_trace(tmp_path, iterations):
+    train.run(tiny.make(tmp_path, run__iterations=iterations, run__profile=True))
     assert list((tmp_path / "profiles").rglob("*.xplane.pb"))
 
 
