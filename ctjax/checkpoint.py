@@ -22,7 +22,7 @@ MAX_TO_KEEP = 5  # as CosmicTagger
 FOLDER = "checkpoints"
 
 # What may differ between a checkpoint and the network that takes its weights.
-_IRRELEVANT_FIELDS = ("name", "weight_decay")
+_IRRELEVANT_FIELDS = ("name", "weight_decay", "sync_batch_norm")
 
 
 class CheckpointError(ValueError):

@@ -180,6 +180,9 @@ class Network:
     normalization: Normalization = _option(
         Normalization.BATCH, "what follows a convolution"
     )
+    sync_batch_norm: bool = _option(
+        False, "batch statistics of all devices together, else of each alone"
+    )
     n_initial_filters: int = _option(16, "features of the first level", 1)
     blocks_per_layer: int = _option(2, "blocks of a level, down and up each", 0)
     blocks_deepest_layer: int = _option(5, "blocks of the deepest level", 0)

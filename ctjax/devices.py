@@ -1,21 +1,22 @@
-"""The device that a run computes on."""
+"""The devices that a run computes on."""
 
 import os
-from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
+from ctjax import sharding
 from ctjax.config import ComputeMode, ConfigError
 
 
-def select(compute_mode: ComputeMode) -> Any:
-    """Makes jax use the device asked for; to be called before any other use of jax.
+def select(compute_mode: ComputeMode) -> Mesh:
+    """Makes jax use the devices asked for; to be called before any other use of jax.
 
     Args:
-      compute_mode: auto takes a GPU where there is one.
+      compute_mode: auto takes GPUs where there are any.
 
     Returns:
-      The jax device.
+      The mesh of all of them, those of other processes too.
 
     Raises:
       ConfigError: a GPU is asked for and there is none.
@@ -29,7 +30,25 @@ def select(compute_mode: ComputeMode) -> Any:
             f"run.compute_mode=GPU: expected a GPU, jax found {device.platform} only; "
             "install ctjax[cuda12] or ctjax[cuda13]"
         )
-    return device
+    return sharding.make_mesh()
+
+
+def check_divisible(mesh: Mesh, **sizes: int) -> None:
+    """Refuses minibatches that cannot be shared out evenly.
+
+    Args:
+      mesh: of the devices.
+      sizes: number of events by the name of the field in the run section.
+
+    Raises:
+      ConfigError: a size is no multiple of the number of devices.
+    """
+    for name, size in sizes.items():
+        if size % mesh.size:
+            raise ConfigError(
+                f"run.{name}={size}: expected a multiple of the {mesh.size} devices of "
+                "this run, an equal number of events for each"
+            )
 
 
 def _keep_compiled_programs() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ctjax import state
+from ctjax import sharding, state
 from ctjax.config import Config, ConfigError, Data, Densify, Precision, file_patterns
 from ctjax.data import pipeline
 from ctjax.data.larcv_file import LarcvFileError
@@ -90,5 +90,6 @@ def make_network(
             f"{step}, got {height} x {width} with "
             f"data.downsample={config.data.downsample}"
         )
-    model = UResNet(config.network, COMPUTE_TYPES[config.run.precision])
+    dtype = COMPUTE_TYPES[config.run.precision]
+    model = UResNet(config.network, dtype, sharding.EVENT_AXIS)
     return model, state.init_variables(model, config.network.depth, config.run.seed)

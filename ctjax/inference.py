@@ -1,6 +1,7 @@
 """Inference: a network's predictions and metrics over a file."""
 
 import contextlib
+import functools
 import logging
 import os
 import time
@@ -10,21 +11,27 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from ctjax import (
     checkpoint,
     devices,
+    distributed,
     factory,
     losses,
     metrics,
     predictions,
     reporting,
+    sharding,
 )
 from ctjax.config import Config, ConfigError
 from ctjax.data import pipeline
+from ctjax.data.order import PADDING, local_entries
 from ctjax.data.sources import EventSource
+from ctjax.distributed import ALONE, Processes
+from ctjax.models import UResNet
 from ctjax.state import count_parameters
-from ctjax.steps import device_arrays, make_eval_step, make_input
+from ctjax.steps import compile_eval_step, device_arrays, make_eval_step, make_input
 
 logger = logging.getLogger("ctjax")
 
@@ -32,11 +39,12 @@ COLUMNS = ("entry", "run", "subrun", "event", *metrics.METRIC_NAMES)
 PREDICTIONS = "predictions.h5"
 
 
-def run(config: Config) -> dict[str, float]:
+def run(config: Config, processes: Processes = ALONE) -> dict[str, float]:
     """Goes over the file once, in order, and reports the averaged metrics.
 
     Args:
       config: of the run; `run.iterations` limits the minibatches, 0 for all.
+      processes: of the run; they have joined already, see `distributed.start`.
 
     Returns:
       Mean of every metric over the events; empty where the file has no labels.
@@ -44,7 +52,8 @@ def run(config: Config) -> dict[str, float]:
     Raises:
       ConfigError, LarcvFileError, CheckpointError: for what the user can mend.
     """
-    devices.select(config.run.compute_mode)
+    mesh = devices.select(config.run.compute_mode)
+    devices.check_divisible(mesh, minibatch_size=config.run.minibatch_size)
     mode, size = config.mode, config.run.minibatch_size
     with factory.open_events(
         config.data, config.data.file, require_label=False
@@ -59,24 +68,34 @@ def run(config: Config) -> dict[str, float]:
             "Total number of trainable parameters in this network: %d",
             count_parameters(variables["params"]),
         )
-        variables = _restore(config, variables)
-        rule = mode.optimizer
-        eval_step = jax.jit(
-            make_eval_step(
-                model,
-                losses.make_loss(
-                    rule.loss_balance_scheme, rule.loss_charged_pixels_only
-                ),
-                make_input(source.image_shape, config.data.img_transform),
-                mode.mask_empty_pixels,
-                mode.write_predictions,
-            )
-        )
+        variables = _restore(config, sharding.replicate(variables, mesh))
+        eval_step = _compiled_step(config, model, source.image_shape, mesh)
         entries = pipeline.sequential_entries(source.num_events, size, mode.start_index)
         entries = list(islice(entries, config.run.iterations or None))
-        with _Reports(config, source, len(entries)) as reports:
-            _go_over(config, source, entries, eval_step, variables, reports)
+        with _Reports(config, source, len(entries), processes) as reports:
+            step = functools.partial(eval_step, variables)
+            _go_over(config, source, entries, step, reports, mesh, processes)
+        if mode.write_predictions and processes.count > 1:
+            _join_predictions(config.output_dir, source, entries, processes)
     return reports.finish()
+
+
+def _compiled_step(
+    config: Config, model: UResNet, image_shape: tuple[int, int], mesh: Mesh
+) -> Callable:
+    rule, axis_name = config.mode.optimizer, sharding.EVENT_AXIS
+    with_scores = config.mode.write_predictions
+    step = make_eval_step(
+        model,
+        losses.make_loss(
+            rule.loss_balance_scheme, rule.loss_charged_pixels_only, axis_name
+        ),
+        make_input(image_shape, config.data.img_transform),
+        config.mode.mask_empty_pixels,
+        with_scores,
+        axis_name,
+    )
+    return compile_eval_step(step, mesh, with_scores)
 
 
 def _restore(config: Config, variables: dict[str, Any]) -> dict[str, Any]:
@@ -99,15 +118,17 @@ def _go_over(
     source: EventSource,
     entries: list[np.ndarray],
     eval_step: Callable,
-    variables: dict[str, Any],
     reports: "_Reports",
+    mesh: Mesh,
+    processes: Processes,
 ) -> None:
     """Evaluates every minibatch, one ahead of the one that is reported."""
-    with factory.read_events(config.data, source, iter(entries)) as reader:
+    mine = (local_entries(e, processes.index, processes.count) for e in entries)
+    with factory.read_events(config.data, source, mine) as reader:
         pending = None
-        for minibatch in reader:
-            results = eval_step(variables, device_arrays(minibatch))
-            following = (minibatch, results, reader.wait_s)
+        for minibatch, all_entries in zip(reader, entries, strict=True):
+            results = eval_step(device_arrays(minibatch, mesh))
+            following = (minibatch, all_entries, results, reader.wait_s)
             if pending is not None:
                 reports.minibatch(*pending)
                 reader.release(pending[0])
@@ -117,11 +138,38 @@ def _go_over(
             reader.release(pending[0])
 
 
-class _Reports:
-    """Log, table and predictions of an inference."""
+def _join_predictions(
+    output_dir: str,
+    source: EventSource,
+    entries: list[np.ndarray],
+    processes: Processes,
+) -> None:
+    """Makes one file, in the order of the events, of those of the processes."""
+    distributed.wait_for_all("predictions")
+    if processes.is_first:
+        path = os.path.join(output_dir, PREDICTIONS)
+        parts = [predictions.part_path(path, n) for n in range(processes.count)]
+        order = [
+            process
+            for minibatch in entries
+            for process in range(processes.count)
+            for entry in local_entries(minibatch, process, processes.count)
+            if entry != PADDING
+        ]
+        predictions.join(parts, order, path, source.image_shape, source.has_label)
 
-    def __init__(self, config: Config, source: EventSource, num_minibatches: int):
-        self._config, self._source = config, source
+
+class _Reports:
+    """Log, table and predictions; but for the last of the first process alone."""
+
+    def __init__(
+        self,
+        config: Config,
+        source: EventSource,
+        num_minibatches: int,
+        processes: Processes,
+    ):
+        self._config, self._source, self._processes = config, source, processes
         self._stack = contextlib.ExitStack()
         self._timings = np.zeros(num_minibatches, reporting.TIMING_TYPE)
         self._sums = np.zeros(len(metrics.METRIC_NAMES))
@@ -129,14 +177,18 @@ class _Reports:
 
     def __enter__(self) -> "_Reports":
         os.makedirs(self._config.output_dir, exist_ok=True)
-        path = os.path.join(self._config.output_dir, "inference_metrics.csv")
-        self._table = reporting.MetricsTable(path, COLUMNS)
-        self._stack.callback(self._table.close)
-        self._writer = None
+        self._table = self._writer = None
+        if self._processes.is_first:
+            path = os.path.join(self._config.output_dir, "inference_metrics.csv")
+            self._table = reporting.MetricsTable(path, COLUMNS)
+            self._stack.callback(self._table.close)
         if self._config.mode.write_predictions:
+            path = os.path.join(self._config.output_dir, PREDICTIONS)
+            if self._processes.count > 1:
+                path = predictions.part_path(path, self._processes.index)
             self._writer = self._stack.enter_context(
                 predictions.open_writer(
-                    os.path.join(self._config.output_dir, PREDICTIONS),
+                    path,
                     self._source.image_shape,
                     self._source.has_label,
                 )
@@ -148,31 +200,44 @@ class _Reports:
         return self._stack.__exit__(*exception)
 
     def minibatch(
-        self, minibatch: dict[str, Any], results: dict[str, Any], wait_s: float
+        self,
+        minibatch: dict[str, Any],
+        entries: np.ndarray,
+        results: dict[str, Any],
+        wait_s: float,
     ) -> None:
-        """Waits for one minibatch's results and reports them."""
-        if self._writer is None:
-            jax.block_until_ready(results)
-            results = {"metrics": results["metrics"]}
-        results = jax.device_get(results)
-        values, has_label = results["metrics"], self._source.has_label
-        for place in np.flatnonzero(minibatch["entries"] >= 0).tolist():
-            event_id = minibatch["event_ids"][place]
-            row = values[place] if has_label else np.full(values[place].shape, np.nan)
-            entry = int(minibatch["entries"][place])
-            self._table.write([entry, *event_id.tolist(), *row.tolist()])
-            self._sums += values[place]
+        """Waits for one minibatch's results and reports them.
+
+        Args:
+          minibatch: events of this process.
+          entries: [B] int64 of all processes, -1 where there is no event.
+          results: of the evaluation step.
+          wait_s: seconds waited for reading.
+        """
+        jax.block_until_ready(results)
+        values, has_label = np.asarray(results["metrics"]), self._source.has_label
+        if self._writer is not None:
+            arrays = {
+                name: sharding.local(results[name]) for name in predictions.NEEDED
+            }
+            for place in np.flatnonzero(minibatch["entries"] != PADDING).tolist():
+                event_id = minibatch["event_ids"][place]
+                predictions.append(self._writer, event_id, arrays, place, has_label)
+        mask = entries != PADDING
+        for entry, row in zip(entries[mask].tolist(), values[mask], strict=True):
+            if self._table is not None:
+                event_id = self._source.event_id(entry).tolist()
+                shown = row if has_label else np.full(row.shape, np.nan)
+                self._table.write([entry, *event_id, *shown.tolist()])
+            self._sums += row
             self._num_events += 1
-            if self._writer is not None:
-                predictions.append(self._writer, event_id, results, place, has_label)
         now = time.perf_counter()
         step, step_s = self._done, now - self._last_end
         self._timings[step] = step, wait_s, step_s
         self._done, self._last_end = step + 1, now
         if step % self._config.mode.logging_iteration == 0:
-            mask = minibatch["mask"]
             shown = reporting.shown_metrics(
-                metrics.named(mask @ values / mask.sum()) if has_label else {}
+                metrics.named(values[mask].mean(0)) if has_label else {}
             )
             rate = reporting.rate(self._config.run.minibatch_size, wait_s, step_s)
             reporting.log_step("ana", step, shown, rate)
@@ -197,6 +262,7 @@ class _Reports:
                 logger.info("  %s: %.4f", name, value)
         else:
             logger.info("  No labels in the data: no metrics")
-        reporting.save_timings(config.output_dir, "inference", self._timings)
+        if self._processes.is_first:
+            reporting.save_timings(config.output_dir, "inference", self._timings)
         reporting.log_totals(self._timings["step_s"], config.run.minibatch_size)
         return averages

@@ -5,31 +5,40 @@ import time
 
 import numpy as np
 
-from ctjax import reporting
-from ctjax.config import Config, Densify, file_patterns
+from ctjax import distributed, reporting
+from ctjax.config import Config, ConfigError, Densify, file_patterns
 from ctjax.data import pipeline
-from ctjax.data.order import wrapped_entries
+from ctjax.data.order import local_entries, wrapped_entries
+from ctjax.distributed import ALONE, Processes
 
 logger = logging.getLogger("ctjax")
 
 
-def run(config: Config) -> dict[str, float]:
+def run(config: Config, processes: Processes = ALONE) -> dict[str, float]:
     """Goes over the file in order, from the start again at its end.
 
     Args:
       config: `run.iterations` minibatches of `run.minibatch_size` events are read,
         beginning at `mode.start_index`, dense or, with `data.densify=device`, in the
         sparse form that would go to the device.
+      processes: of the run, each of which reads its own events of every minibatch.
 
     Returns:
-      `total_s` seconds, `images` read, `images_per_s` and `wait_s`, as logged.
+      `total_s` seconds, `images` read, `images_per_s` and `wait_s`, as logged: of all
+      processes, by the slowest.
 
     Raises:
       LarcvFileError: where the file cannot be read.
+      ConfigError: the minibatch cannot be shared out evenly.
     """
     data = config.data
     threads = data.io_threads or pipeline.default_io_threads()
     size = config.run.minibatch_size
+    if size % processes.count:
+        raise ConfigError(
+            f"run.minibatch_size={size}: expected a multiple of the {processes.count} "
+            "processes of this run, an equal number of events for each"
+        )
     with pipeline.open_source(
         file=file_patterns(data, data.file),
         downsample=data.downsample,
@@ -37,12 +46,18 @@ def run(config: Config) -> dict[str, float]:
         seed=data.seed,
     ) as source:
         logger.info(
-            "Reading %d events of %d x %d pixels on %d threads",
+            "Reading %d events of %d x %d pixels: %d processes of %d threads",
             source.num_events,
             *source.image_shape,
+            processes.count,
             threads,
         )
-        entries = wrapped_entries(source.num_events, size, config.mode.start_index)
+        entries = (
+            local_entries(minibatch, processes.index, processes.count)
+            for minibatch in wrapped_entries(
+                source.num_events, size, config.mode.start_index
+            )
+        )
         with pipeline.minibatches(
             source,
             entries,
@@ -50,8 +65,16 @@ def run(config: Config) -> dict[str, float]:
             prefetch=data.prefetch,
             sparse=data.densify is Densify.DEVICE,
         ) as reader:
+            if processes.count > 1:
+                distributed.wait_for_all("iotest")
             timings = _discard(reader, config.run.iterations)
-    reporting.save_timings(config.output_dir, "io", timings)
+    if processes.count > 1:
+        seconds = np.stack([timings["wait_s"], timings["step_s"]])
+        of_all = distributed.gather(seconds)
+        slowest = int(of_all[:, 1].sum(-1).argmax())
+        timings["wait_s"], timings["step_s"] = of_all[slowest]
+    if processes.is_first:
+        reporting.save_timings(config.output_dir, "io", timings)
     images = size * config.run.iterations
     total_s = float(timings["step_s"].sum())
     figures = {

@@ -4,6 +4,7 @@ import importlib
 import logging
 import os
 import sys
+import traceback
 
 import ml_collections
 from absl import flags
@@ -32,18 +33,31 @@ def main(arguments: list[str]) -> int:
     if "--help" in arguments or "-h" in arguments:
         sys.stdout.write(ctjax_config.help_text())
         return 0
+    launch = None
     try:
         config = ctjax_config.resolve(_parse(arguments).to_dict())
-        distributed.check(config.run.distributed, os.environ)
-        reporting.start_logging(config.output_dir)
+        if config.run.distributed:
+            launch = distributed.find(os.environ)
+        processes = distributed.start(config, launch)
+        reporting.start_logging(config.output_dir, processes.index)
         logger.info("Resolved configuration\n%s", ctjax_config.describe(config))
         # Imported late: the IO test needs neither jax nor a device.
-        importlib.import_module(f"ctjax.{config.mode.name.value}").run(config)
-    except (flags.Error, ValueError, OSError) as error:
-        if not _is_for_the_user(error):
+        module = importlib.import_module(f"ctjax.{config.mode.name.value}")
+        module.run(config, processes)
+    except Exception as error:
+        several = launch is not None and launch.count > 1
+        line = _line_for_the_user(error, several)
+        if line is None and not several:
             raise
-        sys.stderr.write(f"ctjax: error: {' '.join(str(error).split())}\n")
+        rank = f"rank {launch.index}: " if launch is not None and several else ""
+        sys.stderr.write(f"ctjax: error: {rank}{line or traceback.format_exc()}\n")
         logger.debug("ended by", exc_info=error)
+        if several:
+            # At once: what jax and MPI do at the end of a process waits for others.
+            logging.shutdown()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(1)
         return 1
     finally:
         reporting.stop_logging()
@@ -67,10 +81,17 @@ def _parse(arguments: list[str]) -> ml_collections.ConfigDict:
     return _CONFIG.value
 
 
-def _is_for_the_user(error: Exception) -> bool:
-    """Whether the message of an error says all; others keep their traceback."""
-    module = type(error).__module__
-    return isinstance(error, flags.Error | OSError) or module.startswith("ctjax.")
+def _line_for_the_user(error: Exception, several: bool) -> str | None:
+    """One line where that says all; other errors keep their traceback."""
+    message = " ".join(str(error).split())
+    if isinstance(error, flags.Error | OSError):
+        return message
+    if type(error).__module__.startswith("ctjax."):
+        return message
+    # Of one process it would be a defect; of several, another one has ended.
+    if several and type(error).__name__ == "JaxRuntimeError":
+        return f"lost the other processes, one of which has ended: {message}"
+    return None
 
 
 if __name__ == "__main__":

@@ -66,17 +66,22 @@ def event_metrics(prediction: jax.Array, label: jax.Array) -> jax.Array:
     return groups.reshape(label.shape[0], len(METRIC_NAMES)).astype(jnp.float32)
 
 
-def mean_metrics(values: jax.Array, mask: jax.Array) -> jax.Array:
-    """Averages metrics over the events that count.
+def sum_metrics(values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Sums metrics over the events that count, for means over any number of parts.
 
     Args:
       values: [B, M] float32.
       mask: [B] float32, 1 for an event that counts.
 
     Returns:
-      [M] float32.
+      The sums [M] and the number of events, float32.
     """
-    return jnp.sum(values * mask[:, None], 0) / jnp.maximum(mask.sum(), 1)
+    return jnp.sum(values * mask[:, None], 0), mask.sum()
+
+
+def mean_of(sums: jax.Array, count: jax.Array) -> jax.Array:
+    """Divides sums of `sum_metrics` by their number of events; 0 without events."""
+    return sums / jnp.maximum(count, 1)
 
 
 def named(values: jax.Array | np.ndarray) -> dict[str, float]:

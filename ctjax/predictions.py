@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import h5py
 import numpy as np
 
 from ctjax.constants import COSMIC, IMAGE_PRODUCT, LABEL_PRODUCT, NEUTRINO, NUM_PLANES
@@ -17,6 +18,10 @@ NEUTRINO_SCORE_PRODUCT = "neutrino_prediction"
 
 CLASS_PRODUCT = "cosmicseg_prediction"
 """Producer of the predicted class."""
+
+
+NEEDED = ("image", "score", "prediction", "label")
+"""Results of an evaluation step that `append` takes."""
 
 
 @contextlib.contextmanager
@@ -86,6 +91,61 @@ def append(
         products[LABEL_PRODUCT] = _at(charged | (label != 0), label)
     run, subrun, event = event_id.tolist()
     writer.append((run, subrun, event), products)
+
+
+def part_path(path: str, process: int) -> str:
+    """Returns the name of the file that one of several processes writes."""
+    return f"{path}.rank{process}"
+
+
+def join(
+    parts: list[str],
+    order: list[int],
+    path: str,
+    image_shape: tuple[int, int],
+    has_label: bool,
+) -> None:
+    """Makes one file of those that several processes have written, and removes them.
+
+    Args:
+      parts: files of `open_writer`.
+      order: which of them the next event comes from, event by event.
+      path: of the file, which takes its name when it is complete.
+      image_shape: as given to `open_writer`.
+      has_label: likewise.
+
+    Raises:
+      OSError: a part cannot be read, or the folder cannot be written to.
+    """
+    taken = [0] * len(parts)
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(h5py.File(part, "r")) for part in parts]
+        writer = stack.enter_context(open_writer(path, image_shape, has_label))
+        for part in order:
+            products, event_id = _read(files[part], taken[part])
+            writer.append(event_id, products)
+            taken[part] += 1
+    for part in parts:
+        os.remove(part)
+
+
+def _read(
+    file: h5py.File, index: int
+) -> tuple[dict[str, SparsePlanes], tuple[int, int, int]]:
+    """All products of one event of a file that `append` has written, and its ids."""
+    data = h5py.Group(file["Data"].id)
+    products = {}
+    for name in map(str, data):
+        group = h5py.Group(data[name].id)
+        tables = {key: h5py.Dataset(group[key].id) for key in group}
+        span = tables["extents"][index]
+        planes = []
+        for row in tables["voxel_extents"][span["first"] : span["first"] + span["N"]]:
+            voxels = tables["voxels"][row["first"] : row["first"] + row["N"]]
+            planes.append((voxels["id"], voxels["value"]))
+        products[name.removeprefix("sparse2d_").removesuffix("_group")] = planes
+    row = h5py.Dataset(file["Events/event_id"].id)[index]
+    return products, (int(row["run"]), int(row["subrun"]), int(row["event"]))
 
 
 def _at(wanted: np.ndarray, values: np.ndarray) -> SparsePlanes:

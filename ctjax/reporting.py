@@ -19,19 +19,25 @@ TIMING_TYPE = np.dtype(
 """One step: its number, seconds waited for reading, seconds in all."""
 
 
-def start_logging(output_dir: str) -> None:
+def start_logging(output_dir: str, process: int = 0) -> None:
     """Sends the log to the terminal and to `process.log`, after what is there.
 
     Args:
       output_dir: of the run; made where absent.
+      process: number of this one; all but the first show their warnings alone, on the
+        terminal.
     """
-    os.makedirs(output_dir, exist_ok=True)
-    formatter = logging.Formatter(LOG_FORMAT)
     stop_logging()
-    for handler in (
-        logging.StreamHandler(sys.stdout),
-        logging.FileHandler(os.path.join(output_dir, "process.log")),
-    ):
+    formatter = logging.Formatter(LOG_FORMAT)
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    if process == 0:
+        os.makedirs(output_dir, exist_ok=True)
+        path = os.path.join(output_dir, "process.log")
+        handlers.append(logging.FileHandler(path))
+    else:
+        formatter = logging.Formatter(f"rank {process}: {LOG_FORMAT}")
+        handlers[0].setLevel(logging.WARNING)
+    for handler in handlers:
         handler.setFormatter(formatter)
         logger.addHandler(handler)
     logger.setLevel(logging.INFO)

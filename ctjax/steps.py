@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
+from jax.sharding import Mesh
 
-from ctjax import densify, metrics
+from ctjax import densify, metrics, sharding
 from ctjax.constants import BACKGROUND
 from ctjax.losses import LossFn
 from ctjax.state import TrainState
@@ -77,6 +78,7 @@ def make_train_step(
     network_input: Callable,
     accumulation: int = 1,
     mask_empty_pixels: bool = False,
+    axis_name: str | None = None,
 ) -> Callable[[TrainState, Minibatch], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns a pure `(state, minibatch) -> (state, results)`, not yet compiled.
 
@@ -89,10 +91,12 @@ def make_train_step(
       accumulation: equal parts into which the minibatch is cut; their gradients are
         averaged, and running statistics go through them one after the other.
       mask_empty_pixels: for the metrics, see `predicted_class`.
+      axis_name: of the mesh over which the minibatch is sharded, see
+        `sharding.over_events`; None where it is whole.
 
     Returns:
       The step; its results are `loss`, `grad_norm` and `learning_rate`, scalars, and
-      `metrics` [M], means over the events.
+      `metrics` [M], means over the events. All are the same on all devices.
     """
 
     def objective(params, batch_stats, minibatch):
@@ -106,8 +110,8 @@ def make_train_step(
         loss = loss_fn(logits, label, minibatch["mask"], charge)
         prediction = predicted_class(logits, charge, mask_empty_pixels)
         values = metrics.event_metrics(prediction, label)
-        mean = metrics.mean_metrics(values, minibatch["mask"])
-        return loss, (updated.get("batch_stats", {}), mean)
+        sums = metrics.sum_metrics(values, minibatch["mask"])
+        return loss, (updated.get("batch_stats", {}), sums)
 
     gradient = jax.value_and_grad(objective, has_aux=True)
 
@@ -118,27 +122,39 @@ def make_train_step(
 
         def add(carry, part):
             stats, total = carry
-            (loss, (stats, mean)), grads = gradient(params, stats, part)
-            return (stats, jax.tree.map(jnp.add, total, (loss, mean, grads))), None
+            (loss, (stats, sums)), grads = gradient(params, stats, part)
+            return (stats, jax.tree.map(jnp.add, total, (loss, sums, grads))), None
 
         first = jax.tree.map(lambda x: x[0], parts)
         shapes = jax.eval_shape(gradient, params, batch_stats, first)
-        (loss, (_, mean)), grads = jax.tree.map(jnp.zeros_like, shapes)
-        (batch_stats, total), _ = jax.lax.scan(
-            add, (batch_stats, (loss, mean, grads)), parts
+        (loss, (_, sums)), grads = sharding.varying(
+            jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), axis_name
         )
-        loss, mean, grads = jax.tree.map(lambda x: x / accumulation, total)
-        return (loss, (batch_stats, mean)), grads
+        (batch_stats, total), _ = jax.lax.scan(
+            add, (batch_stats, (loss, sums, grads)), parts
+        )
+        loss, sums, grads = total
+        loss, grads = jax.tree.map(lambda x: x / accumulation, (loss, grads))
+        return (loss, (batch_stats, sums)), grads
 
     def train_step(state: TrainState, minibatch: Minibatch):
         compute = gradient if accumulation == 1 else accumulated
-        (loss, (batch_stats, mean)), grads = compute(
-            state.params, state.batch_stats, minibatch
+        params, batch_stats = sharding.varying(
+            (state.params, state.batch_stats), axis_name
         )
+        (loss, (batch_stats, sums)), grads = compute(params, batch_stats, minibatch)
+        # All that devices tell each other, in one place. Running statistics are the
+        # mean of the devices'; the original keeps those of its first rank.
+        loss, sums, grads, batch_stats = sharding.total(
+            (loss, sums, grads, batch_stats), axis_name
+        )
+        if axis_name is not None:
+            devices = jax.lax.axis_size(axis_name)
+            batch_stats = jax.tree.map(lambda x: x / devices, batch_stats)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         results = {
             "loss": loss,
-            "metrics": mean,
+            "metrics": metrics.mean_of(*sums),
             "grad_norm": optax.tree.norm(grads),
             "learning_rate": schedule(state.step),
         }
@@ -159,6 +175,7 @@ def make_eval_step(
     network_input: Callable,
     mask_empty_pixels: bool = False,
     with_scores: bool = False,
+    axis_name: str | None = None,
 ) -> Callable[[dict[str, Any], Minibatch], dict[str, jax.Array]]:
     """Returns a pure `(variables, minibatch) -> results`, not yet compiled.
 
@@ -168,9 +185,11 @@ def make_eval_step(
       network_input: see `make_input`.
       mask_empty_pixels: see `predicted_class`.
       with_scores: return what `predictions` writes, too.
+      axis_name: as in `make_train_step`.
 
     Returns:
-      The step; its results are `loss`, a scalar, `metrics` [B, M] an event each,
+      The step; its results are `loss`, a scalar, and `metrics` [B, M] an event each,
+      both of the whole minibatch and the same on all devices; of this device's events
       `prediction` [B, P, H, W] uint8, the predicted class, and `label` likewise; with
       scores also `image` [B, P, H, W] float32, charges as they were read, and `score`
       [B, P, H, W, K] float32, probabilities.
@@ -180,9 +199,11 @@ def make_eval_step(
         image, charge, label = network_input(minibatch)
         logits: Any = model.apply(variables, image, train=False)
         prediction = predicted_class(logits, charge, mask_empty_pixels)
+        loss = loss_fn(logits, label, minibatch["mask"], charge)
+        values = metrics.event_metrics(prediction, label)
         results = {
-            "loss": loss_fn(logits, label, minibatch["mask"], charge),
-            "metrics": metrics.event_metrics(prediction, label),
+            "loss": sharding.total(loss, axis_name),
+            "metrics": sharding.gather(values, axis_name),
             "prediction": prediction,
             "label": label,
         }
@@ -194,8 +215,24 @@ def make_eval_step(
     return eval_step
 
 
-def device_arrays(minibatch: dict[str, Any]) -> Minibatch:
-    """Starts the transfer of a host minibatch; it must stay as it is until used."""
-    return jax.device_put(
-        {name: minibatch[name] for name in DEVICE_ARRAYS if name in minibatch}
+def compile_train_step(step: Callable, mesh: Mesh) -> Callable:
+    """Compiles `make_train_step`'s for the devices of a mesh; its state is donated."""
+    return sharding.over_events(
+        step, mesh, (sharding.REPLICATED, sharding.REPLICATED), donate=True
     )
+
+
+def compile_eval_step(
+    step: Callable, mesh: Mesh, with_scores: bool = False
+) -> Callable:
+    """Compiles `make_eval_step`'s for the devices of a mesh."""
+    by_event = ("prediction", "label", *(("image", "score") if with_scores else ()))
+    specs = dict.fromkeys(by_event, sharding.BY_EVENT)
+    common = {"loss": sharding.REPLICATED, "metrics": sharding.REPLICATED}
+    return sharding.over_events(step, mesh, specs | common)
+
+
+def device_arrays(minibatch: dict[str, Any], mesh: Mesh) -> Minibatch:
+    """Starts the transfer of a host minibatch; it must stay as it is until used."""
+    arrays = {name: minibatch[name] for name in DEVICE_ARRAYS if name in minibatch}
+    return sharding.distribute(arrays, mesh)

@@ -12,13 +12,32 @@ import jax
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
+from jax.sharding import Mesh
 
-from ctjax import checkpoint, devices, factory, losses, metrics, optimizer, reporting
+from ctjax import (
+    checkpoint,
+    devices,
+    factory,
+    losses,
+    metrics,
+    optimizer,
+    reporting,
+    sharding,
+)
 from ctjax.config import Config, Mode
 from ctjax.data import pipeline
+from ctjax.data.order import local_entries
+from ctjax.distributed import ALONE, Processes
 from ctjax.models import UResNet
 from ctjax.state import TrainState, count_parameters, make_state
-from ctjax.steps import device_arrays, make_eval_step, make_input, make_train_step
+from ctjax.steps import (
+    compile_eval_step,
+    compile_train_step,
+    device_arrays,
+    make_eval_step,
+    make_input,
+    make_train_step,
+)
 
 logger = logging.getLogger("ctjax")
 
@@ -27,7 +46,7 @@ PROFILED_STEPS = (1, 5)  # after the compilation, and few enough to look at
 IMAGE_SUMMARIES = 25  # summaries between two with images, as CosmicTagger
 
 
-def run(config: Config) -> TrainState:
+def run(config: Config, processes: Processes = ALONE) -> TrainState:
     """Trains, from where the checkpoints of the output folder end.
 
     Step s is the update of minibatch s, from 0; a validation or checkpoint of step n
@@ -35,15 +54,21 @@ def run(config: Config) -> TrainState:
 
     Args:
       config: of the run.
+      processes: of the run; they have joined already, see `distributed.start`.
 
     Returns:
-      The state after the last step.
+      The state after the last step, on all devices.
 
     Raises:
       ConfigError, LarcvFileError, CheckpointError: for what the user can mend.
     """
-    devices.select(config.run.compute_mode)
+    mesh = devices.select(config.run.compute_mode)
     options, rule = config.run, config.mode.optimizer
+    devices.check_divisible(
+        mesh,
+        minibatch_size=options.minibatch_size,
+        aux_minibatch_size=options.aux_minibatch_size,
+    )
     images_per_step = options.minibatch_size * rule.gradient_accumulation
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(
@@ -59,17 +84,25 @@ def run(config: Config) -> TrainState:
         )
         update = optimizer.make_optimizer(rule, schedule, config.network.weight_decay)
         manager = stack.enter_context(checkpoint.open_for_saving(config.output_dir))
-        state = _first_state(config, manager, variables, update)
+        state = _first_state(config, manager, variables, update, mesh)
         start = int(state.step)
 
         train_step, eval_step = _compiled_steps(
-            config, model, update, schedule, source.image_shape
+            config, model, update, schedule, source.image_shape, mesh
         )
-        reports = stack.enter_context(_Reports(config, start))
-        validate = stack.enter_context(_validation(config, eval_step, reports, start))
+        reports = stack.enter_context(_Reports(config, start, processes.is_first))
+        validate = stack.enter_context(
+            _validation(config, eval_step, reports, start, mesh, processes)
+        )
         entries = (
-            pipeline.training_entries(
-                source.num_events, images_per_step, config.data.seed, step
+            local_entries(
+                pipeline.training_entries(
+                    source.num_events, images_per_step, config.data.seed, step
+                ),
+                processes.index,
+                processes.count,
+                mesh.size,
+                rule.gradient_accumulation,
             )
             for step in range(start, options.iterations)
         )
@@ -78,10 +111,11 @@ def run(config: Config) -> TrainState:
         timings = np.zeros(max(options.iterations - start, 0), reporting.TIMING_TYPE)
         finish = _finisher(reader, reports, timings, start)
         for step in range(start, options.iterations):
-            if options.profile and step - start == PROFILED_STEPS[0]:
+            profiled = options.profile and processes.is_first
+            if profiled and step - start == PROFILED_STEPS[0]:
                 jax.profiler.start_trace(os.path.join(config.output_dir, "profiles"))
             minibatch = next(reader)
-            arrays = device_arrays(minibatch)
+            arrays = device_arrays(minibatch, mesh)
             if reports.wants_images(step):
                 reports.images("train", step, eval_step(state.variables, arrays))
             state, results = train_step(state, arrays)
@@ -90,7 +124,7 @@ def run(config: Config) -> TrainState:
             finish((step, minibatch, results, reader.wait_s))
             done = step + 1
             last_profiled = min(start + PROFILED_STEPS[1], options.iterations)
-            if options.profile and start + PROFILED_STEPS[0] < done == last_profiled:
+            if profiled and start + PROFILED_STEPS[0] < done == last_profiled:
                 finish(None)
                 jax.profiler.stop_trace()
             if done % options.aux_iterations == 0:
@@ -103,7 +137,8 @@ def run(config: Config) -> TrainState:
         if start < options.iterations:
             if options.iterations % config.mode.checkpoint_iteration:
                 checkpoint.save(manager, state, config)
-            reporting.save_timings(config.output_dir, "train", timings)
+            if processes.is_first:
+                reporting.save_timings(config.output_dir, "train", timings)
             reporting.log_totals(timings["step_s"], images_per_step)
         else:
             logger.info("Step %d of %d: done before", start, options.iterations)
@@ -116,10 +151,14 @@ def _compiled_steps(
     update: optax.GradientTransformation,
     schedule: optax.Schedule,
     image_shape: tuple[int, int],
+    mesh: Mesh,
 ) -> tuple[Callable, Callable]:
     """The training step, which donates its state, and the evaluation step."""
     rule, masked = config.mode.optimizer, config.mode.mask_empty_pixels
-    loss_fn = losses.make_loss(rule.loss_balance_scheme, rule.loss_charged_pixels_only)
+    axis_name = sharding.EVENT_AXIS
+    loss_fn = losses.make_loss(
+        rule.loss_balance_scheme, rule.loss_charged_pixels_only, axis_name
+    )
     network_input = make_input(image_shape, config.data.img_transform)
     train_step = make_train_step(
         model,
@@ -129,9 +168,12 @@ def _compiled_steps(
         network_input,
         rule.gradient_accumulation,
         masked,
+        axis_name,
     )
-    eval_step = make_eval_step(model, loss_fn, network_input, masked)
-    return jax.jit(train_step, donate_argnums=0), jax.jit(eval_step)
+    eval_step = make_eval_step(
+        model, loss_fn, network_input, masked, axis_name=axis_name
+    )
+    return compile_train_step(train_step, mesh), compile_eval_step(eval_step, mesh)
 
 
 def _first_state(
@@ -139,21 +181,22 @@ def _first_state(
     manager: ocp.CheckpointManager,
     variables: dict[str, Any],
     update: optax.GradientTransformation,
+    mesh: Mesh,
 ) -> TrainState:
     """Own checkpoint, else the weights asked for, else the initial parameters."""
-    state = make_state(variables, update)
+    state = sharding.replicate(make_state(variables, update), mesh)
     restored = checkpoint.restore_latest(manager, state, config)
     if restored is not None:
         logger.info("Restored step %d from %s", int(restored.step), manager.directory)
         return restored
     if config.mode.weights_location:
         weights, step = checkpoint.restore_weights(
-            config.mode.weights_location, variables, config
+            config.mode.weights_location, state.variables, config
         )
         logger.info(
             "Restored weights of step %d from %s", step, config.mode.weights_location
         )
-        return make_state(weights, update)
+        return sharding.replicate(make_state(weights, update), mesh)
     logger.info("No checkpoint found, starting from scratch")
     return state
 
@@ -186,7 +229,12 @@ def _finisher(
 
 @contextlib.contextmanager
 def _validation(
-    config: Config, eval_step: Callable, reports: "_Reports", start: int
+    config: Config,
+    eval_step: Callable,
+    reports: "_Reports",
+    start: int,
+    mesh: Mesh,
+    processes: Processes,
 ) -> Iterator[Callable[[int, TrainState], None]]:
     """Yields a function that evaluates a state on the next validation minibatch."""
     if not config.data.aux_file or config.data.synthetic:
@@ -197,17 +245,22 @@ def _validation(
         config.data, config.data.aux_file, require_label=True
     ) as source:
         entries = (
-            pipeline.training_entries(source.num_events, size, config.data.seed, count)
+            local_entries(
+                pipeline.training_entries(
+                    source.num_events, size, config.data.seed, count
+                ),
+                processes.index,
+                processes.count,
+            )
             for count in itertools.count(start // config.run.aux_iterations)
         )
         with factory.read_events(config.data, source, entries) as reader:
 
             def validate(step: int, state: TrainState) -> None:
                 minibatch = next(reader)
-                arrays = device_arrays(minibatch)
-                results = eval_step(state.variables, arrays)
-                mean = metrics.mean_metrics(results["metrics"], arrays["mask"])
-                reports.validation(step, float(results["loss"]), np.asarray(mean))
+                results = eval_step(state.variables, device_arrays(minibatch, mesh))
+                mean = np.asarray(results["metrics"]).mean(0)
+                reports.validation(step, float(results["loss"]), mean)
                 if reports.wants_images(step):
                     reports.images("test", step, results)
                 reader.release(minibatch)
@@ -216,10 +269,13 @@ def _validation(
 
 
 class _Reports:
-    """Log, tables and summaries of a training run."""
+    """Log, tables and summaries of a training run; of its first process alone."""
 
-    def __init__(self, config: Config, start: int):
+    def __init__(self, config: Config, start: int, is_first: bool):
         self._mode: Mode = config.mode
+        self._is_first = is_first
+        if not is_first:
+            return
         rule = config.mode.optimizer
         self._images = config.run.minibatch_size * rule.gradient_accumulation
         folder = config.output_dir
@@ -238,6 +294,8 @@ class _Reports:
         return self
 
     def __exit__(self, *exception) -> None:
+        if not self._is_first:
+            return
         self._train_table.close()
         self._val_table.close()
         for summary in self._summaries.values():
@@ -252,6 +310,8 @@ class _Reports:
         self, step: int, results: Mapping[str, Any], wait_s: float, step_s: float
     ) -> None:
         """Reports one finished step."""
+        if not self._is_first:
+            return
         loss, named = float(results["loss"]), metrics.named(results["metrics"])
         self._train_table.write([step, loss, *named.values()])
         if step % self._mode.logging_iteration == 0:
@@ -268,6 +328,8 @@ class _Reports:
 
     def validation(self, step: int, loss: float, mean: np.ndarray) -> None:
         """Reports a validation after `step` updates."""
+        if not self._is_first:
+            return
         named = metrics.named(mean)
         self._val_table.write([step, loss, *named.values()])
         self._log("test", step, loss, named, None)
@@ -275,8 +337,10 @@ class _Reports:
 
     def images(self, kind: str, step: int, results: Mapping[str, Any]) -> None:
         """Adds prediction and label of the minibatch's first event as grey images."""
+        if not self._is_first:
+            return
         for name in ("prediction", "label"):
-            planes = np.asarray(results[name][0], np.float32) / 2
+            planes = sharding.local(results[name])[0].astype(np.float32) / 2
             for plane, pixels in enumerate(planes):
                 self._summaries[kind].add_image(
                     f"{name}/plane_{plane}", pixels[None], step

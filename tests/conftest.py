@@ -9,6 +9,8 @@ import hypothesis
 import jax
 import pytest
 
+from ctjax import sharding
+
 PARITY_PROPERTY = "parity"
 """Key of the user property whose (variant, column, value) fill the parity table."""
 
@@ -29,6 +31,13 @@ def pytest_configure(config):
         "deterministic", derandomize=True, deadline=None
     )
     hypothesis.settings.load_profile("deterministic")
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    """Runs take the first device alone, as on most machines."""
+    make_mesh = sharding.make_mesh
+    monkeypatch.setattr(sharding, "make_mesh", lambda: make_mesh(jax.devices()[:1]))
 
 
 @pytest.fixture(scope="session")

@@ -56,7 +56,7 @@ def test_mean_does_not_depend_on_the_minibatch_size():
     random = np.random.default_rng(0)
     prediction, label = jnp.asarray(random.integers(0, 3, (2, 6, 3, 4, 4)))
     values = metrics.event_metrics(prediction, label)
-    at_once = metrics.mean_metrics(values, jnp.ones(6))
+    at_once = metrics.mean_of(*metrics.sum_metrics(values, jnp.ones(6)))
     for size in (1, 2, 3):
         parts = [
             metrics.event_metrics(prediction[i : i + size], label[i : i + size])
@@ -65,10 +65,17 @@ def test_mean_does_not_depend_on_the_minibatch_size():
         np.testing.assert_array_equal(jnp.concatenate(parts), values)
     mask = jnp.array([1.0, 1, 1, 1, 0, 0])
     np.testing.assert_allclose(
-        metrics.mean_metrics(values, mask), values[:4].mean(0), rtol=1e-6
+        metrics.mean_of(*metrics.sum_metrics(values, mask)),
+        values[:4].mean(0),
+        rtol=1e-6,
     )
-    assert np.abs(metrics.mean_metrics(values, mask) - at_once).max() > 1e-3
+    assert (
+        np.abs(metrics.mean_of(*metrics.sum_metrics(values, mask)) - at_once).max()
+        > 1e-3
+    )
 
 
 def test_mean_over_no_event_is_finite():
-    assert not np.any(metrics.mean_metrics(jnp.ones((2, 20)), jnp.zeros(2)))
+    assert not np.any(
+        metrics.mean_of(*metrics.sum_metrics(jnp.ones((2, 20)), jnp.zeros(2)))
+    )

@@ -123,7 +123,7 @@ class Variant:
         def evaluate(params, stats):
             logits = self.model.apply(variables(params, stats), image)
             values = metrics.event_metrics(jnp.argmax(logits, -1), label)
-            return logits, metrics.mean_metrics(values, mask)
+            return logits, metrics.mean_of(*metrics.sum_metrics(values, mask))
 
         self.drawn = []
         self.train = train

@@ -105,7 +105,7 @@ def test_validation_every_so_many_steps(tmp_path, larcv_file):
         data__file=str(larcv_file),
         data__aux_file=str(larcv_file),
         run__aux_iterations=2,
-        run__aux_minibatch_size=3,
+        run__aux_minibatch_size=4,
     )
     train.run(config)
     rows = table(tmp_path, "val_metrics.csv")
@@ -161,7 +161,7 @@ def test_bfloat16_trains_float32_parameters_to_nearly_the_same(unbroken, tmp_pat
     assert ours == pytest.approx(theirs, rel=0.05)
 
 
-def test_accumulated_minibatches_read_each_event_once(tmp_path, larcv_file):
+def test_accumulated_minibatches_read_each_event_once(one_device, tmp_path, larcv_file):
     # One epoch of three events in one step of three minibatches of one.
     config = tiny.make(
         tmp_path,
@@ -215,7 +215,7 @@ def test_summary_images(tmp_path, monkeypatch):
 
 
 def test_inference_twice_gives_every_event_once_and_the_same(
-    unbroken, tmp_path, larcv_file
+    one_device, unbroken, tmp_path, larcv_file
 ):
     folder, _ = unbroken
     # Three events in minibatches of two: the last one is half empty.
@@ -243,7 +243,7 @@ def test_inference_twice_gives_every_event_once_and_the_same(
 
 
 def test_inference_starts_at_the_index_and_stops_after_iterations(
-    unbroken, tmp_path, larcv_file
+    one_device, unbroken, tmp_path, larcv_file
 ):
     folder, _ = unbroken
     inference.run(
@@ -341,7 +341,7 @@ def test_predictions_are_a_larcv_file_of_scores_and_classes(
 
 
 def test_a_failed_inference_leaves_no_predictions(
-    unbroken, tmp_path, larcv_file, monkeypatch
+    one_device, unbroken, tmp_path, larcv_file, monkeypatch
 ):
     folder, _ = unbroken
     config = tiny.make(
@@ -394,6 +394,7 @@ LIGHT = {
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_device")
 @pytest.mark.parametrize(
     "transform, scheme, original",
     [(False, "light", 0.59), (True, "light", 0.67), (True, "focal", 0.77)],

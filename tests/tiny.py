@@ -6,6 +6,7 @@ from ctjax import config as ctjax_config
 
 FIELDS = {
     "run.iterations": 4,
+    "run.minibatch_size": 4,  # the tests have four devices
     "run.compute_mode": "CPU",
     "data.synthetic": True,
     "data.downsample": 5,  # 40 x 64 pixels

@@ -47,6 +47,33 @@ def _permutation(num_events: int, seed: int, epoch: int) -> np.ndarray:
     return np.argsort(raw.random_raw(num_events), kind="stable")
 
 
+def local_entries(
+    entries: np.ndarray,
+    process: int,
+    num_processes: int,
+    num_devices: int = 1,
+    accumulation: int = 1,
+) -> np.ndarray:
+    """Takes the part of a global minibatch that one process reads.
+
+    Devices take consecutive parts, in order. Where gradients are accumulated, this
+    holds for each of the minibatches of a step, so that which events make up one does
+    not depend on the number of devices.
+
+    Args:
+      entries: [A x B] int64, the same in all processes.
+      process: its number, from 0.
+      num_processes: of the run.
+      num_devices: of all processes, the same number each.
+      accumulation: A, minibatches of a step.
+
+    Returns:
+      [A x B / num_processes] int64, device by device and then minibatch by minibatch.
+    """
+    dealt = entries.reshape(accumulation, num_devices, -1).transpose(1, 0, 2)
+    return dealt.reshape(num_processes, -1)[process]
+
+
 def sequential_entries(
     num_events: int, minibatch_size: int, start_index: int = 0
 ) -> Iterator[np.ndarray]:

@@ -176,6 +176,8 @@ class BatchNorm(nn.Module):
     Attributes:
       num_planes: planes folded into the leading axis.
       dtype: type of the output; statistics are float32.
+      axis_name: of the mesh over which statistics are taken; None for those of this
+        device alone, as under the original's DDP.
 
     Source:
       torch.nn.BatchNorm2d (biased variance to normalize, unbiased in the buffer).
@@ -183,6 +185,7 @@ class BatchNorm(nn.Module):
 
     num_planes: int
     dtype: jnp.dtype = jnp.float32
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, bias: jax.Array | None, train: bool) -> jax.Array:
@@ -202,10 +205,15 @@ class BatchNorm(nn.Module):
 
         planes = x.reshape(-1, self.num_planes, *x.shape[1:])
         wide = planes.astype(jnp.float32)
+        count = planes.size // (self.num_planes * features)
         batch_mean = wide.mean((0, 2, 3), keepdims=True)
+        if self.axis_name is not None:
+            batch_mean = jax.lax.pmean(batch_mean, self.axis_name)
+            count *= jax.lax.axis_size(self.axis_name)
         batch_var = jnp.square(wide - batch_mean).mean((0, 2, 3), keepdims=True)
+        if self.axis_name is not None:
+            batch_var = jax.lax.pmean(batch_var, self.axis_name)
         if not self.is_initializing():
-            count = planes.size // (self.num_planes * features)
             unbiased = batch_var * (count / max(count - 1, 1))
             for plane in range(self.num_planes):
                 for running, new in (
@@ -236,6 +244,7 @@ class Block(nn.Module):
         commutes with interpolation (the weights of which sum to 1) and is four times
         cheaper before it; the normalization does not commute.
       dtype: compute type.
+      axis_name: as in `BatchNorm`.
     """
 
     features: int
@@ -248,6 +257,7 @@ class Block(nn.Module):
     convolution: type[Convolution] = Convolution
     upsample: Callable[[jax.Array], jax.Array] | None = None
     dtype: jnp.dtype = jnp.float32
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -263,7 +273,9 @@ class Block(nn.Module):
         if self.upsample is not None:
             y = self.upsample(y)
         if self.normalization is Normalization.BATCH:
-            y = BatchNorm(self.num_planes, self.dtype, name="norm")(y, bias, train)
+            y = BatchNorm(self.num_planes, self.dtype, self.axis_name, name="norm")(
+                y, bias, train
+            )
         elif bias is not None:
             y = y + bias.astype(self.dtype)[None, None, None]
         if self.normalization is Normalization.LAYER:

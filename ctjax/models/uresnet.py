@@ -154,6 +154,8 @@ class UResNet(nn.Module):
       network: its options.
       dtype: compute type of convolutions and activations; parameters, statistics and
         logits are float32.
+      axis_name: of the mesh over which network.sync_batch_norm takes the statistics
+        of a training step; None where the minibatch is whole.
 
     Source:
       CosmicTagger, src/networks/torch/uresnet2D.py; doi:10.3389/frai.2021.649917.
@@ -161,6 +163,7 @@ class UResNet(nn.Module):
 
     network: Network
     dtype: jnp.dtype = jnp.float32
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
@@ -191,6 +194,7 @@ class UResNet(nn.Module):
             normalization=config.normalization,
             num_planes=planes,
             dtype=self.dtype,
+            axis_name=self.axis_name if config.sync_batch_norm else None,
         )
         features = config.n_initial_filters
         x = image.reshape(events * planes, height, width, 1).astype(self.dtype)

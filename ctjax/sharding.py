@@ -1,0 +1,134 @@
+"""Devices as one mesh, and how arrays lie on it; the only place that names its axis.
+
+A minibatch is cut along its events; parameters and all else of the state are on every
+device. Arrays are cut in the order of `jax.devices()`, process after process.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+EVENT_AXIS = "event"
+
+REPLICATED = PartitionSpec()
+BY_EVENT = PartitionSpec(EVENT_AXIS)
+
+
+def make_mesh(devices: list[Any] | None = None) -> Mesh:
+    """Returns the mesh of some devices, by default all of all processes."""
+    # In jax's own order: a topology-aware one could tear the events of a process apart.
+    return Mesh(np.asarray(devices or jax.devices()), (EVENT_AXIS,))
+
+
+def over_events(
+    function: Callable, mesh: Mesh, out_specs: Any, donate: bool = False
+) -> Callable:
+    """Compiles a step so that each device works on its own events.
+
+    Args:
+      function: `(state, minibatch) -> results`; sees the events of one device.
+      mesh: of the devices.
+      out_specs: REPLICATED or BY_EVENT for each part of the results.
+      donate: whether the memory of the state may be used for the results.
+
+    Returns:
+      The function of the whole state and the whole minibatch, under `jax.jit`.
+    """
+    sharded = jax.shard_map(
+        function, mesh=mesh, in_specs=(REPLICATED, BY_EVENT), out_specs=out_specs
+    )
+    return jax.jit(sharded, donate_argnums=0 if donate else ())
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Puts arrays, the same in every process, on every device."""
+    where = NamedSharding(mesh, REPLICATED)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(where, np.asarray(x)), tree
+    )
+
+
+def distribute(arrays: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Starts the transfer of this process's events to its devices.
+
+    Args:
+      arrays: [b, ...] each; must stay as they are until used.
+      mesh: of the devices.
+
+    Returns:
+      Arrays [B, ...] over the events of all processes.
+    """
+    where = NamedSharding(mesh, BY_EVENT)
+    return {
+        name: jax.make_array_from_process_local_data(where, array)
+        for name, array in arrays.items()
+    }
+
+
+def local(array: jax.Array) -> np.ndarray:
+    """Fetches this process's part [b, ...] of an array that is cut along its events."""
+    parts = sorted(
+        array.addressable_shards, key=lambda shard: shard.index[0].start or 0
+    )
+    return np.concatenate([np.asarray(part.data) for part in parts])
+
+
+def varying(tree: Any, axis_name: str | None) -> Any:
+    """Marks values, so far the same on all devices, as each device's own.
+
+    Gradients with respect to them are then those of this device's share of the loss,
+    for the step to sum in one place.
+    """
+    if axis_name is None:
+        return tree
+    return jax.lax.pcast(tree, axis_name, to="varying")
+
+
+def total(tree: Any, axis_name: str | None) -> Any:
+    """Sums over the devices of an axis; None leaves everything as it is."""
+    return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
+
+def gather(array: jax.Array, axis_name: str | None) -> jax.Array:
+    """Joins the parts [b, ...] of an array in the order of the devices, on each."""
+    if axis_name is None:
+        return array
+    # A sum of parts set in zeros: unlike those of all_gather, its results are known
+    # to be the same on all devices.
+    place, count = jax.lax.axis_index(axis_name), jax.lax.axis_size(axis_name)
+    parts = jnp.zeros((count, *array.shape), array.dtype).at[place].set(array)
+    return jax.lax.psum(parts, axis_name).reshape(-1, *array.shape[1:])
+
+
+_COLLECTIVE = re.compile(
+    r"= (?P<type>.*?) (?P<name>all-reduce|all-gather|reduce-scatter|all-to-all|"
+    r"collective-permute|collective-broadcast)(?:-start)?\("
+)
+_ARRAY = re.compile(r"\b[a-z]+(?P<bits>\d+)\w*\[(?P<shape>[\d,]*)\]")
+
+
+def collectives(program: str) -> list[tuple[str, int]]:
+    """Reads the collective operations off a compiled program.
+
+    Args:
+      program: text of `compiled.as_text()`.
+
+    Returns:
+      Name and bytes of the result of each, in the order of the text.
+    """
+    found = []
+    for line in program.splitlines():
+        operation = _COLLECTIVE.search(line)
+        if operation:
+            num_bytes = 0
+            for array in _ARRAY.finditer(operation["type"]):
+                sizes = [int(n) for n in array["shape"].split(",") if n]
+                num_bytes += math.prod(sizes) * int(array["bits"]) // 8
+            found.append((operation["name"], num_bytes))
+    return found

@@ -1,0 +1,248 @@
+"""Many devices against one and against each alone, on simulated devices."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ctjax import losses, sharding, steps
+from ctjax.config import LossBalanceScheme, Network, Normalization
+from ctjax.data.order import local_entries
+from ctjax.models import UResNet
+from ctjax.state import count_parameters, init_variables, make_state
+
+SHAPE = (16, 24)
+NUM_STEPS = 20
+RATE = 0.01
+AXIS = sharding.EVENT_AXIS
+
+
+def network(**changes):
+    values = {
+        "n_initial_filters": 2,
+        "depth": 1,
+        "blocks_per_layer": 1,
+        "blocks_deepest_layer": 1,
+        "blocks_final": 0,
+        "bottleneck_deepest": 4,
+        **changes,
+    }
+    return Network(**values)
+
+
+def minibatch(events, seed):
+    random = np.random.default_rng(seed)
+    label = random.integers(0, 3, (events, 3, *SHAPE)).astype(np.uint8)
+    return {
+        "image": (label * random.uniform(1, 3, label.shape)).astype(np.float32),
+        "label": label,
+        "mask": np.ones(events, np.float32),
+    }
+
+
+def make_step(config, scheme, accumulation=1, axis_name=AXIS, rule=None):
+    model = UResNet(config, axis_name=axis_name)
+    rule = rule or optax.sgd(RATE)
+    state = make_state(init_variables(model, config.depth, 0), rule)
+    step = steps.make_train_step(
+        model,
+        rule,
+        lambda step: RATE,
+        losses.make_loss(scheme, axis_name=axis_name),
+        steps.make_input(SHAPE, False),
+        accumulation,
+        axis_name=axis_name,
+    )
+    return state, step
+
+
+@functools.cache
+def train(config, scheme, num_devices, accumulation=1, num_steps=NUM_STEPS):
+    """Losses and last state of some steps on 8 events, on so many devices."""
+    mesh = sharding.make_mesh(jax.devices()[:num_devices])
+    state, step = make_step(config, scheme, accumulation)
+    state = sharding.replicate(state, mesh)
+    step = steps.compile_train_step(step, mesh)
+    order = local_entries(np.arange(8), 0, 1, num_devices, accumulation)
+    loss, norm = [], []
+    for index in range(num_steps):
+        batch = {name: x[order] for name, x in minibatch(8, index).items()}
+        state, results = step(state, steps.device_arrays(batch, mesh))
+        loss.append(float(results["loss"]))
+        norm.append(float(results["grad_norm"]))
+    return (
+        {"loss": np.array(loss), "norm": np.array(norm)},
+        jax.device_get(state),
+        np.asarray(results["metrics"]),
+    )
+
+
+def largest_difference(a, b):
+    return max(
+        float(np.abs(np.asarray(x) - np.asarray(y)).max())
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+@pytest.mark.parametrize("num_devices", [2, 4])
+@pytest.mark.parametrize(
+    "changes, scheme, accumulation",
+    [
+        ({"normalization": Normalization.NONE}, LossBalanceScheme.LIGHT, 1),
+        ({"normalization": Normalization.NONE}, LossBalanceScheme.EVEN, 1),
+        ({"normalization": Normalization.NONE}, LossBalanceScheme.FOCAL, 2),
+        ({"sync_batch_norm": True}, LossBalanceScheme.LIGHT, 1),
+        ({"sync_batch_norm": True}, LossBalanceScheme.FOCAL, 2),
+    ],
+)
+def test_any_number_of_devices_trains_alike(changes, scheme, accumulation, num_devices):
+    config = network(**changes)
+    one = train(config, scheme, 1, accumulation)
+    many = train(config, scheme, num_devices, accumulation)
+    np.testing.assert_allclose(many[0]["loss"], one[0]["loss"], rtol=1e-5)
+    np.testing.assert_allclose(many[0]["norm"][0], one[0]["norm"][0], rtol=1e-5)
+    np.testing.assert_allclose(many[2], one[2], atol=1e-3)
+    assert largest_difference(many[1], one[1]) < 2e-5
+
+
+def test_local_statistics_do_depend_on_the_devices():
+    # Otherwise the test above would not show that sync_batch_norm does anything.
+    config = network()
+    one, many = (train(config, LossBalanceScheme.LIGHT, n, num_steps=2) for n in (1, 4))
+    assert np.abs(many[0]["loss"] / one[0]["loss"] - 1).max() > 1e-4
+
+
+def test_local_statistics_equal_each_device_computed_alone():
+    config, scheme, num_devices = network(), LossBalanceScheme.LIGHT, 4
+    batch = minibatch(8, 0)
+    _, after, _ = train(config, scheme, num_devices, num_steps=1)
+
+    # The reference: each part through the network by itself, one sum over all.
+    model = UResNet(config)
+    start, _ = make_step(config, scheme, axis_name=None)
+    weights = np.array([1.0, 1.5, 10.0])[batch["label"]]
+    norms = jnp.asarray(weights.sum((0, 2, 3)), jnp.float32)
+    parts = [
+        jax.tree.map(lambda x, n=n: x[2 * n : 2 * n + 2], batch)
+        for n in range(num_devices)
+    ]
+
+    def loss(params):
+        total, statistics = 0.0, []
+        for part in parts:
+            logits, updated = model.apply(
+                {"params": params, "batch_stats": start.batch_stats},
+                part["image"],
+                train=True,
+                mutable=["batch_stats"],
+            )
+            weight = jnp.asarray([1.0, 1.5, 10.0])[part["label"]]
+            entropy = losses.pixel_cross_entropy(logits, part["label"])
+            total += jnp.sum(jnp.sum(weight * entropy, (0, 2, 3)) / norms)
+            statistics.append(updated["batch_stats"])
+        mean = jax.tree.map(lambda *x: sum(x) / num_devices, *statistics)
+        return total, mean
+
+    grads, statistics = jax.jit(jax.grad(loss, has_aux=True))(start.params)
+    expected = jax.tree.map(lambda p, g: p - RATE * g, start.params, grads)
+    assert largest_difference(start.params, expected) > 1e-3
+    assert largest_difference(after.params, expected) < 1e-6
+    assert largest_difference(after.batch_stats, statistics) < 1e-6
+
+
+@pytest.mark.parametrize(
+    # A bias before a normalization has no gradient to be summed.
+    "changes",
+    [{"normalization": Normalization.NONE}, {"bias": False}],
+)
+def test_the_only_collectives_are_those_of_gradients_and_metrics(changes):
+    found, state = compiled_collectives(network(**changes))
+    assert {name for name, _ in found} == {"all-reduce"}
+    num_bytes = sum(size for _, size in found)
+    numbers = count_parameters(state.params) + count_parameters(state.batch_stats)
+    # Besides: loss and norm of the gradient's weights, 3 planes; 20 metrics, 1 count.
+    extra = num_bytes - 4 * numbers
+    assert extra == 4 * (3 + 1 + 20 + 1)
+
+
+def test_sync_batch_norm_costs_collectives_of_its_own():
+    local, _ = compiled_collectives(network())
+    synchronous, _ = compiled_collectives(network(sync_batch_norm=True))
+    assert len(synchronous) > len(local) + 10
+
+
+def compiled_collectives(config):
+    mesh = sharding.make_mesh()
+    state, step = make_step(config, LossBalanceScheme.LIGHT)
+    state = sharding.replicate(state, mesh)
+    arrays = steps.device_arrays(minibatch(4, 0), mesh)
+    lowered = steps.compile_train_step(step, mesh).lower(state, arrays)
+    return sharding.collectives(lowered.compile().as_text()), state
+
+
+def test_collectives_are_read_off_a_program():
+    program = """
+      %a = f32[2,3]{1,0} all-reduce(%x), channel_id=1, to_apply=%add
+      %b = (f32[4]{0}, bf16[2]{0}) all-reduce-start(%y, %z), channel_id=2
+      %c = f32[8]{0} add(%a, %all-reduce.1)
+      %d = u8[16]{0} all-gather(%w), dimensions={0}
+      %e = f32[] all-reduce(%s), channel_id=4
+    """
+    assert sharding.collectives(program) == [
+        ("all-reduce", 24),
+        ("all-reduce", 20),
+        ("all-gather", 16),
+        ("all-reduce", 4),
+    ]
+
+
+def test_evaluation_gives_all_metrics_to_all_and_each_its_own_pixels():
+    config = network()
+    model = UResNet(config)
+    variables = init_variables(model, config.depth, 0)
+    batch = minibatch(8, 0)
+    results = []
+    for num_devices in (1, 4):
+        mesh = sharding.make_mesh(jax.devices()[:num_devices])
+        step = steps.make_eval_step(
+            model,
+            losses.make_loss(LossBalanceScheme.EVEN, axis_name=AXIS),
+            steps.make_input(SHAPE, False),
+            with_scores=True,
+            axis_name=AXIS,
+        )
+        compiled = steps.compile_eval_step(step, mesh, with_scores=True)
+        results.append(
+            compiled(
+                sharding.replicate(variables, mesh), steps.device_arrays(batch, mesh)
+            )
+        )
+    one, many = results
+    assert many["metrics"].sharding.is_fully_replicated
+    assert not many["score"].sharding.is_fully_replicated
+    np.testing.assert_allclose(many["loss"], one["loss"], rtol=1e-5)
+    for name in ("metrics", "prediction", "label", "image", "score"):
+        np.testing.assert_allclose(
+            np.asarray(many[name]), np.asarray(one[name]), rtol=1e-5, atol=1e-6
+        )
+    np.testing.assert_array_equal(sharding.local(many["score"]), many["score"])
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_processes_and_devices_see_the_same_events_at_each_accumulation(accumulation):
+    entries = np.arange(8 * accumulation)
+    for num_processes, num_devices in ((1, 1), (1, 4), (2, 2), (2, 4), (4, 8)):
+        dealt = np.concatenate(
+            [
+                local_entries(entries, n, num_processes, num_devices, accumulation)
+                for n in range(num_processes)
+            ]
+        )
+        parts = dealt.reshape(num_devices, accumulation, -1)
+        for index in range(accumulation):
+            np.testing.assert_array_equal(
+                np.sort(parts[:, index].ravel()), np.arange(8) + 8 * index
+            )
