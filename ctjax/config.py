@@ -146,6 +146,9 @@ class Run:
     distributed: bool = _option(
         True, "join the other processes of an mpirun or srun, where there are any"
     )
+    start_timeout: int = _option(
+        50, "seconds that several processes wait for one another at the start", 1
+    )
     profile: bool = _option(
         False, "write a trace of steps 2 to 5 to profiles/ (TensorBoard, Perfetto)"
     )

@@ -5,6 +5,7 @@ started the process: to learn the address of the first one. All further communic
 is jax's.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -12,17 +13,16 @@ import json
 import os
 import re
 import socket
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 import ctjax
 from ctjax import config as ctjax_config
+from ctjax import liveness
 from ctjax.config import ComputeMode, Config, ConfigError, ModeName
-
-START_TIMEOUT_S = 50
-"""How long processes wait for one another at the start."""
 
 HEARTBEAT_TIMEOUT_S = 30
 """After which a process that says nothing is taken for dead, and the others end."""
@@ -178,24 +178,42 @@ def start(config: Config, launch: Launch | None) -> Processes:
         ModeName.IOTEST
     ):
         jax.config.update("jax_platforms", "cpu")
-    try:
+    with _end_if_late(launch, address, config.run.start_timeout):
         jax.distributed.initialize(
             address,
             launch.count,
             launch.index,
             local_device_ids(launch, os.environ),
             cluster_detection_method="deactivate",
-            initialization_timeout=START_TIMEOUT_S,
+            # Never reached: jaxlib's way to end a process is to abort it.
+            initialization_timeout=2 * config.run.start_timeout + 10,
             heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT_S,
-            shutdown_timeout_seconds=HEARTBEAT_TIMEOUT_S,
         )
-    except RuntimeError as error:
-        raise DistributedError(
-            f"expected {launch.count} processes to meet at {address} within "
-            f"{START_TIMEOUT_S} s: {str(error).splitlines()[0]}"
-        ) from error
-    _check_alike(config)
+        _check_alike(config)
+    liveness.watch(launch.index, launch.count)
     return Processes(launch.index, launch.count)
+
+
+@contextlib.contextmanager
+def _end_if_late(launch: Launch, address: str, timeout_s: int) -> Iterator[None]:
+    """Ends the process with a line unless the block is left in time."""
+
+    def end() -> None:
+        words = "it does not answer" if launch.index else "not all of them came"
+        liveness.say(
+            launch.index,
+            f"expected {launch.count} processes to meet at rank 0, {address}, within "
+            f"{timeout_s} s (run.start_timeout): {words}",
+        )
+        liveness.end(0)
+
+    timer = threading.Timer(timeout_s, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def wait_for_all(name: str) -> None:

@@ -157,6 +157,8 @@ def _join_predictions(
             if entry != PADDING
         ]
         predictions.join(parts, order, path, source.image_shape, source.has_label)
+    # Nobody leaves earlier: the end of a process waits for the others only so long.
+    distributed.wait_for_all("joined predictions")
 
 
 class _Reports:

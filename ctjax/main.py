@@ -11,7 +11,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from ctjax import config as ctjax_config
-from ctjax import distributed, reporting
+from ctjax import distributed, liveness, reporting
 from ctjax.config import ConfigError
 
 logger = logging.getLogger("ctjax")
@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
     if "--help" in arguments or "-h" in arguments:
         sys.stdout.write(ctjax_config.help_text())
         return 0
-    launch = None
+    launch, processes = None, distributed.ALONE
     try:
         config = ctjax_config.resolve(_parse(arguments).to_dict())
         if config.run.distributed:
@@ -45,20 +45,17 @@ def main(arguments: list[str]) -> int:
         module = importlib.import_module(f"ctjax.{config.mode.name.value}")
         module.run(config, processes)
     except Exception as error:
-        several = launch is not None and launch.count > 1
-        line = _line_for_the_user(error, several)
-        if line is None and not several:
-            raise
-        rank = f"rank {launch.index}: " if launch is not None and several else ""
-        sys.stderr.write(f"ctjax: error: {rank}{line or traceback.format_exc()}\n")
-        logger.debug("ended by", exc_info=error)
-        if several:
-            # At once: what jax and MPI do at the end of a process waits for others.
-            logging.shutdown()
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(1)
-        return 1
+        line = _line_for_the_user(error)
+        if launch is None or launch.count == 1:
+            if line is None or _is_loss(error):
+                raise
+            sys.stderr.write(f"ctjax: error: {line}\n")
+            logger.debug("ended by", exc_info=error)
+            return 1
+        words = line or f"a defect of ctjax\n{traceback.format_exc()}"
+        if processes.count > 1 and _is_loss(error):
+            liveness.call_roll(launch.index, words)
+        liveness.leave(launch.index, words)
     finally:
         reporting.stop_logging()
     return 0
@@ -81,17 +78,26 @@ def _parse(arguments: list[str]) -> ml_collections.ConfigDict:
     return _CONFIG.value
 
 
-def _line_for_the_user(error: Exception, several: bool) -> str | None:
+def _line_for_the_user(error: Exception) -> str | None:
     """One line where that says all; other errors keep their traceback."""
     message = " ".join(str(error).split())
     if isinstance(error, flags.Error | OSError):
         return message
     if type(error).__module__.startswith("ctjax."):
         return message
-    # Of one process it would be a defect; of several, another one has ended.
-    if several and type(error).__name__ == "JaxRuntimeError":
-        return f"lost the other processes, one of which has ended: {message}"
-    return None
+    if type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in message:
+        return (
+            "the device's memory is too small: expected a smaller run.minibatch_size, "
+            f"network or image (data.downsample): {message}"
+        )
+    return message if _is_loss(error) else None
+
+
+def _is_loss(error: Exception) -> bool:
+    """Whether it may come from the loss of another process."""
+    return type(error).__name__ == "JaxRuntimeError" and (
+        "RESOURCE_EXHAUSTED" not in str(error)
+    )
 
 
 if __name__ == "__main__":
