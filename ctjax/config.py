@@ -213,6 +213,9 @@ class Optimizer:
     gradient_accumulation: int = _option(
         1, "minibatches of one step, whose gradients are averaged", 1
     )
+    bfloat16_gradients: bool = _option(
+        False, "devices send each other gradients rounded to bfloat16, half the bytes"
+    )
     loss_balance_scheme: LossBalanceScheme = _option(
         LossBalanceScheme.FOCAL, "weights of the pixels in the loss"
     )

@@ -79,6 +79,7 @@ def make_train_step(
     accumulation: int = 1,
     mask_empty_pixels: bool = False,
     axis_name: str | None = None,
+    bfloat16_gradients: bool = False,
 ) -> Callable[[TrainState, Minibatch], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns a pure `(state, minibatch) -> (state, results)`, not yet compiled.
 
@@ -93,6 +94,7 @@ def make_train_step(
       mask_empty_pixels: for the metrics, see `predicted_class`.
       axis_name: of the mesh over which the minibatch is sharded, see
         `sharding.over_events`; None where it is whole.
+      bfloat16_gradients: whether gradients cross the axis as bfloat16.
 
     Returns:
       The step; its results are `loss`, `grad_norm` and `learning_rate`, scalars, and
@@ -145,9 +147,13 @@ def make_train_step(
         (loss, (batch_stats, sums)), grads = compute(params, batch_stats, minibatch)
         # All that devices tell each other, in one place. Running statistics are the
         # mean of the devices'; the original keeps those of its first rank.
+        if bfloat16_gradients:
+            grads = jax.tree.map(lambda x: x.astype(jnp.bfloat16), grads)
         loss, sums, grads, batch_stats = sharding.total(
             (loss, sums, grads, batch_stats), axis_name
         )
+        if bfloat16_gradients:
+            grads = jax.tree.map(lambda x: x.astype(jnp.float32), grads)
         if axis_name is not None:
             devices = jax.lax.axis_size(axis_name)
             batch_stats = jax.tree.map(lambda x: x / devices, batch_stats)

@@ -169,6 +169,7 @@ def _compiled_steps(
         rule.gradient_accumulation,
         masked,
         axis_name,
+        rule.bfloat16_gradients,
     )
     eval_step = make_eval_step(
         model, loss_fn, network_input, masked, axis_name=axis_name

@@ -1,6 +1,7 @@
 """Many devices against one and against each alone, on simulated devices."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +44,9 @@ def minibatch(events, seed):
     }
 
 
-def make_step(config, scheme, accumulation=1, axis_name=AXIS, rule=None):
+def make_step(
+    config, scheme, accumulation=1, axis_name=AXIS, rule=None, bfloat16=False
+):
     model = UResNet(config, axis_name=axis_name)
     rule = rule or optax.sgd(RATE)
     state = make_state(init_variables(model, config.depth, 0), rule)
@@ -55,6 +58,7 @@ def make_step(config, scheme, accumulation=1, axis_name=AXIS, rule=None):
         steps.make_input(SHAPE, False),
         accumulation,
         axis_name=axis_name,
+        bfloat16_gradients=bfloat16,
     )
     return state, step
 
@@ -181,6 +185,24 @@ def compiled_collectives(config):
     arrays = steps.device_arrays(minibatch(4, 0), mesh)
     lowered = steps.compile_train_step(step, mesh).lower(state, arrays)
     return sharding.collectives(lowered.compile().as_text()), state
+
+
+def test_bfloat16_gradients_halve_the_bytes():
+    # Read before compilation: the CPU's compiler sums bfloat16 as float32.
+    mesh = sharding.make_mesh()
+    arrays = steps.device_arrays(minibatch(4, 0), mesh)
+    summed = {}
+    for bfloat16 in (False, True):
+        state, step = make_step(network(), LossBalanceScheme.LIGHT, bfloat16=bfloat16)
+        state = sharding.replicate(state, mesh)
+        compiled = steps.compile_train_step(step, mesh)
+        text = compiled.lower(state, arrays).as_text()
+        summed[bfloat16] = re.findall(r"\) -> tensor<[\dx]*(f32|bf16)>", text)
+        new, _ = compiled(state, arrays)
+        summed[bfloat16, "params"] = jax.device_get(new.params)
+    assert "bf16" not in summed[False] and "bf16" in summed[True]
+    difference = largest_difference(summed[False, "params"], summed[True, "params"])
+    assert 0 < difference < 2**-8
 
 
 def test_collectives_are_read_off_a_program():

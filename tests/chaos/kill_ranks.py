@@ -40,8 +40,10 @@ def main() -> int:
     rounds = []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(options.rounds):
-            rank, delay_s = generator.randrange(RANKS), generator.uniform(0, 20)
-            rounds.append(kill_once(pathlib.Path(folder), rank, delay_s))
+            rank, delay_s = generator.randrange(RANKS), generator.uniform(0, 3)
+            # Every fourth while all start, the others in the middle of steps.
+            num_steps = generator.randrange(1, 10) if number % 4 else 0
+            rounds.append(kill_once(pathlib.Path(folder), rank, num_steps, delay_s))
             logger.info("round %d: %s", number, json.dumps(rounds[-1]))
     good = sum(r["ended"] and r["named"] and r["checkpoint_intact"] for r in rounds)
     slowest_s = max(r["seconds_to_end"] for r in rounds)
@@ -53,8 +55,9 @@ def main() -> int:
     return 0 if good == len(rounds) else 1
 
 
-def kill_once(folder: pathlib.Path, rank: int, delay_s: float) -> dict:
-    """One round; the moment is counted from the start of all four ranks."""
+def kill_once(folder: pathlib.Path, rank: int, num_steps: int, delay_s: float) -> dict:
+    """One round; the moment is so many steps and seconds after the start."""
+    before = count_steps(folder / "run")
     fields = {"run__iterations": 10**6, "mode__checkpoint_iteration": 2}
     with open(folder / "output.log", "w+") as output:
         launcher = subprocess.Popen(
@@ -69,6 +72,12 @@ def kill_once(folder: pathlib.Path, rank: int, delay_s: float) -> dict:
             stderr=subprocess.STDOUT,
         )
         pids = wait_for_ranks(launcher)
+        deadline = time.monotonic() + 300
+        while num_steps and not 0 < count_steps(folder / "run") - before >= num_steps:
+            if launcher.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError("the training does not get on")
+            before = min(before, count_steps(folder / "run"))  # rows past a checkpoint
+            time.sleep(0.05)
         time.sleep(delay_s)
         steps = count_steps(folder / "run")
         send_kill(pids[rank])

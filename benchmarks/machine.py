@@ -1,0 +1,45 @@
+"""What a figure was measured on: processor, versions, commit."""
+
+import importlib.metadata
+import os
+import pathlib
+import platform
+import subprocess
+
+
+def commit() -> str:
+    """The commit that is measured, "unknown" outside of a git checkout."""
+    result = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=7"],
+        cwd=pathlib.Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return result.stdout.strip() or "unknown"
+
+
+def describe(*packages: str) -> dict:
+    """Processor, number of CPUs, versions of Python and of some packages, commit."""
+    processor = platform.processor() or "unknown"
+    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            processor = line.partition(":")[2].strip()
+            break
+    return {
+        "processor": processor,
+        "cpus": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "commit": commit(),
+        "load_average": os.getloadavg()[0],
+    }
+
+
+def words(machine: dict) -> str:
+    """The same as one line of a report."""
+    versions = ", ".join(f"{k} {v}" for k, v in machine["versions"].items())
+    return (
+        f"{machine['processor']}, {machine['cpus']} CPUs; Python {machine['python']}, "
+        f"{versions}; commit {machine['commit']}"
+    )
