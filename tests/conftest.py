@@ -9,6 +9,8 @@ import hypothesis
 import jax
 import pytest
 
+from ctjax.data import native
+
 PARITY_PROPERTY = "parity"
 """Key of the user property whose (variant, column, value) fill the parity table."""
 
@@ -29,6 +31,16 @@ def pytest_configure(config):
         "deterministic", derandomize=True, deadline=None
     )
     hypothesis.settings.load_profile("deterministic")
+
+
+@pytest.fixture(params=["C", "numpy"])
+def loops(request, monkeypatch) -> str:
+    """Runs a test with the loops of native.c and with those in numpy."""
+    if request.param == "numpy":
+        monkeypatch.setattr(native, "library", None)
+    elif native.library is None:
+        pytest.skip("native.c is not built: pip install -e . with a C compiler")
+    return request.param
 
 
 @pytest.fixture(scope="session")

@@ -186,22 +186,14 @@ class EventSource:
           label_out: [P, h, w] uint8 zeros, C-contiguous; left as it is without labels.
 
         Returns:
-          Flat indices [V] int32 of the pixels written in image and in label, for
-          `images.clear`; the arrays may be the same one.
+          What `images.clear` needs to undo it.
 
         Raises:
           LarcvFileError: where the event cannot be read.
         """
-        shape, downsample = self._source.stored_shape, self._downsample
         image, label = self._source.read_voxels(entry)
-        pixels = images.find_pixels(image, shape, downsample)
-        images.fill_image(image_out, pixels, image.values, downsample)
-        if label is None:
-            return pixels, pixels[:0]
-        same = image.planes == label.planes and np.array_equal(image.ids, label.ids)
-        at = pixels if same else images.find_pixels(label, shape, downsample)
-        images.fill_label(label_out, at, label.values, downsample)
-        return pixels, at
+        shape, downsample = self._source.stored_shape, self._downsample
+        return images.fill(image_out, label_out, image, label, shape, downsample)
 
     def read_sparse(self, entry: int) -> list[SparsePlane]:
         """The sparse form of one event; may be called from several threads.
