@@ -8,7 +8,6 @@ rows.
 """
 
 import os
-import threading
 import zlib
 
 import h5py
@@ -64,7 +63,6 @@ class RowReader:
         self.dtype: np.dtype = dataset.dtype
         self._shuffled = self._deflated = self.is_raw = False
         self._file_size = os.fstat(descriptor).st_size
-        self._local = threading.local()
         self.chunk_rows = 0 if dataset.chunks is None else dataset.chunks[0]
         self._chunk_bytes = self.chunk_rows * self.dtype.itemsize
         if not self.chunk_rows:
@@ -93,8 +91,7 @@ class RowReader:
           entry: of the event, for errors; None for a whole table.
 
         Returns:
-          [count] of the dataset's own compound type; what it shows changes with the
-          next read of the same thread.
+          [count] of the dataset's own compound type.
 
         Raises:
           LarcvFileError: where the rows are not all there or cannot be decoded.
@@ -202,31 +199,21 @@ class RowReader:
         return memoryview(data)
 
     def _decode(self, stored: list, place: Place) -> np.ndarray:
-        """Undoes the filters of each chunk, into a buffer that the thread keeps.
-
-        A new buffer of this size would cost as much in page faults as half of the
-        inflating.
-        """
+        """Undoes the filters of each chunk."""
         size = self._chunk_bytes
         smallest = size / MAX_INFLATION if self._deflated else size
         for data in stored:
             if len(data) < smallest:
                 place.fail(f"a chunk of {len(data)} bytes", f"more, to make {size}")
-        buffer = getattr(self._local, "buffer", None)
-        if buffer is None or len(buffer) < len(stored) * size:
-            buffer = self._local.buffer = bytearray(len(stored) * size)
-        target = memoryview(buffer)
-        stop = 0
+        if self._deflated:
+            stored = [inflate(data, size) for data in stored]
         for data in stored:
-            if self._deflated:
-                data = inflate(data, size)
             if len(data) != size:
                 place.fail(f"a chunk of {len(data)} bytes", f"{size}")
-            if self._shuffled:
-                data = _unshuffle(data, self.dtype.itemsize)
-            start, stop = stop, stop + size
-            target[start:stop] = data
-        return np.frombuffer(target[:stop], self.dtype)
+        if self._shuffled:
+            stored = [_unshuffle(data, self.dtype.itemsize) for data in stored]
+        rows = stored[0] if len(stored) == 1 else b"".join(stored)
+        return np.frombuffer(rows, self.dtype)
 
 
 def inflate(data: bytes | memoryview, size: int) -> bytes | bytearray:

@@ -116,7 +116,9 @@ class LarcvFile:
           LarcvFileError: where the event's voxels are not as they must be.
           IndexError: for an entry outside the file.
         """
-        return self._read(IMAGE_PRODUCT, entry)
+        image = self._read(IMAGE_PRODUCT, entry)
+        self._check_unchanged(entry)
+        return image
 
     def read_label(self, entry: int) -> Voxels:
         """Reads the classes of an event as `read_image` its charges; values are uint8.
@@ -126,7 +128,9 @@ class LarcvFile:
         """
         if not self.has_label:
             self._place.at(product=LABEL_PRODUCT).fail("no group", "labels")
-        return self._read(LABEL_PRODUCT, entry)
+        label = self._read(LABEL_PRODUCT, entry)
+        self._check_unchanged(entry)
+        return label
 
     def read_event(self, entry: int) -> tuple[Voxels, Voxels | None]:
         """Reads charges and, where the file has them, classes of an event.
@@ -142,10 +146,11 @@ class LarcvFile:
             no charge, which tells that chunks of one product are out of place.
           IndexError: for an entry outside the file.
         """
-        image = self.read_image(entry)
-        if not self.has_label:
+        image = self._read(IMAGE_PRODUCT, entry)
+        label = self._read(LABEL_PRODUCT, entry) if self.has_label else None
+        self._check_unchanged(entry)
+        if label is None:
             return image, None
-        label = self.read_label(entry)
         if image.planes == label.planes and np.array_equal(image.ids, label.ids):
             return image, label._replace(ids=image.ids)
         place = self._at_voxels(LABEL_PRODUCT, entry)
@@ -240,7 +245,6 @@ class LarcvFile:
         first, _, planes = span = self._indices[product].spans(entry)
         reader = self._readers[product]
         rows = reader.read(*span[:2], entry)
-        self._check_unchanged(entry)
         num_pixels = self.image_shape[0] * self.image_shape[1]
         is_image = product == IMAGE_PRODUCT
         split = native.split_records(rows, planes, num_pixels, charges=is_image)
