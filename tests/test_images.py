@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctjax.data import images
+from ctjax.data import images, pooling
 from ctjax.data.larcv_file import Voxels
 from ctjax.data.sources import open_source
 from tests import larcv_fixtures as fx
@@ -29,13 +29,13 @@ def voxels_of(triples, num_rows, plane=0):
 
 def fill(voxels, classes, shape, downsample=0):
     """Image and label made from zeros, and the pixels written."""
-    pooled = (3, *images.pooled_shape(shape, downsample))
+    pooled = (3, *pooling.pooled_shape(shape, downsample))
     image, label = np.zeros(pooled, np.float32), np.zeros(pooled, np.uint8)
     classed = None
     if classes is not None:
         classed = voxels._replace(values=np.array(classes, np.uint8))
-    pixels = images.fill(image, label, voxels, classed, shape, downsample)
-    return image, label, pixels
+    event = pooling.pool(voxels, classed, shape, downsample)
+    return image, label, images.fill(image, label, *event)
 
 
 @pytest.mark.parametrize(
@@ -98,9 +98,10 @@ def test_clear_undoes_fill(downsample, same):
     charged = voxels_of([(0, 0, 8), (1, 0, 1), (1, 1, 3)], 4)
     classed = charged if same else voxels_of([(1, 1, 3), (2, 2, 1)], 4)
     classed = classed._replace(values=np.full(len(classed.ids), 2, np.uint8))
-    shape = (3, *images.pooled_shape((4, 4), downsample))
+    shape = (3, *pooling.pooled_shape((4, 4), downsample))
     image, label = np.zeros(shape, np.float32), np.zeros(shape, np.uint8)
-    pixels = images.fill(image, label, charged, classed, (4, 4), downsample)
+    event = pooling.pool(charged, classed, (4, 4), downsample)
+    pixels = images.fill(image, label, *event)
     assert (pixels[0] is pixels[1]) == same
     assert image.any() and label.any()
     images.clear(image, label, pixels)
@@ -113,7 +114,7 @@ def test_clear_undoes_fill(downsample, same):
 )
 def test_shape_that_cannot_be_pooled(shape, downsample):
     with pytest.raises(ValueError, match=r"data\.downsample"):
-        images.pooled_shape(shape, downsample)
+        pooling.pooled_shape(shape, downsample)
 
 
 @settings(max_examples=60, deadline=None)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctjax.data import images, native
+from ctjax.data import images, native, pooling
 from ctjax.data.larcv_file import Voxels
 from ctjax.data.larcv_records import VOXEL
 
@@ -47,11 +47,12 @@ def voxels_of(planes, column, dtype):
 
 def fill(charged, classed, downsample):
     """Image, label and the pixels, and both arrays after they were cleared."""
-    shape = (3, *images.pooled_shape(SHAPE, downsample))
+    shape = (3, *pooling.pooled_shape(SHAPE, downsample))
     image, label = np.zeros(shape, np.float32), np.zeros(shape, np.uint8)
     with np.errstate(over="ignore"):
-        pixels = images.fill(image, label, charged, classed, SHAPE, downsample)
-    found = image.tobytes(), label.tobytes(), [sorted(set(p.tolist())) for p in pixels]
+        event = pooling.pool(charged, classed, SHAPE, downsample)
+    pixels = images.fill(image, label, *event)
+    found = image.tobytes(), label.tobytes(), [sorted(p.tolist()) for p in pixels]
     images.clear(image, label, pixels)
     assert not image.any() and not label.any()
     return found
@@ -80,14 +81,22 @@ def test_both_give_the_same_bits(planes, others, labels, downsample):
 
 @needs_library
 @pytest.mark.parametrize(
-    "ids", [[5, 5], [5, 4], [-1, 4], [-(2**31)], [NUM_PIXELS], [0, 2**31 - 1]]
+    "ids",
+    [[5, 5], [5, 4], [3, 20, 19], [-1, 4], [-(2**31)], [NUM_PIXELS], [0, 2**31 - 1]],
 )
-def test_unusual_ids_write_nothing(ids):
-    image, label = np.zeros((3, *SHAPE), np.float32), np.zeros((3, *SHAPE), np.uint8)
-    ids = np.array(ids, np.int32)
-    planes = (slice(0, 0), slice(0, len(ids)), slice(0, 0))
+def test_unusual_ids_are_not_pooled(ids):
+    ids, planes = np.array(ids, np.int32), (slice(0, 0), slice(0, len(ids)))
     values = np.ones(len(ids), np.float32), np.ones(len(ids), np.uint8)
-    assert native.fill(ids, planes, *values, SHAPE, 0, image, label) is None
+    assert native.pool(ids, planes, *values, SHAPE, 1) is None
+
+
+@needs_library
+@pytest.mark.parametrize("ids", [[4, -1], [-(2**31)], [NUM_PIXELS], [0, 2**31 - 1]])
+def test_ids_outside_write_nothing(ids):
+    image, label = np.zeros((2, *SHAPE), np.float32), np.zeros((2, *SHAPE), np.uint8)
+    ids, planes = np.array(ids, np.int32), (slice(0, 0), slice(0, len(ids)))
+    values = np.ones(len(ids), np.float32), np.ones(len(ids), np.uint8)
+    assert native.fill(ids, planes, *values, image, label) is None
     assert not image.any() and not label.any()
 
 
@@ -141,15 +150,18 @@ def test_arrays_that_c_cannot_take_are_refused():
     ids, planes = np.arange(2, dtype=np.int32), (slice(0, 2),)
     charges = np.ones(2, np.float32)
     image, label = np.zeros((1, *SHAPE), np.float32), np.zeros((1, *SHAPE), np.uint8)
-    good = [ids, planes, charges, None, SHAPE, 0, image, label]
+    good = [ids, planes, charges, None, image, label]
     assert native.fill(*good).tolist() == [0, SHAPE[1]]
     for place, wrong in (
         (0, ids.astype(np.int64)),
         (1, (slice(0, 3),)),
         (1, (slice(0, 1),)),
         (2, charges.astype(np.float64)),
-        (6, image[..., ::2]),
-        (7, image),
+        (1, (slice(0, 1), slice(1, 2))),
+        (1, (slice(1, 3),)),
+        (4, image[..., ::2]),
+        (4, np.zeros((1, *SHAPE[::-1]), np.float32)),
+        (5, image),
     ):
         with pytest.raises(ValueError, match="expected"):
             native.fill(*[*good[:place], wrong, *good[place + 1 :]])

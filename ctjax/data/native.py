@@ -30,11 +30,14 @@ def _load() -> ctypes.CDLL | None:
         *(pointer, pointer, count, count),
         *(pointer, pointer, pointer),
     ]
-    library.ctjax_fill.argtypes = [
-        *(pointer, pointer, pointer, pointer, count),
-        *(number, number, number, pointer, pointer, pointer),
+    library.ctjax_pool.argtypes = [
+        *(pointer, pointer, pointer, pointer, count, number, number, number),
+        *(pointer, pointer, pointer, pointer),
     ]
-    library.ctjax_fill.restype = count
+    library.ctjax_fill.argtypes = [
+        *(pointer, pointer, pointer, pointer, count, number, number),
+        *(pointer, pointer, pointer),
+    ]
     library.ctjax_clear.argtypes = [pointer, count, pointer, pointer]
     library.ctjax_clear.restype = None
     return library
@@ -71,14 +74,67 @@ def split_records(
     spans = _spans(planes, len(records))
     is_usual = library.ctjax_split_records(
         _address(records, VOXEL),
-        spans.ctypes.data,
+        _address(spans, np.int64),
         len(spans),
         num_pixels,
-        ids.ctypes.data,
-        values.ctypes.data if charges else None,
-        None if charges else values.ctypes.data,
+        _address(ids, np.int32),
+        _address(values if charges else None, np.float32),
+        _address(None if charges else values, np.uint8),
     )
     return (ids, values) if is_usual else None
+
+
+def pool(
+    ids: np.ndarray,
+    planes: tuple[slice, ...],
+    charges: np.ndarray | None,
+    classes: np.ndarray | None,
+    image_shape: tuple[int, int],
+    downsample: int,
+) -> tuple[np.ndarray, tuple[slice, ...], np.ndarray | None, np.ndarray | None] | None:
+    """Pools voxels as pooling.pool does.
+
+    Args:
+      ids: [V] int32.
+      planes: P slices of them.
+      charges: [V] float32, or None.
+      classes: [V] uint8, or None.
+      image_shape: rows and columns as stored.
+      downsample: pooling by 2^d on each side.
+
+    Returns:
+      Cells [U] int32, P slices of them, charges [U] and classes [U]; None for ids that
+      do not ascend in a plane.
+    """
+    if library is None:
+        return None
+    spans = _spans(planes, len(ids))
+    cells, pooled_spans = np.empty_like(ids), np.empty_like(spans)
+    sums = None if charges is None else np.empty_like(charges)
+    highest = None if classes is None else np.empty_like(classes)
+    is_usual = library.ctjax_pool(
+        _address(ids, np.int32),
+        _address(charges, np.float32),
+        _address(classes, np.uint8),
+        _address(spans, np.int64),
+        len(spans),
+        *image_shape,
+        downsample,
+        _address(cells, np.int32),
+        _address(sums, np.float32),
+        _address(highest, np.uint8),
+        _address(pooled_spans, np.int64),
+    )
+    if not is_usual:
+        return None
+    pooled_planes = tuple(slice(*span) for span in pooled_spans.tolist())
+    num_cells = int(pooled_spans[-1, 1])
+    return (
+        cells[:num_cells],
+        pooled_planes,
+        None if sums is None else sums[:num_cells],
+        None if highest is None else highest[:num_cells],
+    )
 
 
 def fill(
@@ -86,8 +142,6 @@ def fill(
     planes: tuple[slice, ...],
     charges: np.ndarray | None,
     classes: np.ndarray | None,
-    image_shape: tuple[int, int],
-    downsample: int,
     image: np.ndarray,
     label: np.ndarray,
 ) -> np.ndarray | None:
@@ -98,32 +152,31 @@ def fill(
       planes: P slices of them.
       charges: [V] float32, or None to leave the image as it is.
       classes: [V] uint8, or None to leave the label as it is.
-      image_shape: rows and columns as stored.
-      downsample: pooling by 2^d on each side.
-      image: [P, h, w] float32 zeros.
-      label: [P, h, w] uint8 zeros.
+      image: [P, H, W] float32 zeros.
+      label: [P, H, W] uint8 zeros.
 
     Returns:
-      [U] int32 pixels written, flat and without duplicates; None, with nothing
-      written, for ids that do not ascend in a plane.
+      [V] int32 pixels written, flat; None, with nothing written, for ids outside of
+      the image.
     """
     if library is None:
         return None
-    pixels = np.empty(len(ids), np.int32)
+    pixels = np.empty_like(ids)
     spans = _spans(planes, len(ids))
-    num_pixels = library.ctjax_fill(
+    if image.shape != label.shape or len(image) != len(spans):
+        raise ValueError(f"expected one shape, got {image.shape} and {label.shape}")
+    written = library.ctjax_fill(
         _address(ids, np.int32),
-        None if charges is None else _address(charges, np.float32),
-        None if classes is None else _address(classes, np.uint8),
-        spans.ctypes.data,
+        _address(charges, np.float32),
+        _address(classes, np.uint8),
+        _address(spans, np.int64),
         len(spans),
-        *image_shape,
-        downsample,
+        *image.shape[1:],
         _address(image, np.float32),
         _address(label, np.uint8),
-        pixels.ctypes.data,
+        _address(pixels, np.int32),
     )
-    return None if num_pixels < 0 else pixels[:num_pixels]
+    return pixels if written else None
 
 
 def clear(
@@ -144,18 +197,20 @@ def clear(
     library.ctjax_clear(
         _address(pixels, np.int32),
         len(pixels),
-        None if image is None else _address(image, np.float32),
-        None if label is None else _address(label, np.uint8),
+        _address(image, np.float32),
+        _address(label, np.uint8),
     )
     return True
 
 
-def _address(array: np.ndarray, dtype: npt.DTypeLike) -> int:
-    """Where an array's numbers are.
+def _address(array: np.ndarray | None, dtype: npt.DTypeLike) -> int | None:
+    """Where an array's numbers are, None (a null pointer) for no array.
 
     Raises:
       ValueError: for an array of another type, or not in one piece.
     """
+    if array is None:
+        return None
     if array.dtype != dtype or not array.flags.c_contiguous:
         raise ValueError(f"expected {dtype} in C order, got {array.dtype}")
     return array.ctypes.data

@@ -10,6 +10,7 @@ import numpy as np
 from ctjax.constants import FULL_IMAGE_SHAPE
 from ctjax.data import images, synthetic
 from ctjax.data.larcv_file import LarcvFile, LarcvFileError, Voxels
+from ctjax.data.pooling import pool, pooled_shape
 from ctjax.data.sparse import SparsePlane, sparse_planes
 
 SYNTHETIC_EVENTS = 1024
@@ -157,7 +158,7 @@ class EventSource:
         """
         self._source = source
         self._downsample = downsample
-        self.image_shape = images.pooled_shape(source.stored_shape, downsample)
+        self.image_shape = pooled_shape(source.stored_shape, downsample)
         self.num_events = source.num_events
         self.has_label = source.has_label
         size = self.image_shape[0] * self.image_shape[1]
@@ -191,9 +192,7 @@ class EventSource:
         Raises:
           LarcvFileError: where the event cannot be read.
         """
-        image, label = self._source.read_voxels(entry)
-        shape, downsample = self._source.stored_shape, self._downsample
-        return images.fill(image_out, label_out, image, label, shape, downsample)
+        return images.fill(image_out, label_out, *self._read_pooled(entry))
 
     def read_sparse(self, entry: int) -> list[SparsePlane]:
         """The sparse form of one event; may be called from several threads.
@@ -201,12 +200,15 @@ class EventSource:
         Raises:
           LarcvFileError: where the event cannot be read.
         """
-        image, label = self._source.read_voxels(entry)
-        return sparse_planes(image, label, self._source.stored_shape, self._downsample)
+        return sparse_planes(*self._read_pooled(entry))
 
     def close(self) -> None:
         """Closes the source; no read may be under way."""
         self._source.close()
+
+    def _read_pooled(self, entry: int) -> tuple[Voxels, Voxels | None]:
+        event = self._source.read_voxels(entry)
+        return pool(*event, self._source.stored_shape, self._downsample)
 
 
 def open_source(
