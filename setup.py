@@ -3,7 +3,7 @@
 import pathlib
 import re
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(
@@ -23,6 +23,16 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["ctjax", "ctjax.*"]),
+    # Without a compiler the same loops run in numpy. One build serves every Python.
+    ext_modules=[
+        Extension(
+            "ctjax.data._native",
+            ["ctjax/data/native.c"],
+            extra_compile_args=["-O3", "-ffp-contract=off"],
+            optional=True,
+            py_limited_api=True,
+        )
+    ],
     python_requires=">=3.11",
     install_requires=REQUIREMENTS,
     extras_require={

@@ -10,6 +10,7 @@ import jax
 import pytest
 
 from ctjax import sharding
+from ctjax.data import native
 
 PARITY_PROPERTY = "parity"
 """Key of the user property whose (variant, column, value) fill the parity table."""
@@ -38,6 +39,16 @@ def one_device(monkeypatch):
     """Runs take the first device alone, as on most machines."""
     make_mesh = sharding.make_mesh
     monkeypatch.setattr(sharding, "make_mesh", lambda: make_mesh(jax.devices()[:1]))
+
+
+@pytest.fixture(params=["C", "numpy"])
+def loops(request, monkeypatch) -> str:
+    """Runs a test with the loops of native.c and with those in numpy."""
+    if request.param == "numpy":
+        monkeypatch.setattr(native, "library", None)
+    elif native.library is None:
+        pytest.skip("native.c is not built: pip install -e . with a C compiler")
+    return request.param
 
 
 @pytest.fixture(scope="session")

@@ -20,10 +20,12 @@ import zlib
 import h5py
 import numpy as np
 
+from ctjax.data import native
 from ctjax.data.larcv_file import LarcvFileError
 from ctjax.data.sources import open_source
 from tests import larcv_fixtures as fx
 
+LIBRARY = native.library
 TIME_LIMIT_S = 60
 MEMORY_LIMIT = 6 * 2**30
 TABLES = ("extents", "voxel_extents", "image_meta", "voxels")
@@ -204,7 +206,11 @@ TABLE_DAMAGES = (swap_chunks, change_chunk, change_index, change_type, change_le
 
 
 def judge(number, seed, folder, undamaged):
-    """Damages one file and reads it both ways; returns a finding or None."""
+    """Damages one file and reads it both ways; returns a finding or None.
+
+    Ways are two and two: chunks past the library or not, loops in C or numpy. Each of
+    the first goes with each of the second in turn.
+    """
     random = np.random.default_rng([seed, number])
     damages = BYTE_DAMAGES + TABLE_DAMAGES
     damage = damages[number % len(damages)]
@@ -219,6 +225,8 @@ def judge(number, seed, folder, undamaged):
     refused = 0
     for strict in modes:
         for raw_chunks in (True, False):
+            in_c = raw_chunks == (number // len(damages) % 2 == 0)
+            native.library = LIBRARY if in_c else None
             try:
                 found = checksums(path, strict=strict, raw_chunks=raw_chunks)
             except LarcvFileError as error:
@@ -232,7 +240,7 @@ def judge(number, seed, folder, undamaged):
             if len(found) != len(truth) or any(
                 f is not None and f != t for f, t in zip(found, truth, strict=True)
             ):
-                mode = f"strict={strict}, raw_chunks={raw_chunks}"
+                mode = f"strict={strict}, raw_chunks={raw_chunks}, C={in_c}"
                 return f"{damage.__name__} of {original}: silent wrong data, {mode}"
             refused += None in found
     return refused

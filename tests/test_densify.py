@@ -10,6 +10,8 @@ from ctjax.data import pipeline
 from ctjax.data.sparse import capacity_for
 from tests import larcv_fixtures as fx
 
+pytestmark = pytest.mark.usefixtures("loops")
+
 
 def both_forms(source, size=2):
     """Pairs of minibatches of one source: dense and sparse."""

@@ -19,6 +19,8 @@ from tests import larcv_fixtures as fx
 WIRE, SEGMENT = fx.IMAGE_GROUP, fx.LABEL_GROUP
 TABLES = ("extents", "voxel_extents", "image_meta", "voxels")
 
+pytestmark = pytest.mark.usefixtures("loops")
+
 
 @pytest.fixture
 def events():

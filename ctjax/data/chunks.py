@@ -8,7 +8,6 @@ rows.
 """
 
 import os
-import threading
 import zlib
 
 import h5py
@@ -29,8 +28,8 @@ MAX_CHUNK_BYTES = 2**30
 
 MIN_STORED_BYTES = 5
 
-MAX_WASTE = 2
-"""One read covers all chunks of an event if it fetches at most this times too much."""
+MAX_GAP = 2**16
+"""Bytes between two chunks that are cheaper to read than to leave out."""
 
 MAX_INDEXED_CHUNKS = 50_000
 """Addresses of so many chunks are listed when a file is opened (0.1 s).
@@ -64,7 +63,6 @@ class RowReader:
         self.dtype: np.dtype = dataset.dtype
         self._shuffled = self._deflated = self.is_raw = False
         self._file_size = os.fstat(descriptor).st_size
-        self._local = threading.local()
         self.chunk_rows = 0 if dataset.chunks is None else dataset.chunks[0]
         self._chunk_bytes = self.chunk_rows * self.dtype.itemsize
         if not self.chunk_rows:
@@ -93,8 +91,7 @@ class RowReader:
           entry: of the event, for errors; None for a whole table.
 
         Returns:
-          [count] of the dataset's own compound type; what it shows changes with the
-          next read of the same thread.
+          [count] of the dataset's own compound type.
 
         Raises:
           LarcvFileError: where the rows are not all there or cannot be decoded.
@@ -155,7 +152,7 @@ class RowReader:
         if self._index is not None:
             offsets, sizes = (part[chunks.start : chunks.stop] for part in self._index)
             if offsets.min() >= 0:
-                return self._fetch_at(offsets.tolist(), sizes.tolist(), place)
+                return self._fetch_at(offsets, sizes, place)
         stored, is_plain = [], True
         for chunk in chunks:
             # Asked one by one because the library makes up rows of absent chunks.
@@ -171,20 +168,28 @@ class RowReader:
             is_plain &= mask == 0
         return stored if is_plain else None
 
-    def _fetch_at(self, offsets: list, sizes: list, place: Place) -> list[memoryview]:
-        """Reads chunks past the library, with as few reads as are sensible."""
-        start = min(offsets)
-        stop = max(map(sum, zip(offsets, sizes, strict=True)))
-        if stop - start > MAX_WASTE * sum(sizes):
-            return [
-                self._pread(size, offset, place)
-                for offset, size in zip(offsets, sizes, strict=True)
-            ]
-        data = self._pread(stop - start, start, place)
-        return [
-            data[offset - start : offset - start + size]
-            for offset, size in zip(offsets, sizes, strict=True)
-        ]
+    def _fetch_at(
+        self, offsets: np.ndarray, sizes: np.ndarray, place: Place
+    ) -> list[memoryview]:
+        """Reads chunks past the library, neighbours in the file together."""
+        order = np.argsort(offsets, kind="stable")
+        starts = offsets[order]
+        stops = np.maximum.accumulate(starts + sizes[order])
+        far = np.flatnonzero(starts[1:] - stops[:-1] > MAX_GAP) + 1
+        stored: list = [None] * len(offsets)
+        for group in np.split(np.arange(len(offsets)), far):
+            start, stop = int(starts[group[0]]), int(stops[group[-1]])
+            data = self._pread(stop - start, start, place)
+            chunks = order[group]
+            begins = offsets[chunks] - start
+            for chunk, begin, end in zip(
+                chunks.tolist(),
+                begins.tolist(),
+                (begins + sizes[chunks]).tolist(),
+                strict=True,
+            ):
+                stored[chunk] = data[begin:end]
+        return stored
 
     def _pread(self, size: int, offset: int, place: Place) -> memoryview:
         data = os.pread(self._descriptor, size, offset)
@@ -194,31 +199,21 @@ class RowReader:
         return memoryview(data)
 
     def _decode(self, stored: list, place: Place) -> np.ndarray:
-        """Undoes the filters of each chunk, into a buffer that the thread keeps.
-
-        A new buffer of this size would cost as much in page faults as half of the
-        inflating.
-        """
+        """Undoes the filters of each chunk."""
         size = self._chunk_bytes
         smallest = size / MAX_INFLATION if self._deflated else size
         for data in stored:
             if len(data) < smallest:
                 place.fail(f"a chunk of {len(data)} bytes", f"more, to make {size}")
-        buffer = getattr(self._local, "buffer", None)
-        if buffer is None or len(buffer) < len(stored) * size:
-            buffer = self._local.buffer = bytearray(len(stored) * size)
-        target = memoryview(buffer)
-        stop = 0
+        if self._deflated:
+            stored = [inflate(data, size) for data in stored]
         for data in stored:
-            if self._deflated:
-                data = inflate(data, size)
             if len(data) != size:
                 place.fail(f"a chunk of {len(data)} bytes", f"{size}")
-            if self._shuffled:
-                data = _unshuffle(data, self.dtype.itemsize)
-            start, stop = stop, stop + size
-            target[start:stop] = data
-        return np.frombuffer(target[:stop], self.dtype)
+        if self._shuffled:
+            stored = [_unshuffle(data, self.dtype.itemsize) for data in stored]
+        rows = stored[0] if len(stored) == 1 else b"".join(stored)
+        return np.frombuffer(rows, self.dtype)
 
 
 def inflate(data: bytes | memoryview, size: int) -> bytes | bytearray:

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from ctjax.constants import IMAGE_PRODUCT, LABEL_PRODUCT, NEUTRINO
-from ctjax.data import chunk_order
+from ctjax.data import chunk_order, native
 from ctjax.data.chunks import RowReader
 from ctjax.data.defects import LarcvFileError, Place, as_larcv_error
 from ctjax.data.larcv_index import ProductIndex, read_index
@@ -116,15 +116,9 @@ class LarcvFile:
           LarcvFileError: where the event's voxels are not as they must be.
           IndexError: for an entry outside the file.
         """
-        ids, values, planes, ascending = self._read(IMAGE_PRODUCT, entry)
-        # A dtype read from a file equals np.float32 but is not that object, which
-        # keeps numpy off its fast loops: copy into an array of numpy's own.
-        charges = np.empty(len(values), np.float32)
-        charges[:] = values
-        if not np.isfinite(charges).all():
-            place = self._at_voxels(IMAGE_PRODUCT, entry)
-            place.fail(f"value {charges[~np.isfinite(charges)][0]}", "finite values")
-        return Voxels(ids, charges, planes, ascending)
+        image = self._read(IMAGE_PRODUCT, entry)
+        self._check_unchanged(entry)
+        return image
 
     def read_label(self, entry: int) -> Voxels:
         """Reads the classes of an event as `read_image` its charges; values are uint8.
@@ -134,14 +128,9 @@ class LarcvFile:
         """
         if not self.has_label:
             self._place.at(product=LABEL_PRODUCT).fail("no group", "labels")
-        ids, values, planes, ascending = self._read(LABEL_PRODUCT, entry)
-        with np.errstate(invalid="ignore"):
-            classes = values.astype(np.uint8)
-        wrong = (classes != values) | (classes > NEUTRINO)
-        if wrong.any():
-            place = self._at_voxels(LABEL_PRODUCT, entry)
-            place.fail(f"value {values[wrong][0]}", f"classes 0 to {NEUTRINO}")
-        return Voxels(ids, classes, planes, ascending)
+        label = self._read(LABEL_PRODUCT, entry)
+        self._check_unchanged(entry)
+        return label
 
     def read_event(self, entry: int) -> tuple[Voxels, Voxels | None]:
         """Reads charges and, where the file has them, classes of an event.
@@ -149,17 +138,21 @@ class LarcvFile:
         Args:
           entry: index of the event in this file.
 
+        Returns:
+          Charges and classes; the ids are the very same array where they are equal.
+
         Raises:
           LarcvFileError: as of the two; strictly, too, where a pixel has a class but
             no charge, which tells that chunks of one product are out of place.
           IndexError: for an entry outside the file.
         """
-        image = self.read_image(entry)
-        if not self.has_label:
+        image = self._read(IMAGE_PRODUCT, entry)
+        label = self._read(LABEL_PRODUCT, entry) if self.has_label else None
+        self._check_unchanged(entry)
+        if label is None:
             return image, None
-        label = self.read_label(entry)
         if image.planes == label.planes and np.array_equal(image.ids, label.ids):
-            return image, label
+            return image, label._replace(ids=image.ids)
         place = self._at_voxels(LABEL_PRODUCT, entry)
         if self._opening.strict:
             for charged, classed in zip(image.planes, label.planes, strict=True):
@@ -246,25 +239,28 @@ class LarcvFile:
         # minibatches grow once more.
         return int(np.where(image == label, image, image + label).max())
 
-    def _read(self, product: str, entry: int):
-        """Ids [V] int32, values [V] as stored, the planes, and whether ids ascend."""
+    def _read(self, product: str, entry: int) -> Voxels:
         if not 0 <= entry < self.num_events:
             raise IndexError(f"{self.path}: entry {entry} of {self.num_events}")
-        first, count, planes = self._indices[product].spans(entry)
+        first, _, planes = span = self._indices[product].spans(entry)
         reader = self._readers[product]
-        rows = reader.read(first, count, entry)
-        self._check_unchanged(entry)
+        rows = reader.read(*span[:2], entry)
+        num_pixels = self.image_shape[0] * self.image_shape[1]
+        is_image = product == IMAGE_PRODUCT
+        split = native.split_records(rows, planes, num_pixels, charges=is_image)
+        if split is not None:
+            return Voxels(*split, planes, True)
         place = self._at_voxels(product, entry)
-        num_rows, num_columns = self.image_shape
         stored = rows["id"]
-        if count and not 0 <= stored.min() <= stored.max() < num_rows * num_columns:
+        if len(stored) and not 0 <= stored.min() <= stored.max() < num_pixels:
             found = f"ids from {stored.min()} to {stored.max()}"
-            place.fail(found, f"0 to {num_rows * num_columns - 1}")
+            place.fail(found, f"0 to {num_pixels - 1}")
         ids = stored.astype(np.int32)
         ascending = all((ids[plane][1:] > ids[plane][:-1]).all() for plane in planes)
         if not ascending:
             self._judge_order(ids, first, planes, reader.chunk_rows, place)
-        return ids, rows["value"], planes, ascending
+        check = _check_charges if is_image else _check_classes
+        return Voxels(ids, check(rows["value"], place), planes, ascending)
 
     def _judge_order(self, ids, first, planes, chunk_rows, place: Place) -> None:
         """Tells odd orders, which are read as stored, from chunks out of place."""
@@ -290,6 +286,25 @@ class LarcvFile:
         with as_larcv_error(place, "the file that was opened"):
             if _file_state(os.stat(self.path)) != self._state:
                 place.fail("a file changed or replaced since", "the one opened")
+
+
+def _check_charges(values: np.ndarray, place: Place) -> np.ndarray:
+    # A dtype read from a file equals np.float32 but is not that object, which keeps
+    # numpy off its fast loops: copy into an array of numpy's own.
+    charges = np.empty(len(values), np.float32)
+    charges[:] = values
+    if not np.isfinite(charges).all():
+        place.fail(f"value {charges[~np.isfinite(charges)][0]}", "finite values")
+    return charges
+
+
+def _check_classes(values: np.ndarray, place: Place) -> np.ndarray:
+    with np.errstate(invalid="ignore"):
+        classes = values.astype(np.uint8)
+    wrong = (classes != values) | (classes > NEUTRINO)
+    if wrong.any():
+        place.fail(f"value {values[wrong][0]}", f"classes 0 to {NEUTRINO}")
+    return classes
 
 
 def _group_name(product: str) -> str:

@@ -184,8 +184,7 @@ class MinibatchReader:
         image, label = buffer.image[place], buffer.label[place]
         before = buffer.set_pixels[place]
         if before is not None:
-            images.clear(image, before[0])
-            images.clear(label, before[1])
+            images.clear(image, label, before)
             buffer.set_pixels[place] = None
         if entry != PADDING:
             buffer.set_pixels[place] = self._source.read(entry, image, label)

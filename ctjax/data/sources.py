@@ -10,6 +10,7 @@ import numpy as np
 from ctjax.constants import FULL_IMAGE_SHAPE
 from ctjax.data import images, synthetic
 from ctjax.data.larcv_file import LarcvFile, LarcvFileError, Voxels
+from ctjax.data.pooling import pool, pooled_shape
 from ctjax.data.sparse import SparsePlane, sparse_planes
 
 SYNTHETIC_EVENTS = 1024
@@ -157,7 +158,7 @@ class EventSource:
         """
         self._source = source
         self._downsample = downsample
-        self.image_shape = images.pooled_shape(source.stored_shape, downsample)
+        self.image_shape = pooled_shape(source.stored_shape, downsample)
         self.num_events = source.num_events
         self.has_label = source.has_label
         size = self.image_shape[0] * self.image_shape[1]
@@ -186,22 +187,12 @@ class EventSource:
           label_out: [P, h, w] uint8 zeros, C-contiguous; left as it is without labels.
 
         Returns:
-          Flat indices [V] int32 of the pixels written in image and in label, for
-          `images.clear`; the arrays may be the same one.
+          What `images.clear` needs to undo it.
 
         Raises:
           LarcvFileError: where the event cannot be read.
         """
-        shape, downsample = self._source.stored_shape, self._downsample
-        image, label = self._source.read_voxels(entry)
-        pixels = images.find_pixels(image, shape, downsample)
-        images.fill_image(image_out, pixels, image.values, downsample)
-        if label is None:
-            return pixels, pixels[:0]
-        same = image.planes == label.planes and np.array_equal(image.ids, label.ids)
-        at = pixels if same else images.find_pixels(label, shape, downsample)
-        images.fill_label(label_out, at, label.values, downsample)
-        return pixels, at
+        return images.fill(image_out, label_out, *self._read_pooled(entry))
 
     def read_sparse(self, entry: int) -> list[SparsePlane]:
         """The sparse form of one event; may be called from several threads.
@@ -209,12 +200,15 @@ class EventSource:
         Raises:
           LarcvFileError: where the event cannot be read.
         """
-        image, label = self._source.read_voxels(entry)
-        return sparse_planes(image, label, self._source.stored_shape, self._downsample)
+        return sparse_planes(*self._read_pooled(entry))
 
     def close(self) -> None:
         """Closes the source; no read may be under way."""
         self._source.close()
+
+    def _read_pooled(self, entry: int) -> tuple[Voxels, Voxels | None]:
+        event = self._source.read_voxels(entry)
+        return pool(*event, self._source.stored_shape, self._downsample)
 
 
 def open_source(

@@ -1,0 +1,230 @@
+"""The loops of native.c, where the installation could build them.
+
+Each takes usual events only and gives None for others; larcv_file.py and images.py
+have the same in numpy for these, and for installations without a compiler. Both give
+the same bits.
+"""
+
+import ctypes
+import pathlib
+
+import numpy as np
+import numpy.typing as npt
+
+from ctjax.data.larcv_records import VOXEL
+
+VERSION = 1
+"""Of native.c; a library built from another one is not used."""
+
+
+def _load() -> ctypes.CDLL | None:
+    path = pathlib.Path(__file__).with_name("_native.abi3.so")
+    try:
+        library = ctypes.CDLL(str(path))
+        if library.ctjax_version() != VERSION:
+            return None
+    except (OSError, AttributeError):
+        return None
+    pointer, count, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
+    library.ctjax_split_records.argtypes = [
+        *(pointer, pointer, count, count),
+        *(pointer, pointer, pointer),
+    ]
+    library.ctjax_pool.argtypes = [
+        *(pointer, pointer, pointer, pointer, count, number, number, number),
+        *(pointer, pointer, pointer, pointer),
+    ]
+    library.ctjax_fill.argtypes = [
+        *(pointer, pointer, pointer, pointer, count, number, number),
+        *(pointer, pointer, pointer),
+    ]
+    library.ctjax_clear.argtypes = [pointer, count, pointer, pointer]
+    library.ctjax_clear.restype = None
+    return library
+
+
+library = _load()
+"""None where numpy does it all; looked up at every call."""
+
+
+def language() -> str:
+    """What the loops are written in, for logs: "C" or "numpy"."""
+    return "numpy" if library is None else "C"
+
+
+def split_records(
+    records: np.ndarray, planes: tuple[slice, ...], num_pixels: int, *, charges: bool
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Takes records apart and checks them.
+
+    Args:
+      records: [V] of any type.
+      planes: slices of them.
+      num_pixels: of a plane.
+      charges: whether values are charges, otherwise classes.
+
+    Returns:
+      Ids [V] int32, and charges [V] float32 or classes [V] uint8. None for records of
+      another type, ids that do not ascend in a plane, and whatever is an error.
+    """
+    if library is None or records.dtype != VOXEL:
+        return None
+    ids = np.empty(len(records), np.int32)
+    values = np.empty(len(records), np.float32 if charges else np.uint8)
+    spans = _spans(planes, len(records))
+    is_usual = library.ctjax_split_records(
+        _address(records, VOXEL),
+        _address(spans, np.int64),
+        len(spans),
+        num_pixels,
+        _address(ids, np.int32),
+        _address(values if charges else None, np.float32),
+        _address(None if charges else values, np.uint8),
+    )
+    return (ids, values) if is_usual else None
+
+
+def pool(
+    ids: np.ndarray,
+    planes: tuple[slice, ...],
+    charges: np.ndarray | None,
+    classes: np.ndarray | None,
+    image_shape: tuple[int, int],
+    downsample: int,
+) -> tuple[np.ndarray, tuple[slice, ...], np.ndarray | None, np.ndarray | None] | None:
+    """Pools voxels as pooling.pool does.
+
+    Args:
+      ids: [V] int32.
+      planes: P slices of them.
+      charges: [V] float32, or None.
+      classes: [V] uint8, or None.
+      image_shape: rows and columns as stored.
+      downsample: pooling by 2^d on each side.
+
+    Returns:
+      Cells [U] int32, P slices of them, charges [U] and classes [U]; None for ids that
+      do not ascend in a plane.
+    """
+    if library is None:
+        return None
+    spans = _spans(planes, len(ids))
+    cells, pooled_spans = np.empty_like(ids), np.empty_like(spans)
+    sums = None if charges is None else np.empty_like(charges)
+    highest = None if classes is None else np.empty_like(classes)
+    is_usual = library.ctjax_pool(
+        _address(ids, np.int32),
+        _address(charges, np.float32),
+        _address(classes, np.uint8),
+        _address(spans, np.int64),
+        len(spans),
+        *image_shape,
+        downsample,
+        _address(cells, np.int32),
+        _address(sums, np.float32),
+        _address(highest, np.uint8),
+        _address(pooled_spans, np.int64),
+    )
+    if not is_usual:
+        return None
+    pooled_planes = tuple(slice(*span) for span in pooled_spans.tolist())
+    num_cells = int(pooled_spans[-1, 1])
+    return (
+        cells[:num_cells],
+        pooled_planes,
+        None if sums is None else sums[:num_cells],
+        None if highest is None else highest[:num_cells],
+    )
+
+
+def fill(
+    ids: np.ndarray,
+    planes: tuple[slice, ...],
+    charges: np.ndarray | None,
+    classes: np.ndarray | None,
+    image: np.ndarray,
+    label: np.ndarray,
+) -> np.ndarray | None:
+    """Writes voxels into zeros as images.fill does.
+
+    Args:
+      ids: [V] int32.
+      planes: P slices of them.
+      charges: [V] float32, or None to leave the image as it is.
+      classes: [V] uint8, or None to leave the label as it is.
+      image: [P, H, W] float32 zeros.
+      label: [P, H, W] uint8 zeros.
+
+    Returns:
+      [V] int32 pixels written, flat; None, with nothing written, for ids outside of
+      the image.
+    """
+    if library is None:
+        return None
+    pixels = np.empty_like(ids)
+    spans = _spans(planes, len(ids))
+    if image.shape != label.shape or len(image) != len(spans):
+        raise ValueError(f"expected one shape, got {image.shape} and {label.shape}")
+    written = library.ctjax_fill(
+        _address(ids, np.int32),
+        _address(charges, np.float32),
+        _address(classes, np.uint8),
+        _address(spans, np.int64),
+        len(spans),
+        *image.shape[1:],
+        _address(image, np.float32),
+        _address(label, np.uint8),
+        _address(pixels, np.int32),
+    )
+    return pixels if written else None
+
+
+def clear(
+    pixels: np.ndarray, image: np.ndarray | None, label: np.ndarray | None
+) -> bool:
+    """Sets pixels of either or both back to zero.
+
+    Args:
+      pixels: [U] int32, as `fill` gave them for arrays of this shape.
+      image: [P, h, w] float32.
+      label: [P, h, w] uint8.
+
+    Returns:
+      Whether it was done.
+    """
+    if library is None or pixels.dtype != np.int32:
+        return False
+    library.ctjax_clear(
+        _address(pixels, np.int32),
+        len(pixels),
+        _address(image, np.float32),
+        _address(label, np.uint8),
+    )
+    return True
+
+
+def _address(array: np.ndarray | None, dtype: npt.DTypeLike) -> int | None:
+    """Where an array's numbers are, None (a null pointer) for no array.
+
+    Raises:
+      ValueError: for an array of another type, or not in one piece.
+    """
+    if array is None:
+        return None
+    if array.dtype != dtype or not array.flags.c_contiguous:
+        raise ValueError(f"expected {dtype} in C order, got {array.dtype}")
+    return array.ctypes.data
+
+
+def _spans(planes: tuple[slice, ...], length: int) -> np.ndarray:
+    """The planes as C takes them, [P, 2] int64.
+
+    Raises:
+      ValueError: for planes that are not those of a list of this length.
+    """
+    spans = np.array([(plane.start, plane.stop) for plane in planes], np.int64)
+    counts = spans[:, 1] - spans[:, 0]
+    within = 0 <= spans.min() and spans.max() == length
+    if not within or counts.min() < 0 or counts.sum() != length:
+        raise ValueError(f"expected planes of {length} voxels, got {planes}")
+    return spans
