@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -17,6 +18,7 @@ from ctjax.data.larcv_writer import LarcvWriter
 from ctjax.simulation.benchmark_sets import BENCHMARK_SETS, BenchmarkFile
 from tests import tiny
 
+ROOT = pathlib.Path(__file__).parent.parent
 FILES = (BenchmarkFile("train", 5, 7), BenchmarkFile("validation", 3, 8))
 
 
@@ -171,3 +173,28 @@ def test_the_configuration_asks_for_both_files_or_none(tmp_path):
         make(tmp_path, data__synthetic=True)
     with pytest.raises(ConfigError, match=r"data\.file"):
         ctjax_config.resolve({"data": {"file": ""}})
+
+
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+from ctjax import main
+sys.exit(main.main(sys.argv))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no file size limit to set")
+def test_a_full_disk_is_one_line_and_leaves_no_file_in_the_cache(tmp_path):
+    result = subprocess.run(
+        [
+            sys.executable, "-c", LIMITED, "--config", "configs/quickstart.py",
+            f"--config.output_dir={tmp_path / 'out'}",
+        ],
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")},
+        capture_output=True, text=True, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert result.returncode == 1, result.stderr
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("ctjax: error: ") and "_seed20021_" in last
+    assert "Traceback" not in result.stdout + result.stderr
+    assert not list((tmp_path / "cache" / "ctjax" / "simulated").iterdir())
