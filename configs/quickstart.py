@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     """Returns the defaults with a network that learns fast on a processor."""
     config = ctjax_config.default_config()
     config.mode.name = "quickstart"
-    config.run.iterations = 600
+    config.run.iterations = 900
     config.run.minibatch_size = 2
     config.run.aux_iterations = 100
     config.data.file = ""
@@ -26,11 +26,11 @@ def get_config() -> ConfigDict:
     config.data.img_transform = True
     config.network.name = "quickstart"
     config.network.n_initial_filters = 8
-    config.network.depth = 4
+    config.network.depth = 5
     config.network.bottleneck_deepest = 32
     config.network.blocks_per_layer = 1
     config.network.blocks_deepest_layer = 2
-    config.network.blocks_final = 1
+    config.network.blocks_final = 0
     config.mode.checkpoint_iteration = 100
     config.mode.logging_iteration = 10
     config.mode.summary_iteration = 10

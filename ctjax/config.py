@@ -236,7 +236,7 @@ class Mode:
         True, "leave out TensorBoard's images, else every 25 summaries"
     )
     mask_empty_pixels: bool = _option(
-        False, "predict background wherever there is no charge"
+        True, "predict background wherever there is no charge (CosmicTagger: False)"
     )
     write_predictions: bool = _option(
         False, "inference writes predictions.h5, a larcv3 file"
