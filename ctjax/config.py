@@ -26,6 +26,7 @@ class ModeName(enum.Enum):
     TRAIN = "train"
     INFERENCE = "inference"
     IOTEST = "iotest"
+    QUICKSTART = "quickstart"
 
 
 class ComputeMode(enum.Enum):
@@ -162,7 +163,8 @@ class Data:
     data_directory: str = _option("", "folder of file and aux_file")
     file: str = _option(
         "cosmic_tagging_train.h5",
-        "larcv3 file; several as a comma-separated list or a glob pattern",
+        "larcv3 file; several as a comma-separated list or a glob pattern (empty: "
+        "simulated ones, in quickstart alone)",
     )
     aux_file: str = _option("", "larcv3 file for validation (empty: none)")
     downsample: int = _option(1, "halvings of the image before the network", 0)
@@ -243,7 +245,7 @@ class Mode:
         True, "leave out TensorBoard's images, else every 25 summaries"
     )
     mask_empty_pixels: bool = _option(
-        False, "predict background wherever there is no charge"
+        True, "predict background wherever there is no charge (CosmicTagger: False)"
     )
     write_predictions: bool = _option(
         False, "inference writes predictions.h5, a larcv3 file"
@@ -308,8 +310,7 @@ def resolve(config: Mapping[str, Any]) -> Config:
             "network.filter_size_deepest: expected an odd number, "
             f"got {network.filter_size_deepest}"
         )
-    if not result.data.synthetic and not result.data.file:
-        raise ConfigError("data.file: expected a larcv3 file, got an empty name")
+    _check_files(result.data, mode.name)
     iterations = run.iterations
     if iterations == 0 and mode.name is not ModeName.INFERENCE:
         iterations = DEFAULT_ITERATIONS
@@ -320,6 +321,22 @@ def resolve(config: Mapping[str, Any]) -> Config:
     )
     output_dir = result.output_dir or os.path.join("output", network.name, run.id)
     return dataclasses.replace(result, run=run, output_dir=output_dir)
+
+
+def _check_files(data: Data, mode: ModeName) -> None:
+    """Refuses a run without events; quickstart alone makes its own."""
+    if mode is ModeName.QUICKSTART:
+        if data.synthetic:
+            raise ConfigError(
+                "data.synthetic: expected False with mode.name=quickstart"
+            )
+        if bool(data.file) != bool(data.aux_file):
+            raise ConfigError(
+                "data.file, data.aux_file: expected both or none with "
+                f"mode.name=quickstart, got {data.file!r} and {data.aux_file!r}"
+            )
+    elif not data.synthetic and not data.file:
+        raise ConfigError("data.file: expected a larcv3 file, got an empty name")
 
 
 def build(section: type, values: Mapping[str, Any], prefix: str = "") -> Any:

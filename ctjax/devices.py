@@ -5,7 +5,7 @@ import os
 import jax
 from jax.sharding import Mesh
 
-from ctjax import sharding
+from ctjax import cache, sharding
 from ctjax.config import ComputeMode, ConfigError
 
 
@@ -56,10 +56,7 @@ def _keep_compiled_programs() -> None:
 
     The folder is that of JAX_COMPILATION_CACHE_DIR, else one in the user's cache.
     """
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or os.path.join(
-        cache, "ctjax", "compiled"
-    )
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or cache.folder("compiled")
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

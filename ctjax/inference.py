@@ -255,11 +255,7 @@ class _Reports:
         averages = {}
         if self._source.has_label:
             averages = metrics.named(self._sums / self._num_events)
-            masked = config.mode.mask_empty_pixels
-            logger.info(
-                "  Pixels without charge: %s",
-                "background (mode.mask_empty_pixels)" if masked else "as predicted",
-            )
+            logger.info("  %s", reporting.pixel_rules(config.mode))
             for name, value in averages.items():
                 logger.info("  %s: %.4f", name, value)
         else:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ctjax.config import Mode
+
 logger = logging.getLogger("ctjax")
 
 LOG_FORMAT = "%(asctime)s - %(levelname)s - %(message)s"
@@ -111,6 +113,18 @@ def open_summary(output_dir: str, name: str, start: int) -> Any:
     from tensorboardX import SummaryWriter  # slow to import, and not for iotest
 
     return SummaryWriter(os.path.join(output_dir, name), purge_step=start or None)
+
+
+def pixel_rules(mode: Mode) -> str:
+    """Says what a run does with the pixels without charge; every report names it."""
+    prediction = "background" if mode.mask_empty_pixels else "as the network has it"
+    only = mode.optimizer.loss_charged_pixels_only
+    return (
+        f"Pixels without charge: predicted {prediction} "
+        f"(mode.mask_empty_pixels={mode.mask_empty_pixels}), "
+        f"{'not ' if only else ''}in the loss "
+        f"(mode.optimizer.loss_charged_pixels_only={only})"
+    )
 
 
 LOGGED_METRICS = ("Average/Non_Bkg_Accuracy", "Average/mIoU")

@@ -12,7 +12,6 @@ import argparse
 import dataclasses
 import pathlib
 import sys
-import time
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -20,10 +19,7 @@ from ctjax.simulation.benchmark_sets import BENCHMARK_SETS, BenchmarkFile
 from ctjax.simulation.checksum import content_checksum
 from ctjax.simulation.parameters import GENERATOR_VERSION, SimulationParameters
 from ctjax.simulation.production import usable_cpus, write_events
-
-BAR_COLUMNS = 40
-LINE_SECONDS = 10.0
-"""Time between lines of progress where there is no terminal."""
+from ctjax.simulation.progress import Progress
 
 
 class _Parser(argparse.ArgumentParser):
@@ -31,34 +27,6 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise SystemExit(f"ctjax.simulate: {message}")
-
-
-class _Progress:
-    """A bar on a terminal, a line now and then elsewhere."""
-
-    def __init__(self, name: str, total: int):
-        self.name, self.total = name, total
-        self.started = self.shown = time.monotonic()
-        self.is_terminal = sys.stderr.isatty()
-
-    def __call__(self, written: int) -> None:
-        """Shows that `written` events are in the file."""
-        now = time.monotonic()
-        finished = written == self.total
-        wait = 0.2 if self.is_terminal else LINE_SECONDS
-        if not finished and now - self.shown < wait:
-            return
-        self.shown = now
-        rate = written / max(now - self.started, 1e-9)
-        text = f"{self.name}: {written}/{self.total} events, {rate:.1f} events/s"
-        if self.is_terminal:
-            filled = BAR_COLUMNS * written // self.total
-            bar = "#" * filled + "." * (BAR_COLUMNS - filled)
-            text = f"\r[{bar}] {text}" + ("\n" if finished else "")
-        else:
-            text += "\n"
-        sys.stderr.write(text)
-        sys.stderr.flush()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -137,7 +105,7 @@ def _make_file(options: argparse.Namespace) -> None:
         options.events,
         options.first_event or 0,
         options.workers,
-        _Progress(options.output.name, options.events),
+        Progress(options.output.name, options.events),
     )
 
 
@@ -164,7 +132,7 @@ def _make_set_file(path: pathlib.Path, file: BenchmarkFile, workers: int) -> Non
         file.seed,
         file.events,
         workers=workers,
-        report=_Progress(path.name, file.events),
+        report=Progress(path.name, file.events),
     )
     sys.stdout.write(
         f"{path.name}  events {file.events}  seed {file.seed}  "

@@ -79,6 +79,7 @@ def run(config: Config, processes: Processes = ALONE) -> TrainState:
             "Total number of trainable parameters in this network: %d",
             count_parameters(variables["params"]),
         )
+        logger.info(reporting.pixel_rules(config.mode))
         schedule = optimizer.make_schedule(
             rule, source.num_events / images_per_step, options.iterations
         )

@@ -9,7 +9,9 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).parent.parent / "ctjax"
 GROUND = {"ctjax.constants", "ctjax.config"}
-TOP = {f"ctjax.{name}" for name in ("train", "inference", "iotest", "main")}
+TOP = {
+    f"ctjax.{name}" for name in ("train", "inference", "iotest", "quickstart", "main")
+}
 WITHOUT_JAX = [*sorted((PACKAGE / "data").rglob("*.py")), PACKAGE / "iotest.py"]
 
 

@@ -295,30 +295,6 @@ def test_ctjax_reads_what_was_written(tmp_path):
     )
 
 
-def test_larcv3_reads_what_was_written(tmp_path, events):
-    larcv = pytest.importorskip(
-        "larcv", reason="larcv is not installed (pip install larcv compiles C++)"
-    )
-    path = write(tmp_path / "a.h5", events)
-    manager = larcv.IOManager(larcv.IOManager.kREAD)
-    manager.add_in_file(str(path))
-    manager.initialize()
-    assert manager.get_n_entries() == len(events)
-    for number, (wire, other) in enumerate(events):
-        manager.read_entry(number)
-        assert manager.event_id().event() == number
-        for producer, wanted in (("wire", wire), ("a_b", other)):
-            tensors = manager.get_data("sparse2d", producer).as_vector()
-            for plane, (ids, values) in enumerate(wanted):
-                voxels = tensors[plane].as_vector()
-                assert [v.id() for v in voxels] == ids.tolist()
-                assert [v.value() for v in voxels] == values.tolist()
-        found = manager.get_data("particle", "nu").as_vector()
-        # Without particles larcv3 hands out the previous event's.
-        assert number == 0 or [p.pdg_code() for p in found] == [11, 12][:number]
-    manager.finalize()
-
-
 def test_writer_module_needs_no_more_than_numpy_and_h5py():
     code = (
         "import sys, ctjax.data.larcv_writer; "

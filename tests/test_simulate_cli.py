@@ -159,7 +159,11 @@ def test_sets_share_no_seed_and_have_the_documented_sizes():
     sizes = {
         name: [file.events for file in files] for name, files in BENCHMARK_SETS.items()
     }
-    assert sizes == {"small": [400, 100, 100], "large": [20000, 2000, 2000]}
+    assert sizes == {
+        "quickstart": [1000, 100],
+        "small": [400, 100, 100],
+        "large": [20000, 2000, 2000],
+    }
 
 
 def test_checksum_is_printed(tmp_path, capsys):

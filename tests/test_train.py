@@ -390,6 +390,8 @@ LIGHT = {
     "network__blocks_deepest_layer": 2,
     "network__bottleneck_deepest": 32,
     "mode__optimizer__learning_rate": 3e-3,
+    # As the original, whose values these are compared with.
+    "mode__mask_empty_pixels": False,
 }
 
 

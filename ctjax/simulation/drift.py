@@ -50,7 +50,7 @@ def drift(
       The points inside active volume and readout window.
 
     Source:
-      Recombination: modified box model, ArgoNeuT (arXiv:1306.1712), equation 4.
+      Recombination: modified box model, ArgoNeuT (arXiv:1306.1712).
       Groups of electrons are moved by diffusion as a whole, as in LArSoft.
     """
     segments = _within_reach(parameters, geometry, segments)

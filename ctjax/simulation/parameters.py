@@ -102,9 +102,10 @@ class SimulationParameters:
     recombination_alpha: float = 0.93
     recombination_beta: float = 0.212
     field_kv_cm: float = 0.5
-    # Attachment: lifetime 10 ms (LArSoft's SBND simulation). Diffusion along and across
-    # the drift, cm2/us: 6.2 and 16.3 cm2/s, LArSoft's long-time defaults (newer
-    # measurements are smaller; the light file's tracks are as wide as these make them).
+    # Attachment: lifetime 10 ms, our choice, a loss of 12 % at most. Diffusion along
+    # and across the drift, cm2/us: 6.2 and 16.3 cm2/s, LArSoft's long-time defaults
+    # (newer measurements are smaller; the light file's tracks are as wide as these make
+    # them).
     electron_lifetime_us: float = 10000.0
     longitudinal_cm2_us: float = 6.2e-6
     transverse_cm2_us: float = 16.3e-6

@@ -44,7 +44,8 @@ def develop(
       The deposits of all electrons.
 
     Source:
-      Bremsstrahlung spectrum: PDG 2024, equation 34.29. Positrons are electrons here.
+      Bremsstrahlung spectrum: PDG 2024, Passage of Particles Through Matter. Positrons
+      are electrons here.
     """
     deposits = []
     while len(electrons) or len(photons):

@@ -1,0 +1,40 @@
+"""The quickstart: simulate, train, infer and report within ten minutes on two cores.
+
+    python -m ctjax.main --config configs/quickstart.py
+
+1,000 events to train on and 100 to report on are simulated once, into ~/.cache/ctjax; a
+small network trains on images of 160 x 256 pixels. With larcv3 files of your own:
+
+    python -m ctjax.main --config configs/quickstart.py --config.run.id=mine \
+        --config.data.file=TRAIN --config.data.aux_file=VALIDATION
+"""
+
+from ml_collections import ConfigDict
+
+from ctjax import config as ctjax_config
+
+
+def get_config() -> ConfigDict:
+    """Returns the defaults with a network that learns fast on a processor."""
+    config = ctjax_config.default_config()
+    config.mode.name = "quickstart"
+    config.run.iterations = 900
+    config.run.minibatch_size = 2
+    config.run.aux_iterations = 100
+    config.data.file = ""
+    config.data.downsample = 3
+    config.data.img_transform = True
+    config.network.name = "quickstart"
+    config.network.n_initial_filters = 8
+    config.network.depth = 5
+    config.network.bottleneck_deepest = 32
+    config.network.blocks_per_layer = 1
+    config.network.blocks_deepest_layer = 2
+    config.network.blocks_final = 0
+    config.mode.checkpoint_iteration = 100
+    config.mode.logging_iteration = 10
+    config.mode.summary_iteration = 10
+    config.mode.optimizer.learning_rate = 3e-3
+    config.mode.optimizer.lr_schedule = "one_cycle"
+    config.mode.optimizer.loss_balance_scheme = "focal"
+    return config
