@@ -35,6 +35,7 @@ setup(
             "scipy>=1.13",
         ],
         "benchmarks": ["matplotlib>=3.9", "scipy>=1.13"],
+        "torch": ["torch>=2.4"],
         "mpi": ["openmpi>=5"],
         "cuda12": ["jax[cuda12]"],
         "cuda13": ["jax[cuda13]"],
