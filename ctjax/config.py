@@ -231,7 +231,7 @@ class Mode:
     logging_iteration: int = _option(1, "steps between lines of the log", 1)
     summary_iteration: int = _option(1, "steps between TensorBoard summaries", 1)
     no_summary_images: bool = _option(
-        True, "leave out TensorBoard's images, else every 25 summaries"
+        True, "leave out TensorBoard's event displays, else every 25 summaries"
     )
     mask_empty_pixels: bool = _option(
         False, "predict background wherever there is no charge"

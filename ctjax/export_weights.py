@@ -16,10 +16,16 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from ctjax import checkpoint, command_line, devices, state, torch_weights
+from ctjax import (
+    checkpoint,
+    command_line,
+    devices,
+    extras,
+    state,
+    torch_weights,
+)
 from ctjax.config import ComputeMode, Config
 from ctjax.models import UResNet
-from ctjax.torch_weights import WeightsError
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -56,7 +62,7 @@ def export_weights(source: str, output: str) -> tuple[int, int]:
     Raises:
       CheckpointError: there is no checkpoint.
       FileExistsError: the output exists.
-      WeightsError: torch is needed and not there.
+      MissingExtraError: torch is needed and not there.
     """
     devices.select(ComputeMode.CPU)
     if os.path.exists(output):
@@ -75,12 +81,7 @@ def export_weights(source: str, output: str) -> tuple[int, int]:
 
 def _write_torch(folder: str, tensors: dict[str, np.ndarray], step: int) -> None:
     """A checkpoint and the text index that CosmicTagger finds it by."""
-    try:
-        import torch
-    except ImportError as error:
-        raise WeightsError(
-            f"{folder}: a checkpoint of torch: pip install 'ctjax[torch]'"
-        ) from error
+    torch = extras.import_extra("torch", "torch")
     weights = {name: torch.tensor(array) for name, array in tensors.items()}
     for name in tensors:
         module, _, leaf = name.rpartition(".")

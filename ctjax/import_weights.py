@@ -15,7 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from ctjax import checkpoint, command_line, devices, factory, state, torch_weights
+from ctjax import (
+    checkpoint,
+    command_line,
+    devices,
+    extras,
+    factory,
+    state,
+    torch_weights,
+)
 from ctjax.config import ComputeMode, Config
 from ctjax.models import UResNet
 from ctjax.torch_weights import WeightsError
@@ -68,6 +76,7 @@ def import_weights(source: str, config: Config, output_dir: str) -> tuple[int, i
     Raises:
       WeightsError: the source cannot be read or does not fit the network.
       FileExistsError: there are checkpoints in the output folder.
+      MissingExtraError: torch is needed and not there.
     """
     devices.select(ComputeMode.CPU)
     path = find_file(source)
@@ -131,12 +140,7 @@ def _read_npz(path: str) -> tuple[dict[str, np.ndarray], int]:
 
 def _read_torch(path: str) -> tuple[dict[str, np.ndarray], int]:
     """Tensors and step of a torch file, unpickled as data, never as code."""
-    try:
-        import torch
-    except ImportError as error:
-        raise WeightsError(
-            f"{path}: a file of torch: pip install 'ctjax[torch]'"
-        ) from error
+    torch = extras.import_extra("torch", "torch")
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

@@ -4,20 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctjax.constants import COSMIC, NEUTRINO, NUM_PLANES
-
-PLANE_METRICS = (
-    "Total_Accuracy",
-    "Cosmic_IoU",
-    "Neutrino_IoU",
-    "Non_Bkg_Accuracy",
-    "mIoU",
-)
-METRIC_NAMES = tuple(
-    f"{group}/{metric}"
-    for group in ("Average", *(f"plane{plane}" for plane in range(NUM_PLANES)))
-    for metric in PLANE_METRICS
-)
+from ctjax.constants import COSMIC, METRIC_NAMES, NEUTRINO
 
 
 def event_metrics(prediction: jax.Array, label: jax.Array) -> jax.Array:

@@ -13,7 +13,18 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 
-from ctjax import checkpoint, devices, factory, losses, metrics, optimizer, reporting
+from ctjax import (
+    checkpoint,
+    devices,
+    display,
+    event_view,
+    extras,
+    factory,
+    losses,
+    metrics,
+    optimizer,
+    reporting,
+)
 from ctjax.config import Config, Mode
 from ctjax.data import pipeline
 from ctjax.models import UResNet
@@ -83,7 +94,8 @@ def run(config: Config) -> TrainState:
             minibatch = next(reader)
             arrays = device_arrays(minibatch)
             if reports.wants_images(step):
-                reports.images("train", step, eval_step(state.variables, arrays))
+                results = eval_step(state.variables, arrays)
+                reports.images("train", step, minibatch, results)
             state, results = train_step(state, arrays)
             # The results of a step are fetched when the next one is under way, so
             # that the device does not wait for the host.
@@ -209,7 +221,7 @@ def _validation(
                 mean = metrics.mean_metrics(results["metrics"], arrays["mask"])
                 reports.validation(step, float(results["loss"]), np.asarray(mean))
                 if reports.wants_images(step):
-                    reports.images("test", step, results)
+                    reports.images("test", step, minibatch, results)
                 reader.release(minibatch)
 
             yield validate
@@ -220,6 +232,8 @@ class _Reports:
 
     def __init__(self, config: Config, start: int):
         self._mode: Mode = config.mode
+        self._downsample = config.data.downsample
+        self._shows_events = not config.mode.no_summary_images
         rule = config.mode.optimizer
         self._images = config.run.minibatch_size * rule.gradient_accumulation
         folder = config.output_dir
@@ -246,7 +260,7 @@ class _Reports:
     def wants_images(self, step: int) -> bool:
         """Whether this step's summary has images."""
         every = IMAGE_SUMMARIES * self._mode.summary_iteration
-        return not self._mode.no_summary_images and step % every == 0
+        return self._shows_events and step % every == 0
 
     def train(
         self, step: int, results: Mapping[str, Any], wait_s: float, step_s: float
@@ -273,14 +287,22 @@ class _Reports:
         self._log("test", step, loss, named, None)
         self._summarize("test", step, {"loss": loss, **named})
 
-    def images(self, kind: str, step: int, results: Mapping[str, Any]) -> None:
-        """Adds prediction and label of the minibatch's first event as grey images."""
-        for name in ("prediction", "label"):
-            planes = np.asarray(results[name][0], np.float32) / 2
-            for plane, pixels in enumerate(planes):
-                self._summaries[kind].add_image(
-                    f"{name}/plane_{plane}", pixels[None], step
-                )
+    def images(
+        self,
+        kind: str,
+        step: int,
+        minibatch: Mapping[str, Any],
+        results: Mapping[str, Any],
+    ) -> None:
+        """Adds the event display of the minibatch's first event."""
+        view = event_view.view_of_minibatch(minibatch, results, 0, self._downsample)
+        try:
+            figure = display.draw(view)
+        except extras.MissingExtraError as error:
+            logger.warning("No event displays in TensorBoard: %s", error)
+            self._shows_events = False
+            return
+        self._summaries[kind].add_figure("event", figure, step)
 
     def _log(self, kind, step, loss, named, speed):
         shown = {"loss": loss, **reporting.shown_metrics(named)}

@@ -22,6 +22,7 @@ from ctjax import (
     train,
 )
 from ctjax import config as ctjax_config
+from ctjax.extras import MissingExtraError
 from ctjax.steps import make_eval_step, make_input
 from ctjax.torch_weights import WeightsError
 from tests import tiny
@@ -306,9 +307,9 @@ def test_without_torch_the_extra_is_named(trained, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     folder, _ = trained
     (tmp_path / "x.ckpt").write_bytes(b"")
-    with pytest.raises(WeightsError, match=r"ctjax\[torch\]"):
+    with pytest.raises(MissingExtraError, match=r"ctjax\[torch\]"):
         import_weights.import_weights(
             str(tmp_path / "x.ckpt"), tiny.make(tmp_path), str(tmp_path / "new")
         )
-    with pytest.raises(WeightsError, match=r"ctjax\[torch\]"):
+    with pytest.raises(MissingExtraError, match=r"ctjax\[torch\]"):
         export_weights.export_weights(str(folder), str(tmp_path / "torch"))
