@@ -23,6 +23,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["ctjax", "ctjax.*"]),
+    package_data={"ctjax.report": ["*.html", "*.css", "*.js"]},
     python_requires=">=3.11",
     install_requires=REQUIREMENTS,
     extras_require={

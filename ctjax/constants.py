@@ -37,3 +37,11 @@ METRIC_NAMES = tuple(
     for metric in PLANE_METRICS
 )
 """Of the mean of the planes, then of each plane, in CosmicTagger's order."""
+
+CONFUSION_NAMES = tuple(
+    f"plane{plane}/{true}_as_{found}"
+    for plane in range(NUM_PLANES)
+    for true in CLASS_NAMES
+    for found in CLASS_NAMES
+)
+"""Counts of pixels by plane, true class and predicted class."""

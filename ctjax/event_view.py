@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import h5py
@@ -84,12 +84,73 @@ def read_view(file: str, predictions: str, entry: int) -> EventView:
             )
         shape, has_truth = source.image_shape, source.has_label
         event_id = source.event_id(entry)
-    predicted: list[tuple[np.ndarray, np.ndarray]] | None = None
-    values, downsample = {}, 0
+    predicted, values, downsample = None, {}, 0
     if predictions:
         place, values = _find_entry(predictions, entry)
         predicted, predicted_shape = _read_prediction(predictions, place)
         downsample = _downsample(shape, predicted_shape, predictions, file)
+    planes, shape = _read_planes(paths, entry, downsample, predicted)
+    name = neutrino_name(read_neutrinos(paths)[entry])
+    title = ", ".join(filter(None, [_event_name(entry, event_id), name]))
+    return EventView(
+        planes, shape, 2**downsample, has_truth, bool(predictions), title, values
+    )
+
+
+def read_predicted_view(
+    predictions: str, place: int, pixel_size: int, title: str
+) -> EventView:
+    """Reads an event of predictions alone, which hold charge and truth too.
+
+    Args:
+      predictions: predictions.h5 of an inference.
+      place: of the event in it.
+      pixel_size: of the inference, see `EventView`.
+      title: one line about the event.
+
+    Returns:
+      The event, without metrics.
+
+    Raises:
+      LarcvFileError, EventViewError: for what cannot be read.
+    """
+    predicted, _ = _read_prediction(predictions, place)
+    planes, shape = _read_planes([predictions], place, 0, predicted)
+    with sources.open_source(file=predictions) as source:
+        has_truth = source.has_label
+    return EventView(planes, shape, pixel_size, has_truth, True, title, {})
+
+
+def read_stored_view(
+    paths: Sequence[str], entry: int, downsample: int, title: str
+) -> EventView:
+    """Reads charge and truth of an event.
+
+    Args:
+      paths: larcv3 files.
+      entry: of the event in them.
+      downsample: halvings of the image.
+      title: one line about the event.
+
+    Returns:
+      The event, without metrics.
+
+    Raises:
+      LarcvFileError: for what cannot be read.
+    """
+    planes, shape = _read_planes(paths, entry, downsample, None)
+    with sources.open_source(file=paths) as source:
+        has_truth = source.has_label
+    return EventView(planes, shape, 2**downsample, has_truth, False, title, {})
+
+
+def _read_planes(
+    paths: Sequence[str],
+    entry: int,
+    downsample: int,
+    predicted: Sequence[tuple[np.ndarray, np.ndarray]] | None,
+) -> tuple[tuple[PlanePixels, ...], tuple[int, int]]:
+    """Pixels of the planes, and rows and columns of the image."""
     with sources.open_source(file=paths, downsample=downsample) as source:
         shape = source.image_shape
         stored = source.read_sparse(entry)
@@ -100,11 +161,7 @@ def read_view(file: str, predictions: str, entry: int) -> EventView:
         if predicted is not None:
             found = _look_up(*predicted[plane], pixels.ids)
         planes.append(PlanePixels(rows, columns, pixels.values, pixels.classes, found))
-    name = neutrino_name(read_neutrinos(paths)[entry])
-    title = ", ".join(filter(None, [_event_name(entry, event_id), name]))
-    return EventView(
-        tuple(planes), shape, 2**downsample, has_truth, bool(predictions), title, values
-    )
+    return tuple(planes), shape
 
 
 def view_of_minibatch(

@@ -21,6 +21,7 @@ from ctjax import (
     reporting,
 )
 from ctjax.config import Config, ConfigError
+from ctjax.constants import CONFUSION_NAMES
 from ctjax.data import pipeline
 from ctjax.data.sources import EventSource
 from ctjax.state import count_parameters
@@ -29,6 +30,7 @@ from ctjax.steps import device_arrays, make_eval_step, make_input
 logger = logging.getLogger("ctjax")
 
 COLUMNS = ("entry", "run", "subrun", "event", *metrics.METRIC_NAMES)
+CONFUSION_COLUMNS = ("entry", *CONFUSION_NAMES)
 PREDICTIONS = "predictions.h5"
 
 
@@ -132,6 +134,9 @@ class _Reports:
         path = os.path.join(self._config.output_dir, "inference_metrics.csv")
         self._table = reporting.MetricsTable(path, COLUMNS)
         self._stack.callback(self._table.close)
+        path = os.path.join(self._config.output_dir, "inference_confusion.csv")
+        self._confusion = reporting.MetricsTable(path, CONFUSION_COLUMNS)
+        self._stack.callback(self._confusion.close)
         self._writer = None
         if self._config.mode.write_predictions:
             self._writer = self._stack.enter_context(
@@ -153,7 +158,7 @@ class _Reports:
         """Waits for one minibatch's results and reports them."""
         if self._writer is None:
             jax.block_until_ready(results)
-            results = {"metrics": results["metrics"]}
+            results = {name: results[name] for name in ("metrics", "confusion")}
         results = jax.device_get(results)
         values, has_label = results["metrics"], self._source.has_label
         for place in np.flatnonzero(minibatch["entries"] >= 0).tolist():
@@ -161,6 +166,9 @@ class _Reports:
             row = values[place] if has_label else np.full(values[place].shape, np.nan)
             entry = int(minibatch["entries"][place])
             self._table.write([entry, *event_id.tolist(), *row.tolist()])
+            if has_label:
+                counts = results["confusion"][place].ravel()
+                self._confusion.write([entry, *counts.tolist()])
             self._sums += values[place]
             self._num_events += 1
             if self._writer is not None:

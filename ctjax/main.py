@@ -7,7 +7,7 @@ import sys
 
 from absl import flags
 
-from ctjax import command_line, distributed, reporting
+from ctjax import command_line, distributed, report, reporting
 from ctjax import config as ctjax_config
 
 logger = logging.getLogger("ctjax")
@@ -30,8 +30,10 @@ def main(arguments: list[str]) -> int:
         distributed.check(config.run.distributed, os.environ)
         reporting.start_logging(config.output_dir)
         logger.info("Resolved configuration\n%s", ctjax_config.describe(config))
+        reporting.save_config(config)
         # Imported late: the IO test needs neither jax nor a device.
         importlib.import_module(f"ctjax.{config.mode.name.value}").run(config)
+        report.write_after_run(config.output_dir)
     except (flags.Error, ValueError, OSError) as error:
         if not command_line.is_for_the_user(error):
             raise

@@ -1,13 +1,22 @@
 """What a run leaves behind: log, tables of metrics, summaries, timings. No jax here."""
 
+import contextlib
 import csv
+import importlib.metadata
+import json
 import logging
 import os
+import platform
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+import ctjax
+from ctjax import config as ctjax_config
+from ctjax.config import Config
 
 logger = logging.getLogger("ctjax")
 
@@ -43,6 +52,48 @@ def stop_logging() -> None:
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
+
+
+def save_config(config: Config) -> None:
+    """Writes `<mode>_config.json`: configuration, versions and machine of a run.
+
+    Args:
+      config: of the run; its output folder exists.
+    """
+    record = {
+        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: _version(name) for name in ("ctjax", "jax", "flax", "optax")},
+        },
+        "machine": {
+            "system": f"{platform.system()} {platform.machine()}",
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+        },
+        "config": ctjax_config.to_dict(config),
+    }
+    name = f"{config.mode.name.value}_config.json"
+    with open(os.path.join(config.output_dir, name), "w") as file:
+        json.dump(record, file, indent=1)
+
+
+def _version(package: str) -> str:
+    if package == "ctjax":
+        return ctjax.__version__
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _processor() -> str:
+    """The processor's own name where Linux tells it."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"
 
 
 class MetricsTable:

@@ -170,10 +170,10 @@ def make_eval_step(
       with_scores: return what `predictions` writes, too.
 
     Returns:
-      The step; its results are `loss`, a scalar, `metrics` [B, M] an event each,
-      `prediction` [B, P, H, W] uint8, the predicted class, and `label` likewise; with
-      scores also `image` [B, P, H, W] float32, charges as they were read, and `score`
-      [B, P, H, W, K] float32, probabilities.
+      The step; its results are `loss`, a scalar, `metrics` [B, M] and `confusion`
+      [B, P, K, K] int32 an event each, `prediction` [B, P, H, W] uint8, the predicted
+      class, and `label` likewise; with scores also `image` [B, P, H, W] float32,
+      charges as they were read, and `score` [B, P, H, W, K] float32, probabilities.
     """
 
     def eval_step(variables: dict[str, Any], minibatch: Minibatch):
@@ -183,6 +183,7 @@ def make_eval_step(
         results = {
             "loss": loss_fn(logits, label, minibatch["mask"], charge),
             "metrics": metrics.event_metrics(prediction, label),
+            "confusion": metrics.confusion(prediction, label),
             "prediction": prediction,
             "label": label,
         }

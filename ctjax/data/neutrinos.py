@@ -8,7 +8,12 @@ import numpy as np
 
 PARTICLE_GROUP = "Data/particle_sbndneutrino_group"
 
-NEUTRINO_PDG = (12, 14, 16)
+FLAVOURS = {
+    12: "\N{GREEK SMALL LETTER NU}e",
+    14: "\N{GREEK SMALL LETTER NU}\N{GREEK SMALL LETTER MU}",
+    16: "\N{GREEK SMALL LETTER NU}\N{GREEK SMALL LETTER TAU}",
+}
+"""Names by the absolute value of the PDG code."""
 
 NEUTRINO_TYPE = np.dtype([("energy_gev", "f8"), ("pdg", "i4"), ("current", "i2")])
 """One event: energy (not a number where unknown), kind, 0 charged or 1 neutral."""
@@ -43,7 +48,7 @@ def _read_file(path: str) -> np.ndarray:
     extents = extents[: len(neutrinos)]
     events = np.flatnonzero((extents["N"] > 0) & (extents["first"] < len(particles)))
     first = particles[extents["first"][events].astype(np.int64)]
-    is_neutrino = np.isin(np.abs(first["pdg"]), NEUTRINO_PDG)
+    is_neutrino = np.isin(np.abs(first["pdg"]), list(FLAVOURS))
     events, first = events[is_neutrino], first[is_neutrino]
     neutrinos["energy_gev"][events] = first["energy_init"]
     neutrinos["pdg"][events] = first["pdg"]
@@ -55,13 +60,9 @@ def neutrino_name(neutrino: np.void) -> str:
     """Names a neutrino with interaction and energy; empty where unknown."""
     if not neutrino["pdg"]:
         return ""
-    flavour = {
-        12: "e",
-        14: "\N{GREEK SMALL LETTER MU}",
-        16: "\N{GREEK SMALL LETTER TAU}",
-    }[abs(int(neutrino["pdg"]))]
+    flavour = FLAVOURS[abs(int(neutrino["pdg"]))]
     bar = "anti-" if neutrino["pdg"] < 0 else ""
     current = {0: " charged current", 1: " neutral current"}.get(
         int(neutrino["current"]), ""
     )
-    return f"{bar}\N{GREEK SMALL LETTER NU}{flavour}{current}, {neutrino['energy_gev']:.2f} GeV"
+    return f"{bar}{flavour}{current}, {neutrino['energy_gev']:.2f} GeV"
