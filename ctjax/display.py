@@ -109,9 +109,7 @@ def draw(view: EventView) -> Any:
             _mark_box(at_whole, at_zoom, box, view.pixel_size)
         whole[0].set_ylabel("tick")
         zoomed[0].set_ylabel("tick")
-        whole[-1].set_title(
-            _metrics_words(view, f"plane{plane}"), fontsize=9, loc="right"
-        )
+        whole[-1].set_title(_plane_words(view, plane), fontsize=9, loc="right")
     for panel in panels[1::2].flat:
         panel.set_xlabel("wire", labelpad=1)
     mappable = panels[0][0].images[0]
@@ -262,19 +260,25 @@ def _mark_box(whole, zoomed, box, size):
         spine.set_linewidth(1.6)
 
 
-def _metrics_words(view: EventView, group: str) -> str:
-    names = [name for name in SHOWN_METRICS if f"{group}/{name}" in view.metrics]
-    return "   ".join(
-        f"{name.replace('_', ' ')} {view.metrics[f'{group}/{name}']:.3f}"
-        for name in names
+def _plane_words(view: EventView, plane: int) -> str:
+    """The two metrics of a plane that fit beside its name."""
+    if not view.metrics:
+        return ""
+    cosmic, neutrino = (
+        view.metrics[f"plane{plane}/{name}"] for name in ("Cosmic_IoU", "Neutrino_IoU")
     )
+    return f"IoU cosmic {cosmic:.3f}, neutrino {neutrino:.3f}"
 
 
 def _title(view: EventView) -> str:
     pixel = f"{view.pixel_size} x {view.pixel_size} wires and ticks a pixel"
     words = [view.title, pixel if view.pixel_size > 1 else ""]
     if view.metrics:
-        words.append("mean of the planes: " + _metrics_words(view, "Average"))
+        means = [
+            f"{name.replace('_', ' ')} {view.metrics[f'Average/{name}']:.3f}"
+            for name in SHOWN_METRICS
+        ]
+        words.append("mean of the planes: " + ", ".join(means))
     return "\n".join(filter(None, words))
 
 
