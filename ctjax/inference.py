@@ -146,6 +146,14 @@ class _Reports:
                     self._source.has_label,
                 )
             )
+        self._advance = self._stack.enter_context(
+            reporting.progress(
+                "inference",
+                0,
+                len(self._timings),
+                self._config.run.minibatch_size,
+            )
+        )
         self._last_end = time.perf_counter()
         return self
 
@@ -177,6 +185,7 @@ class _Reports:
         step, step_s = self._done, now - self._last_end
         self._timings[step] = step, wait_s, step_s
         self._done, self._last_end = step + 1, now
+        self._advance(self._done)
         if step % self._config.mode.logging_iteration == 0:
             mask = minibatch["mask"]
             shown = reporting.shown_metrics(

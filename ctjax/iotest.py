@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -50,7 +51,10 @@ def run(config: Config) -> dict[str, float]:
             prefetch=data.prefetch,
             sparse=data.densify is Densify.DEVICE,
         ) as reader:
-            timings = _discard(reader, config.run.iterations)
+            with reporting.progress(
+                "iotest", 0, config.run.iterations, size
+            ) as advance:
+                timings = _discard(reader, config.run.iterations, advance)
     reporting.save_timings(config.output_dir, "io", timings)
     images = size * config.run.iterations
     total_s = float(timings["step_s"].sum())
@@ -66,7 +70,9 @@ def run(config: Config) -> dict[str, float]:
     return figures
 
 
-def _discard(reader: pipeline.MinibatchReader, iterations: int) -> np.ndarray:
+def _discard(
+    reader: pipeline.MinibatchReader, iterations: int, advance: Callable[[int], None]
+) -> np.ndarray:
     """Takes minibatches and gives them back; returns their timings."""
     timings = np.zeros(iterations, reporting.TIMING_TYPE)
     before = time.perf_counter()
@@ -76,5 +82,6 @@ def _discard(reader: pipeline.MinibatchReader, iterations: int) -> np.ndarray:
         now = time.perf_counter()
         timings[iteration] = iteration, reader.wait_s, now - before
         logger.info("%d: time to fetch a minibatch: %.4fs", iteration, now - before)
+        advance(iteration + 1)
         before = now
     return timings

@@ -9,7 +9,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,13 +38,22 @@ def start_logging(output_dir: str) -> None:
     formatter = logging.Formatter(LOG_FORMAT)
     stop_logging()
     for handler in (
-        logging.StreamHandler(sys.stdout),
+        _StdoutHandler(),
         logging.FileHandler(os.path.join(output_dir, "process.log")),
     ):
         handler.setFormatter(formatter)
         logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
+
+
+class _StdoutHandler(logging.StreamHandler):
+    """Writes to what sys.stdout is now: a bar of progress takes its place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes a line."""
+        self.stream = sys.stdout
+        super().emit(record)
 
 
 def stop_logging() -> None:
@@ -94,6 +103,59 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or "unknown"
+
+
+LAUNCHED_VARIABLES = (
+    "OMPI_COMM_WORLD_RANK",
+    "PMI_RANK",
+    "PMIX_RANK",
+    "PALS_RANKID",
+    "SLURM_PROCID",
+)
+"""Where launchers write the rank; some give each rank what looks like a terminal."""
+
+
+@contextlib.contextmanager
+def progress(
+    kind: str, done: int, total: int, images_per_step: int
+) -> Iterator[Callable[[int], None]]:
+    """Shows a bar with images per second and the time left, on a terminal only.
+
+    Lines of the log go on above it. In a file, a pipe or under mpirun they are all.
+
+    Args:
+      kind: what is under way.
+      done: steps done before.
+      total: steps in the end.
+      images_per_step: events of a step.
+
+    Yields:
+      A function to be called with the number of steps done.
+    """
+    is_launched = any(name in os.environ for name in LAUNCHED_VARIABLES)
+    if is_launched or not sys.stdout.isatty():
+        yield lambda now_done: None
+        return
+    from rich import console, progress  # not for those who see no bar
+
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[rate]}"),
+        progress.TimeRemainingColumn(compact=True),
+        progress.TextColumn("left"),
+    )
+    screen = console.Console(file=sys.stdout, highlight=False)
+    with progress.Progress(*columns, console=screen, transient=True) as bar:
+        task = bar.add_task(kind, total=total, completed=done, rate="")
+
+        def advance(now_done: int) -> None:
+            speed = bar.tasks[0].speed
+            rate = f"{speed * images_per_step:.3g} images/s" if speed else ""
+            bar.update(task, completed=now_done, rate=rate)
+
+        yield advance
 
 
 class MetricsTable:

@@ -234,6 +234,8 @@ class _Reports:
         self._mode: Mode = config.mode
         self._downsample = config.data.downsample
         self._shows_events = not config.mode.no_summary_images
+        self._stack = contextlib.ExitStack()
+        self._steps = start, config.run.iterations
         rule = config.mode.optimizer
         self._images = config.run.minibatch_size * rule.gradient_accumulation
         folder = config.output_dir
@@ -249,9 +251,13 @@ class _Reports:
         }
 
     def __enter__(self) -> "_Reports":
+        self._advance = self._stack.enter_context(
+            reporting.progress("train", *self._steps, self._images)
+        )
         return self
 
     def __exit__(self, *exception) -> None:
+        self._stack.close()
         self._train_table.close()
         self._val_table.close()
         for summary in self._summaries.values():
@@ -266,6 +272,7 @@ class _Reports:
         self, step: int, results: Mapping[str, Any], wait_s: float, step_s: float
     ) -> None:
         """Reports one finished step."""
+        self._advance(step + 1)
         loss, named = float(results["loss"]), metrics.named(results["metrics"])
         self._train_table.write([step, loss, *named.values()])
         if step % self._mode.logging_iteration == 0:
