@@ -33,6 +33,7 @@ setup(
             py_limited_api=True,
         )
     ],
+    package_data={"ctjax.report": ["*.html", "*.css", "*.js"]},
     python_requires=">=3.11",
     install_requires=REQUIREMENTS,
     extras_require={
@@ -43,8 +44,14 @@ setup(
             "ruff>=0.14",
             "pyright>=1.1.400",
             "scipy>=1.13",
+            "matplotlib>=3.9",
+            "bokeh>=3.4",
+            "playwright>=1.45",
         ],
         "benchmarks": ["matplotlib>=3.9", "scipy>=1.13"],
+        "display": ["matplotlib>=3.9"],
+        "report": ["bokeh>=3.4"],
+        "torch": ["torch>=2.4"],
         "mpi": ["openmpi>=5"],
         "cuda12": ["jax[cuda12]"],
         "cuda13": ["jax[cuda13]"],

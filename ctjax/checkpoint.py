@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 
 import ctjax
 from ctjax import config as ctjax_config
-from ctjax.config import Config
+from ctjax.config import Config, Network
 from ctjax.state import TrainState
 
 MAX_TO_KEEP = 5  # as CosmicTagger
@@ -63,13 +63,41 @@ def save(manager: ocp.CheckpointManager, state: TrainState, config: Config) -> N
             training=ocp.args.StandardSave(
                 {"step": state.step, "opt_state": state.opt_state}
             ),
-            config=ocp.args.JsonSave(
-                {
-                    "version": ctjax.__version__,
-                    "config": ctjax_config.to_dict(config),
-                }
-            ),
+            config=_config_item(config),
         ),
+    )
+
+
+def save_weights(
+    output_dir: str, variables: dict[str, Any], step: int, config: Config
+) -> None:
+    """Writes parameters and running statistics alone, for `restore_weights`.
+
+    Args:
+      output_dir: folder to make, which may exist but hold no checkpoints.
+      variables: "params" and "batch_stats".
+      step: to save them under.
+      config: whose network they are of.
+
+    Raises:
+      FileExistsError: there are checkpoints already.
+    """
+    if os.path.isdir(os.path.join(output_dir, FOLDER)):
+        raise FileExistsError(
+            f"{output_dir}: found a folder {FOLDER}, expected none to write over"
+        )
+    with open_for_saving(output_dir) as manager:
+        manager.save(
+            step,
+            args=ocp.args.Composite(
+                variables=ocp.args.StandardSave(variables), config=_config_item(config)
+            ),
+        )
+
+
+def _config_item(config: Config) -> ocp.args.JsonSave:
+    return ocp.args.JsonSave(
+        {"version": ctjax.__version__, "config": ctjax_config.to_dict(config)}
     )
 
 
@@ -101,6 +129,11 @@ def restore_latest(
             f"{where}: its mode.optimizer.name is {rule}, expected "
             f"{config.mode.optimizer.name.value}; start in another output_dir, with "
             "mode.weights_location to keep the weights"
+        )
+    if not os.path.isdir(os.path.join(where, "training")):
+        raise CheckpointError(
+            f"{where}: weights alone, expected a checkpoint of training; start in "
+            "another output_dir, with mode.weights_location to take these weights"
         )
     training = {"step": state.step, "opt_state": state.opt_state}
     restored = manager.restore(
@@ -135,13 +168,9 @@ def restore_weights(
     Raises:
       CheckpointError: there is no checkpoint, or one of another network.
     """
-    folder, step = _find(location)
-    with ocp.CheckpointManager(folder) as manager:
-        if step is None:
-            step = manager.latest_step()
-        if step is None or step not in manager.all_steps():
-            raise CheckpointError(f"{location}: expected a checkpoint, found none")
-        _compare(_saved_config(manager, step), config, os.path.join(folder, str(step)))
+    with _open_existing(location) as (manager, step):
+        where = os.path.join(manager.directory, str(step))
+        _compare(_saved_config(manager, step), config, where)
         restored = manager.restore(
             step,
             args=ocp.args.Composite(
@@ -149,6 +178,32 @@ def restore_weights(
             ),
         )
     return restored["variables"], step
+
+
+def read_network(location: str) -> Network:
+    """Reads which network a checkpoint is of.
+
+    Args:
+      location: see `restore_weights`.
+
+    Raises:
+      CheckpointError: there is no checkpoint.
+    """
+    with _open_existing(location) as (manager, step):
+        saved = _saved_config(manager, step)
+    return ctjax_config.build(Network, saved["network"], "network.")
+
+
+@contextlib.contextmanager
+def _open_existing(location: str) -> Iterator[tuple[ocp.CheckpointManager, int]]:
+    """The checkpoints of a location, and the step it names or else the last."""
+    folder, step = _find(location)
+    with ocp.CheckpointManager(folder) as manager:
+        if step is None:
+            step = manager.latest_step()
+        if step is None or step not in manager.all_steps():
+            raise CheckpointError(f"{location}: expected a checkpoint, found none")
+        yield manager, step
 
 
 def _find(location: str) -> tuple[str, int | None]:

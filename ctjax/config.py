@@ -9,8 +9,9 @@ import dataclasses
 import difflib
 import enum
 import os
+import sys
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_collections
@@ -242,7 +243,7 @@ class Mode:
     logging_iteration: int = _option(1, "steps between lines of the log", 1)
     summary_iteration: int = _option(1, "steps between TensorBoard summaries", 1)
     no_summary_images: bool = _option(
-        True, "leave out TensorBoard's images, else every 25 summaries"
+        True, "leave out TensorBoard's event displays, else every 25 summaries"
     )
     mask_empty_pixels: bool = _option(
         True, "predict background wherever there is no charge (CosmicTagger: False)"
@@ -434,26 +435,66 @@ def describe(config: Config) -> str:
     return "\n".join(lines)
 
 
+class _Described(typing.NamedTuple):
+    """A field in words: dotted name, default, type or choices, meaning."""
+
+    name: str
+    default: str
+    kind: str
+    meaning: str
+
+
+def _described_fields(section: Any, prefix: str = "") -> Iterator[_Described]:
+    """Every field of a section and of those inside it."""
+    types = typing.get_type_hints(type(section))
+    for field in dataclasses.fields(section):
+        name, value = f"{prefix}{field.name}", getattr(section, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _described_fields(value, f"{name}.")
+            continue
+        kind = types[field.name].__name__
+        if isinstance(value, enum.Enum):
+            kind = "|".join(str(member.value) for member in type(value))
+            value = value.value
+        if field.metadata["at_least"] is not None:
+            kind += f", at least {field.metadata['at_least']}"
+        yield _Described(name, str(value), kind, field.metadata["meaning"])
+
+
 def help_text() -> str:
     """Formats the usage and every field with its type or choices and its default."""
     lines = [
         "python -m ctjax.main --config configs/NAME.py [--config.FIELD=VALUE ...]",
         "",
     ]
-
-    def walk(section: Any, prefix: str) -> None:
-        types = typing.get_type_hints(type(section))
-        for field in dataclasses.fields(section):
-            value = getattr(section, field.name)
-            if dataclasses.is_dataclass(value):
-                walk(value, f"{prefix}{field.name}.")
-                continue
-            kind = types[field.name].__name__
-            if isinstance(value, enum.Enum):
-                kind = "|".join(str(member.value) for member in type(value))
-                value = value.value
-            lines.append(f"  --config.{prefix}{field.name}={value}  ({kind})")
-            lines.append(f"      {field.metadata['meaning']}")
-
-    walk(Config(), "")
+    for field in _described_fields(Config()):
+        lines.append(f"  --config.{field.name}={field.default}  ({field.kind})")
+        lines.append(f"      {field.meaning}")
     return "\n".join(lines) + "\n"
+
+
+def configuration_page() -> str:
+    """Formats docs/configuration.md: a table of the fields of every section."""
+    lines = [
+        "# Configuration",
+        "",
+        "Every field of a run, as `python -m ctjax.main --help` has it. A field is set",
+        "by `--config.FIELD=VALUE` after `--config configs/NAME.py`, or in such a file.",
+        "This page is made from `ctjax/config.py`; after a change there:",
+        "",
+        "    python -m ctjax.config > docs/configuration.md",
+    ]
+    section = None
+    for field in _described_fields(Config()):
+        if section != (section := field.name.rpartition(".")[0]):
+            head = f"`{section}`" if section else "The rest"
+            lines += ["", f"## {head}", "", "| field | default | type | meaning |"]
+            lines.append("|---|---|---|---|")
+        default = f"`{field.default}`" if field.default else "empty"
+        kind = field.kind.replace("|", ", ")
+        lines.append(f"| `{field.name}` | {default} | {kind} | {field.meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(configuration_page())

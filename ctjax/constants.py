@@ -21,3 +21,27 @@ FULL_IMAGE_SHAPE = (1280, 2048)
 
 Only synthetic and simulated data take their shape from here; files carry their own.
 """
+
+PLANE_METRICS = (
+    "Total_Accuracy",
+    "Cosmic_IoU",
+    "Neutrino_IoU",
+    "Non_Bkg_Accuracy",
+    "mIoU",
+)
+"""Metrics of a plane, CosmicTagger's names."""
+
+METRIC_NAMES = tuple(
+    f"{group}/{metric}"
+    for group in ("Average", *(f"plane{plane}" for plane in range(NUM_PLANES)))
+    for metric in PLANE_METRICS
+)
+"""Of the mean of the planes, then of each plane, in CosmicTagger's order."""
+
+CONFUSION_NAMES = tuple(
+    f"plane{plane}/{true}_as_{found}"
+    for plane in range(NUM_PLANES)
+    for true in CLASS_NAMES
+    for found in CLASS_NAMES
+)
+"""Counts of pixels by plane, true class and predicted class."""

@@ -25,6 +25,7 @@ from ctjax import (
     sharding,
 )
 from ctjax.config import Config, ConfigError
+from ctjax.constants import CONFUSION_NAMES
 from ctjax.data import pipeline
 from ctjax.data.order import PADDING, local_entries
 from ctjax.data.sources import EventSource
@@ -36,6 +37,7 @@ from ctjax.steps import compile_eval_step, device_arrays, make_eval_step, make_i
 logger = logging.getLogger("ctjax")
 
 COLUMNS = ("entry", "run", "subrun", "event", *metrics.METRIC_NAMES)
+CONFUSION_COLUMNS = ("entry", *CONFUSION_NAMES)
 PREDICTIONS = "predictions.h5"
 
 
@@ -179,11 +181,15 @@ class _Reports:
 
     def __enter__(self) -> "_Reports":
         os.makedirs(self._config.output_dir, exist_ok=True)
-        self._table = self._writer = None
+        self._table = self._confusion = self._writer = None
         if self._processes.is_first:
-            path = os.path.join(self._config.output_dir, "inference_metrics.csv")
+            folder = self._config.output_dir
+            path = os.path.join(folder, "inference_metrics.csv")
             self._table = reporting.MetricsTable(path, COLUMNS)
             self._stack.callback(self._table.close)
+            path = os.path.join(folder, "inference_confusion.csv")
+            self._confusion = reporting.MetricsTable(path, CONFUSION_COLUMNS)
+            self._stack.callback(self._confusion.close)
         if self._config.mode.write_predictions:
             path = os.path.join(self._config.output_dir, PREDICTIONS)
             if self._processes.count > 1:
@@ -195,6 +201,14 @@ class _Reports:
                     self._source.has_label,
                 )
             )
+        self._advance = self._stack.enter_context(
+            reporting.progress(
+                "inference",
+                0,
+                len(self._timings),
+                self._config.run.minibatch_size,
+            )
+        )
         self._last_end = time.perf_counter()
         return self
 
@@ -218,6 +232,7 @@ class _Reports:
         """
         jax.block_until_ready(results)
         values, has_label = np.asarray(results["metrics"]), self._source.has_label
+        confusion = np.asarray(results["confusion"])
         if self._writer is not None:
             arrays = {
                 name: sharding.local(results[name]) for name in predictions.NEEDED
@@ -226,17 +241,22 @@ class _Reports:
                 event_id = minibatch["event_ids"][place]
                 predictions.append(self._writer, event_id, arrays, place, has_label)
         mask = entries != PADDING
-        for entry, row in zip(entries[mask].tolist(), values[mask], strict=True):
+        for place in np.flatnonzero(mask).tolist():
+            entry, row = int(entries[place]), values[place]
             if self._table is not None:
                 event_id = self._source.event_id(entry).tolist()
                 shown = row if has_label else np.full(row.shape, np.nan)
                 self._table.write([entry, *event_id, *shown.tolist()])
+            if self._confusion is not None and has_label:
+                counts = confusion[place].ravel()
+                self._confusion.write([entry, *counts.tolist()])
             self._sums += row
             self._num_events += 1
         now = time.perf_counter()
         step, step_s = self._done, now - self._last_end
         self._timings[step] = step, wait_s, step_s
         self._done, self._last_end = step + 1, now
+        self._advance(self._done)
         if step % self._config.mode.logging_iteration == 0:
             shown = reporting.shown_metrics(
                 metrics.named(values[mask].mean(0)) if has_label else {}

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -67,7 +68,10 @@ def run(config: Config, processes: Processes = ALONE) -> dict[str, float]:
         ) as reader:
             if processes.count > 1:
                 distributed.wait_for_all("iotest")
-            timings = _discard(reader, config.run.iterations)
+            with reporting.progress(
+                "iotest", 0, config.run.iterations, size
+            ) as advance:
+                timings = _discard(reader, config.run.iterations, advance)
     if processes.count > 1:
         seconds = np.stack([timings["wait_s"], timings["step_s"]])
         of_all = distributed.gather(seconds)
@@ -89,7 +93,9 @@ def run(config: Config, processes: Processes = ALONE) -> dict[str, float]:
     return figures
 
 
-def _discard(reader: pipeline.MinibatchReader, iterations: int) -> np.ndarray:
+def _discard(
+    reader: pipeline.MinibatchReader, iterations: int, advance: Callable[[int], None]
+) -> np.ndarray:
     """Takes minibatches and gives them back; returns their timings."""
     timings = np.zeros(iterations, reporting.TIMING_TYPE)
     before = time.perf_counter()
@@ -99,5 +105,6 @@ def _discard(reader: pipeline.MinibatchReader, iterations: int) -> np.ndarray:
         now = time.perf_counter()
         timings[iteration] = iteration, reader.wait_s, now - before
         logger.info("%d: time to fetch a minibatch: %.4fs", iteration, now - before)
+        advance(iteration + 1)
         before = now
     return timings

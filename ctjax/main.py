@@ -6,19 +6,10 @@ import os
 import sys
 import traceback
 
-import ml_collections
-from absl import flags
-from ml_collections import config_flags
-
+from ctjax import command_line, distributed, liveness, report, reporting
 from ctjax import config as ctjax_config
-from ctjax import distributed, liveness, reporting
-from ctjax.config import ConfigError
 
 logger = logging.getLogger("ctjax")
-
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", help_string="Configuration file, see configs/.", lock_config=True
-)
 
 
 def main(arguments: list[str]) -> int:
@@ -35,15 +26,19 @@ def main(arguments: list[str]) -> int:
         return 0
     launch, processes = None, distributed.ALONE
     try:
-        config = ctjax_config.resolve(_parse(arguments).to_dict())
+        config = command_line.parse_config(arguments)
         if config.run.distributed:
             launch = distributed.find(os.environ)
         processes = distributed.start(config, launch)
         reporting.start_logging(config.output_dir, processes.index)
         logger.info("Resolved configuration\n%s", ctjax_config.describe(config))
+        if processes.is_first:
+            reporting.save_config(config)
         # Imported late: the IO test needs neither jax nor a device.
         module = importlib.import_module(f"ctjax.{config.mode.name.value}")
         module.run(config, processes)
+        if processes.is_first:
+            report.write_after_run(config.output_dir)
     except Exception as error:
         line = _line_for_the_user(error)
         if launch is None or launch.count == 1:
@@ -61,29 +56,10 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _parse(arguments: list[str]) -> ml_collections.ConfigDict:
-    """The configuration file as changed by the command line."""
-    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        name = following if word == "--config" else word.partition("--config=")[2]
-        if name and not os.path.exists(name):
-            raise ConfigError(f"--config: no such file: {name}")
-    try:
-        flags.FLAGS(arguments)
-    except AttributeError as error:
-        # ml_collections' answer to a field that does not exist, with the nearest name.
-        words = str(error).strip("\"'").replace("\\n", ". ").replace("\\'", "'")
-        raise ConfigError(f"--config: no such field: {words}") from error
-    if _CONFIG.value is None:
-        raise ConfigError("--config: expected a configuration file, see configs/")
-    return _CONFIG.value
-
-
 def _line_for_the_user(error: Exception) -> str | None:
     """One line where that says all; other errors keep their traceback."""
-    message = " ".join(str(error).split())
-    if isinstance(error, flags.Error | OSError):
-        return message
-    if type(error).__module__.startswith("ctjax."):
+    message = command_line.one_line(error)
+    if command_line.is_for_the_user(error):
         return message
     if type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in message:
         return (

@@ -4,20 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctjax.constants import COSMIC, NEUTRINO, NUM_PLANES
-
-PLANE_METRICS = (
-    "Total_Accuracy",
-    "Cosmic_IoU",
-    "Neutrino_IoU",
-    "Non_Bkg_Accuracy",
-    "mIoU",
-)
-METRIC_NAMES = tuple(
-    f"{group}/{metric}"
-    for group in ("Average", *(f"plane{plane}" for plane in range(NUM_PLANES)))
-    for metric in PLANE_METRICS
-)
+from ctjax.constants import COSMIC, METRIC_NAMES, NEUTRINO, NUM_CLASSES
 
 
 def event_metrics(prediction: jax.Array, label: jax.Array) -> jax.Array:
@@ -64,6 +51,26 @@ def event_metrics(prediction: jax.Array, label: jax.Array) -> jax.Array:
     )
     groups = jnp.concatenate([planes.mean(1, keepdims=True), planes], axis=1)
     return groups.reshape(label.shape[0], len(METRIC_NAMES)).astype(jnp.float32)
+
+
+def confusion(prediction: jax.Array, label: jax.Array) -> jax.Array:
+    """Counts the pixels of every true and predicted class, event by event.
+
+    Args:
+      prediction: [B, P, H, W] integer class.
+      label: [B, P, H, W] integer class.
+
+    Returns:
+      [B, P, K, K] int32, the true class first; in the order of `CONFUSION_NAMES` when
+      flattened.
+    """
+    classes = range(NUM_CLASSES)
+    counts = [
+        jnp.sum((label == true) & (prediction == found), (2, 3), dtype=jnp.int32)
+        for true in classes
+        for found in classes
+    ]
+    return jnp.stack(counts, -1).reshape(*label.shape[:2], NUM_CLASSES, NUM_CLASSES)
 
 
 def sum_metrics(values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -35,9 +35,7 @@ THRESHOLDS = np.geomspace(0.05, 50.0, 31)
 SHOWN = ("mIoU", "Cosmic_IoU", "Neutrino_IoU", "Non_Bkg_Accuracy", "Total_Accuracy")
 
 
-def run(
-    config: Config, processes: Processes = ALONE
-) -> dict[str, dict[str, float]]:
+def run(config: Config, processes: Processes = ALONE) -> dict[str, dict[str, float]]:
     """Simulates, trains, infers and reports; goes on where a former run ended.
 
     Args:

@@ -1,15 +1,22 @@
 """What a run leaves behind: log, tables of metrics, summaries, timings. No jax here."""
 
+import contextlib
 import csv
+import importlib.metadata
+import json
 import logging
 import os
+import platform
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ctjax.config import Mode
+import ctjax
+from ctjax import config as ctjax_config
+from ctjax.config import Config, Mode
 
 logger = logging.getLogger("ctjax")
 
@@ -31,7 +38,7 @@ def start_logging(output_dir: str, process: int = 0) -> None:
     """
     stop_logging()
     formatter = logging.Formatter(LOG_FORMAT)
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    handlers: list[logging.Handler] = [_StdoutHandler()]
     if process == 0:
         os.makedirs(output_dir, exist_ok=True)
         path = os.path.join(output_dir, "process.log")
@@ -46,11 +53,115 @@ def start_logging(output_dir: str, process: int = 0) -> None:
     logger.propagate = False
 
 
+class _StdoutHandler(logging.StreamHandler):
+    """Writes to what sys.stdout is now: a bar of progress takes its place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes a line."""
+        self.stream = sys.stdout
+        super().emit(record)
+
+
 def stop_logging() -> None:
     """Closes what `start_logging` opened."""
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
+
+
+def save_config(config: Config) -> None:
+    """Writes `<mode>_config.json`: configuration, versions and machine of a run.
+
+    Args:
+      config: of the run; its output folder exists.
+    """
+    record = {
+        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: _version(name) for name in ("ctjax", "jax", "flax", "optax")},
+        },
+        "machine": {
+            "system": f"{platform.system()} {platform.machine()}",
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+        },
+        "config": ctjax_config.to_dict(config),
+    }
+    name = f"{config.mode.name.value}_config.json"
+    with open(os.path.join(config.output_dir, name), "w") as file:
+        json.dump(record, file, indent=1)
+
+
+def _version(package: str) -> str:
+    if package == "ctjax":
+        return ctjax.__version__
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _processor() -> str:
+    """The processor's own name where Linux tells it."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"
+
+
+LAUNCHED_VARIABLES = (
+    "OMPI_COMM_WORLD_RANK",
+    "PMI_RANK",
+    "PMIX_RANK",
+    "PALS_RANKID",
+    "SLURM_PROCID",
+)
+"""Where launchers write the rank; some give each rank what looks like a terminal."""
+
+
+@contextlib.contextmanager
+def progress(
+    kind: str, done: int, total: int, images_per_step: int
+) -> Iterator[Callable[[int], None]]:
+    """Shows a bar with images per second and the time left, on a terminal only.
+
+    Lines of the log go on above it. In a file, a pipe or under mpirun they are all.
+
+    Args:
+      kind: what is under way.
+      done: steps done before.
+      total: steps in the end.
+      images_per_step: events of a step.
+
+    Yields:
+      A function to be called with the number of steps done.
+    """
+    is_launched = any(name in os.environ for name in LAUNCHED_VARIABLES)
+    if is_launched or not sys.stdout.isatty():
+        yield lambda now_done: None
+        return
+    from rich import console, progress  # not for those who see no bar
+
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[rate]}"),
+        progress.TimeRemainingColumn(compact=True),
+        progress.TextColumn("left"),
+    )
+    screen = console.Console(file=sys.stdout, highlight=False)
+    with progress.Progress(*columns, console=screen, transient=True) as bar:
+        task = bar.add_task(kind, total=total, completed=done, rate="")
+
+        def advance(now_done: int) -> None:
+            speed = bar.tasks[0].speed
+            rate = f"{speed * images_per_step:.3g} images/s" if speed else ""
+            bar.update(task, completed=now_done, rate=rate)
+
+        yield advance
 
 
 class MetricsTable:

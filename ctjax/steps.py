@@ -194,11 +194,11 @@ def make_eval_step(
       axis_name: as in `make_train_step`.
 
     Returns:
-      The step; its results are `loss`, a scalar, and `metrics` [B, M] an event each,
-      both of the whole minibatch and the same on all devices; of this device's events
-      `prediction` [B, P, H, W] uint8, the predicted class, and `label` likewise; with
-      scores also `image` [B, P, H, W] float32, charges as they were read, and `score`
-      [B, P, H, W, K] float32, probabilities.
+      The step; its results are `loss`, a scalar, `metrics` [B, M] and `confusion`
+      [B, P, K, K] int32 an event each, of the whole minibatch and the same on all
+      devices; of this device's events `prediction` [B, P, H, W] uint8, the predicted
+      class, and `label` likewise; with scores also `image` [B, P, H, W] float32,
+      charges as they were read, and `score` [B, P, H, W, K] float32, probabilities.
     """
 
     def eval_step(variables: dict[str, Any], minibatch: Minibatch):
@@ -210,6 +210,9 @@ def make_eval_step(
         results = {
             "loss": sharding.total(loss, axis_name),
             "metrics": sharding.gather(values, axis_name),
+            "confusion": sharding.gather(
+                metrics.confusion(prediction, label), axis_name
+            ),
             "prediction": prediction,
             "label": label,
         }
@@ -234,7 +237,7 @@ def compile_eval_step(
     """Compiles `make_eval_step`'s for the devices of a mesh."""
     by_event = ("prediction", "label", *(("image", "score") if with_scores else ()))
     specs = dict.fromkeys(by_event, sharding.BY_EVENT)
-    common = {"loss": sharding.REPLICATED, "metrics": sharding.REPLICATED}
+    common = dict.fromkeys(("loss", "metrics", "confusion"), sharding.REPLICATED)
     return sharding.over_events(step, mesh, specs | common)
 
 

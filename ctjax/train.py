@@ -17,6 +17,9 @@ from jax.sharding import Mesh
 from ctjax import (
     checkpoint,
     devices,
+    display,
+    event_view,
+    extras,
     factory,
     losses,
     metrics,
@@ -118,7 +121,8 @@ def run(config: Config, processes: Processes = ALONE) -> TrainState:
             minibatch = next(reader)
             arrays = device_arrays(minibatch, mesh)
             if reports.wants_images(step):
-                reports.images("train", step, eval_step(state.variables, arrays))
+                results = eval_step(state.variables, arrays)
+                reports.images("train", step, minibatch, results)
             state, results = train_step(state, arrays)
             # The results of a step are fetched when the next one is under way, so
             # that the device does not wait for the host.
@@ -264,7 +268,7 @@ def _validation(
                 mean = np.asarray(results["metrics"]).mean(0)
                 reports.validation(step, float(results["loss"]), mean)
                 if reports.wants_images(step):
-                    reports.images("test", step, results)
+                    reports.images("test", step, minibatch, results)
                 reader.release(minibatch)
 
             yield validate
@@ -276,8 +280,12 @@ class _Reports:
     def __init__(self, config: Config, start: int, is_first: bool):
         self._mode: Mode = config.mode
         self._is_first = is_first
+        self._stack = contextlib.ExitStack()
         if not is_first:
             return
+        self._downsample = config.data.downsample
+        self._draws_events = True
+        self._steps = start, config.run.iterations
         rule = config.mode.optimizer
         self._images = config.run.minibatch_size * rule.gradient_accumulation
         folder = config.output_dir
@@ -293,9 +301,14 @@ class _Reports:
         }
 
     def __enter__(self) -> "_Reports":
+        if self._is_first:
+            self._advance = self._stack.enter_context(
+                reporting.progress("train", *self._steps, self._images)
+            )
         return self
 
     def __exit__(self, *exception) -> None:
+        self._stack.close()
         if not self._is_first:
             return
         self._train_table.close()
@@ -306,6 +319,7 @@ class _Reports:
     def wants_images(self, step: int) -> bool:
         """Whether this step's summary has images."""
         every = IMAGE_SUMMARIES * self._mode.summary_iteration
+        # The same answer in all processes, who evaluate together.
         return not self._mode.no_summary_images and step % every == 0
 
     def train(
@@ -314,6 +328,7 @@ class _Reports:
         """Reports one finished step."""
         if not self._is_first:
             return
+        self._advance(step + 1)
         loss, named = float(results["loss"]), metrics.named(results["metrics"])
         self._train_table.write([step, loss, *named.values()])
         if step % self._mode.logging_iteration == 0:
@@ -337,16 +352,28 @@ class _Reports:
         self._log("test", step, loss, named, None)
         self._summarize("test", step, {"loss": loss, **named})
 
-    def images(self, kind: str, step: int, results: Mapping[str, Any]) -> None:
-        """Adds prediction and label of the minibatch's first event as grey images."""
-        if not self._is_first:
+    def images(
+        self,
+        kind: str,
+        step: int,
+        minibatch: Mapping[str, Any],
+        results: Mapping[str, Any],
+    ) -> None:
+        """Adds the event display of the minibatch's first event."""
+        if not self._is_first or not self._draws_events:
             return
-        for name in ("prediction", "label"):
-            planes = sharding.local(results[name])[0].astype(np.float32) / 2
-            for plane, pixels in enumerate(planes):
-                self._summaries[kind].add_image(
-                    f"{name}/plane_{plane}", pixels[None], step
-                )
+        arrays = {
+            name: sharding.local(results[name]) for name in ("prediction", "label")
+        }
+        arrays["metrics"] = np.asarray(results["metrics"])
+        view = event_view.view_of_minibatch(minibatch, arrays, 0, self._downsample)
+        try:
+            figure = display.draw(view)
+        except extras.MissingExtraError as error:
+            logger.warning("No event displays in TensorBoard: %s", error)
+            self._draws_events = False
+            return
+        self._summaries[kind].add_figure("event", figure, step)
 
     def _log(self, kind, step, loss, named, speed):
         shown = {"loss": loss, **reporting.shown_metrics(named)}

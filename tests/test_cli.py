@@ -1,9 +1,14 @@
 """The command line as a user meets it, in processes of its own."""
 
+import contextlib
+import fcntl
+import os
 import pathlib
 import re
+import struct
 import subprocess
 import sys
+import termios
 
 import pytest
 
@@ -133,3 +138,39 @@ def test_help_lists_every_field():
 
     for name in names(ctjax_config.to_dict(ctjax_config.Config()), ""):
         assert f"--config.{name}=" in result.stdout
+
+
+def run_on_a_terminal(folder, **environment):
+    """What a command writes to a pseudo-terminal of 100 columns."""
+    parent, child = os.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    flags = tiny.flags(folder, mode__name="iotest", run__iterations=6)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ctjax.main", *DEFAULT, *flags],
+        cwd=ROOT,
+        env={**os.environ, "TERM": "xterm", **environment},
+        stdout=child,
+        stderr=child,
+    )
+    os.close(child)
+    shown = b""
+    # Reading the parent's end fails when the child has gone.
+    with contextlib.suppress(OSError):
+        while part := os.read(parent, 1 << 16):
+            shown += part
+    os.close(parent)
+    assert process.wait() == 0, shown
+    return shown.decode()
+
+
+def test_a_bar_on_a_terminal_and_only_there(tmp_path):
+    shown = run_on_a_terminal(tmp_path / "terminal")
+    assert re.search(r"iotest\S* .*6/6.* images/s.*left", shown)
+    # The log's lines stay whole above the bar.
+    for line in (tmp_path / "terminal/process.log").read_text().splitlines():
+        if "time to fetch" in line:
+            assert line in shown
+    shown = run_on_a_terminal(tmp_path / "mpirun", OMPI_COMM_WORLD_RANK="0")
+    assert "time to fetch" in shown and "\x1b" not in shown and "6/6" not in shown
+    result = run(*DEFAULT, *tiny.flags(tmp_path / "pipe", mode__name="iotest"))
+    assert "time to fetch" in result.stdout and "\x1b" not in result.stdout

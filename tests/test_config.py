@@ -2,6 +2,8 @@
 
 import importlib.util
 import pathlib
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -9,7 +11,8 @@ from hypothesis import strategies as st
 
 from ctjax import config
 
-CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
+ROOT = pathlib.Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 
 
 def load(path):
@@ -162,3 +165,17 @@ def test_description_names_every_field():
     text = config.describe(config.Config())
     for word in ("minibatch_size", "loss_balance_scheme", "concat", "output_dir"):
         assert word in text
+
+
+def test_the_page_of_the_documentation_is_up_to_date():
+    result = subprocess.run(
+        [sys.executable, "-m", "ctjax.config"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    page = (ROOT / "docs/configuration.md").read_text()
+    assert page == result.stdout, "python -m ctjax.config > docs/configuration.md"
+    assert "| `run.minibatch_size` | `2` | int, at least 1 |" in page
+    assert "`concat` | concat, sum, none |" in page

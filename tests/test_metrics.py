@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from ctjax import metrics
+from ctjax import constants, metrics
 
 
 def by_name(prediction, label):
@@ -79,3 +79,17 @@ def test_mean_over_no_event_is_finite():
     assert not np.any(
         metrics.mean_of(*metrics.sum_metrics(jnp.ones((2, 20)), jnp.zeros(2)))
     )
+
+
+def test_confusion_by_hand():
+    label = np.zeros((2, 3, 2, 2), np.uint8)
+    prediction = np.zeros_like(label)
+    label[1, 2] = [[1, 1], [2, 0]]
+    prediction[1, 2] = [[1, 2], [2, 1]]
+    counts = np.asarray(metrics.confusion(prediction, label))
+    assert counts.shape == (2, 3, 3, 3)
+    assert counts[1, 2].tolist() == [[0, 1, 0], [0, 1, 1], [0, 0, 1]]
+    assert counts[0, 0].tolist() == [[4, 0, 0], [0, 0, 0], [0, 0, 0]]
+    names = dict(zip(constants.CONFUSION_NAMES, counts[1].ravel(), strict=True))
+    assert names["plane2/cosmic_as_neutrino"] == 1
+    assert names["plane2/neutrino_as_cosmic"] == 0
