@@ -78,6 +78,8 @@ def measure(config: Config, processes: Any, repeats: int, num_steps: int) -> dic
         apart, own_state = compile_step(config, here, source.image_shape)
         with factory.read_events(config.data, source, entries()) as reader:
             minibatch = {k: np.copy(v) for k, v in next(reader).items()}
+            never = np.zeros(len(minibatch["mask"]), np.float32)
+            minibatch["stop"] = never
             arrays = steps.device_arrays(minibatch, everywhere)
             own_arrays = steps.device_arrays(minibatch, here)
             program = together.lower(state, arrays).compile().as_text()
@@ -97,6 +99,7 @@ def measure(config: Config, processes: Any, repeats: int, num_steps: int) -> dic
                 before = None
                 for _ in range(count):
                     minibatch = next(reader)
+                    minibatch["stop"] = never
                     device_arrays = steps.device_arrays(minibatch, everywhere)
                     held["state"], results = together(held["state"], device_arrays)
                     if before is not None:

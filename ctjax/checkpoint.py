@@ -5,21 +5,32 @@ A checkpoint holds three items: "variables" (parameters and running statistics),
 restored by a run with another optimizer.
 """
 
+import concurrent.futures
 import contextlib
+import dataclasses
+import logging
 import os
 from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 import ctjax
+from ctjax import checksums, distributed
 from ctjax import config as ctjax_config
 from ctjax.config import Config, Network
+from ctjax.distributed import ALONE, Processes
 from ctjax.state import TrainState
 
 MAX_TO_KEEP = 5  # as CosmicTagger
 FOLDER = "checkpoints"
+SCORE = "Average/mIoU"
+"""By which the best checkpoint is kept, besides the last ones."""
+
+logger = logging.getLogger("ctjax")
 
 # What may differ between a checkpoint and the network that takes its weights.
 _IRRELEVANT_FIELDS = ("name", "weight_decay", "sync_batch_norm")
@@ -29,42 +40,91 @@ class CheckpointError(ValueError):
     """No checkpoint, or one that does not fit; the message names the folder."""
 
 
-@contextlib.contextmanager
-def open_for_saving(output_dir: str) -> Iterator[ocp.CheckpointManager]:
-    """Opens the checkpoints of a run; on leaving, waits for what is being written.
+class _DamagedError(CheckpointError):
+    """A checkpoint that cannot be read."""
 
-    Args:
-      output_dir: folder of the run.
 
-    Yields:
-      Orbax's manager, for `save` and `restore_latest`.
+@dataclasses.dataclass
+class Saver:
+    """The checkpoints of a run that is under way.
+
+    Attributes:
+      folder: that holds them.
+      manager: orbax's.
+      is_first: whether this is the first process, which takes the checksums.
+      failure: words about the last save if it failed, else None.
     """
-    folder = os.path.abspath(os.path.join(output_dir, FOLDER))
-    options = ocp.CheckpointManagerOptions(max_to_keep=MAX_TO_KEEP, create=True)
-    manager = ocp.CheckpointManager(folder, options=options)
-    try:
-        yield manager
-    finally:
-        manager.close()
+
+    folder: str
+    manager: ocp.CheckpointManager
+    is_first: bool
+    failure: str | None = None
+
+    def __post_init__(self):
+        """Starts the thread that takes checksums."""
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "ctjax-checksums")
+        self._saving: int | None = None
+
+    def save(self, state: TrainState, config: Config, score: float | None) -> None:
+        """Starts to save a state under its step; returns when it has been copied.
+
+        A disk that is full or read-only ends nothing: the failure is logged, and the
+        older checkpoints stay.
+
+        Args:
+          state: to save; may be donated or changed afterwards.
+          config: of the run.
+          score: mean validation Average/mIoU since the last one; the best is kept.
+        """
+        step = int(state.step)
+        if step in self.manager.all_steps():
+            return
+        with self._loudly(self._saving):
+            self._finish()
+        with self._loudly(step):
+            self.manager.save(
+                step,
+                args=_arguments(state, config),
+                metrics=None if score is None else {SCORE: score},
+            )
+            self._saving = step
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        with self._loudly(self._saving):
+            self._finish()
+        self._thread.shutdown()
+        self.manager.close()
+
+    def _finish(self) -> None:
+        """Waits for the last save; its checksums are taken while the run goes on."""
+        step, self._saving = self._saving, None
+        if step is None:
+            return
+        self.manager.wait_until_finished()
+        self.failure = None
+        if self.is_first:
+            self._thread.submit(checksums.seal, self.folder, step)
+
+    @contextlib.contextmanager
+    def _loudly(self, step: int | None) -> Iterator[None]:
+        """Logs what a full disk and its like raise, and goes on."""
+        try:
+            yield
+        except Exception as error:
+            # Orbax and tensorstore raise OSError, ValueError and RuntimeError here.
+            words = " ".join(str(error).split())[:500]
+            self.failure = f"step {step} could not be saved to {self.folder}: {words}"
+            logger.error("%s; older checkpoints stay", self.failure)
 
 
-def save(manager: ocp.CheckpointManager, state: TrainState, config: Config) -> None:
-    """Starts to save a state under its step; returns when it has been copied.
-
-    Args:
-      manager: see `open_for_saving`.
-      state: to save; may be donated or changed afterwards.
-      config: of the run.
-    """
-    manager.save(
-        int(state.step),
-        args=ocp.args.Composite(
-            variables=ocp.args.StandardSave(state.variables),
-            training=ocp.args.StandardSave(
-                {"step": state.step, "opt_state": state.opt_state}
-            ),
-            config=_config_item(config),
+def _arguments(state: TrainState, config: Config) -> ocp.args.Composite:
+    return ocp.args.Composite(
+        variables=ocp.args.StandardSave(state.variables),
+        training=ocp.args.StandardSave(
+            {"step": state.step, "opt_state": state.opt_state}
         ),
+        config=_config_item(config),
     )
 
 
@@ -82,11 +142,12 @@ def save_weights(
     Raises:
       FileExistsError: there are checkpoints already.
     """
-    if os.path.isdir(os.path.join(output_dir, FOLDER)):
+    folder = os.path.abspath(os.path.join(output_dir, FOLDER))
+    if os.path.isdir(folder):
         raise FileExistsError(
             f"{output_dir}: found a folder {FOLDER}, expected none to write over"
         )
-    with open_for_saving(output_dir) as manager:
+    with ocp.CheckpointManager(folder) as manager:
         manager.save(
             step,
             args=ocp.args.Composite(
@@ -101,27 +162,109 @@ def _config_item(config: Config) -> ocp.args.JsonSave:
     )
 
 
-def restore_latest(
-    manager: ocp.CheckpointManager, state: TrainState, config: Config
-) -> TrainState | None:
-    """Restores the newest checkpoint of a run.
+@contextlib.contextmanager
+def open_for_saving(output_dir: str, processes: Processes = ALONE) -> Iterator[Saver]:
+    """Opens the checkpoints of a run; on leaving, waits for what is being written.
 
     Args:
-      manager: see `open_for_saving`.
+      output_dir: folder of the run.
+      processes: of the run.
+
+    Yields:
+      The saver; `restore_latest` takes it, too.
+    """
+    folder = os.path.abspath(os.path.join(output_dir, FOLDER))
+    options = ocp.CheckpointManagerOptions(
+        create=True,
+        preservation_policy=preservation_policy.AnyPreservationPolicy(
+            [
+                preservation_policy.LatestN(MAX_TO_KEEP),
+                preservation_policy.BestN(
+                    get_metric_fn=lambda metrics: metrics[SCORE],
+                    n=1,
+                    keep_checkpoints_without_metrics=False,
+                ),
+            ]
+        ),
+    )
+    manager = ocp.CheckpointManager(folder, options=options)
+    saver = Saver(folder, manager, processes.is_first)
+    try:
+        yield saver
+    finally:
+        saver.close()
+
+
+def restore_latest(
+    saver: Saver, state: TrainState, config: Config, processes: Processes = ALONE
+) -> TrainState | None:
+    """Restores the newest checkpoint of a run that is whole.
+
+    Damaged ones after it are put aside, to `checkpoints_damaged`.
+
+    Args:
+      saver: see `open_for_saving`.
       state: of the right structure; its values are not used.
       config: of the run.
+      processes: of the run.
 
     Returns:
       The state, or None where there is no checkpoint.
 
     Raises:
-      CheckpointError: the checkpoint is of another network or optimizer.
+      CheckpointError: the checkpoint is of another network or optimizer, or all are
+        damaged.
     """
-    step = manager.latest_step()
-    if step is None:
-        return None
-    saved = _saved_config(manager, step)
+    steps = sorted(saver.manager.all_steps(), reverse=True)
+    damaged = []
+    for step in steps:
+        try:
+            if _find_damage(saver.folder, step, processes):
+                raise _DamagedError(f"{saver.folder}/{step}: other bytes than saved")
+            restored = _restore_step(saver.manager, step, state, config)
+        except _DamagedError as error:
+            logger.error("Damaged checkpoint: %s", error)
+            damaged.append(step)
+            continue
+        if processes.is_first:
+            for bad in damaged:
+                _put_aside(saver.folder, bad)
+        if damaged:
+            if processes.count > 1:
+                distributed.wait_for_all("damaged checkpoints")
+            saver.manager.reload()
+        return restored
+    if damaged:
+        raise CheckpointError(
+            f"{saver.folder}: all {len(damaged)} checkpoints are damaged; expected one "
+            "that is whole, or another output_dir to start from scratch"
+        )
+    return None
+
+
+def _find_damage(folder: str, step: int, processes: Processes) -> bool:
+    """Whether files are not as they were saved; the first process looks for all."""
+    is_damaged = processes.is_first and checksums.find_damage(folder, step)
+    if processes.count == 1:
+        return is_damaged
+    return bool(distributed.gather(np.asarray(is_damaged))[0])
+
+
+def _put_aside(folder: str, step: int) -> None:
+    aside = f"{folder}_damaged"
+    os.makedirs(aside, exist_ok=True)
+    name, count = str(step), 0
+    while os.path.exists(os.path.join(aside, name)):
+        count += 1
+        name = f"{step}-{count}"
+    os.rename(os.path.join(folder, str(step)), os.path.join(aside, name))
+
+
+def _restore_step(
+    manager: ocp.CheckpointManager, step: int, state: TrainState, config: Config
+) -> TrainState:
     where = os.path.join(manager.directory, str(step))
+    saved = _saved_config(manager, step)
     _compare(saved, config, where)
     rule = saved["mode"]["optimizer"]["name"]
     if rule != config.mode.optimizer.name.value:
@@ -130,25 +273,25 @@ def restore_latest(
             f"{config.mode.optimizer.name.value}; start in another output_dir, with "
             "mode.weights_location to keep the weights"
         )
-    if not os.path.isdir(os.path.join(where, "training")):
-        raise CheckpointError(
-            f"{where}: weights alone, expected a checkpoint of training; start in "
-            "another output_dir, with mode.weights_location to take these weights"
-        )
     training = {"step": state.step, "opt_state": state.opt_state}
-    restored = manager.restore(
-        step,
-        args=ocp.args.Composite(
-            variables=ocp.args.StandardRestore(_abstract(state.variables)),
-            training=ocp.args.StandardRestore(_abstract(training)),
-        ),
-    )
+    try:
+        restored = manager.restore(
+            step,
+            args=ocp.args.Composite(
+                variables=ocp.args.StandardRestore(_abstract(state.variables)),
+                training=ocp.args.StandardRestore(_abstract(training)),
+            ),
+        )
+    except Exception as error:  # of any kind, from orbax, tensorstore and zarr
+        words = " ".join(str(error).split())[:300]
+        raise _DamagedError(f"{where}: {words}") from error
     variables, training = restored["variables"], restored["training"]
     return TrainState(
         step=training["step"],
         params=variables["params"],
         batch_stats=variables["batch_stats"],
         opt_state=training["opt_state"],
+        halted=state.halted,
     )
 
 
@@ -231,8 +374,10 @@ def _saved_config(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
             step, args=ocp.args.Composite(config=ocp.args.JsonRestore())
         )
         return restored["config"]["config"]
-    except (KeyError, TypeError, FileNotFoundError, ValueError) as error:
-        raise CheckpointError(f"{where}: not a checkpoint of ctjax") from error
+    except (KeyError, TypeError, OSError, ValueError) as error:
+        raise _DamagedError(
+            f"{where}: not a checkpoint of ctjax, or a damaged one"
+        ) from error
 
 
 def _compare(saved: dict[str, Any], config: Config, where: str) -> None:

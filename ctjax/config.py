@@ -112,6 +112,13 @@ class OptimizerName(enum.Enum):
     LARS = "lars"
 
 
+class OnNonfinite(enum.Enum):
+    """What follows a loss or gradient that is not finite."""
+
+    STOP = "stop"
+    SKIP = "skip"
+
+
 class LearningRateSchedule(enum.Enum):
     """How the learning rate changes with the step."""
 
@@ -147,6 +154,15 @@ class Run:
     precision: Precision = _option(Precision.FLOAT32, "number format of the network")
     distributed: bool = _option(
         True, "join the other processes of an mpirun or srun, where there are any"
+    )
+    max_time: float = _option(
+        0.0, "seconds after which training saves its state and ends (0: none)", 0
+    )
+    step_timeout: int = _option(
+        0, "seconds without the end of a step after which a run ends (0: none)", 0
+    )
+    on_nonfinite: OnNonfinite = _option(
+        OnNonfinite.STOP, "after a loss or gradient that is not finite"
     )
     start_timeout: int = _option(
         50, "seconds that several processes wait for one another at the start", 1
@@ -479,7 +495,7 @@ def configuration_page() -> str:
         "# Configuration",
         "",
         "Every field of a run, as `python -m ctjax.main --help` has it. A field is set",
-        "by `--config.FIELD=VALUE` after `--config configs/NAME.py`, or in such a file.",
+        "by `--config.FIELD=VALUE` after `--config configs/NAME.py`, or in a file.",
         "This page is made from `ctjax/config.py`; after a change there:",
         "",
         "    python -m ctjax.config > docs/configuration.md",

@@ -1,13 +1,23 @@
 """Command line: python -m ctjax.main --config configs/<name>.py."""
 
+import contextlib
 import importlib
 import logging
 import os
 import sys
 import traceback
 
-from ctjax import command_line, distributed, liveness, report, reporting
+from ctjax import (
+    command_line,
+    distributed,
+    interruption,
+    liveness,
+    report,
+    reporting,
+    run_lock,
+)
 from ctjax import config as ctjax_config
+from ctjax.interruption import Interrupted
 
 logger = logging.getLogger("ctjax")
 
@@ -19,17 +29,21 @@ def main(arguments: list[str]) -> int:
       arguments: of the process, its name first.
 
     Returns:
-      Exit status: 0, or 1 after one line about what the user can mend.
+      Exit status: 0; 1 after one line about what the user can mend; 75 where a signal
+      or run.max_time has stopped a training that the same command goes on with.
     """
     if "--help" in arguments or "-h" in arguments:
         sys.stdout.write(ctjax_config.help_text())
         return 0
     launch, processes = None, distributed.ALONE
+    lock = contextlib.ExitStack()
     try:
         config = command_line.parse_config(arguments)
         if config.run.distributed:
             launch = distributed.find(os.environ)
         processes = distributed.start(config, launch)
+        if processes.is_first:
+            lock.enter_context(run_lock.hold(config.output_dir))
         reporting.start_logging(config.output_dir, processes.index)
         logger.info("Resolved configuration\n%s", ctjax_config.describe(config))
         if processes.is_first:
@@ -39,6 +53,9 @@ def main(arguments: list[str]) -> int:
         module.run(config, processes)
         if processes.is_first:
             report.write_after_run(config.output_dir)
+    except Interrupted as stop:
+        logger.warning("Stopped by %s", stop)
+        return interruption.STATUS
     except Exception as error:
         line = _line_for_the_user(error)
         if launch is None or launch.count == 1:
@@ -53,6 +70,7 @@ def main(arguments: list[str]) -> int:
         liveness.leave(launch.index, words)
     finally:
         reporting.stop_logging()
+        lock.close()
     return 0
 
 

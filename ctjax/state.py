@@ -23,12 +23,15 @@ class TrainState:
       params: trainable parameters, float32.
       batch_stats: running statistics, float32; empty without batch normalization.
       opt_state: of the optax transformation.
+      halted: whether an update that was not finite has stopped all later ones; scalar
+        bool, false in every checkpoint.
     """
 
     step: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any
+    halted: jax.Array
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -82,6 +85,7 @@ def make_state(
         params=variables["params"],
         batch_stats=variables["batch_stats"],
         opt_state=jax.jit(optimizer.init)(variables["params"]),
+        halted=jnp.zeros((), bool),
     )
 
 

@@ -1,5 +1,6 @@
 """The two computations on the device: a training step and an evaluation step."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -15,10 +16,10 @@ from ctjax.losses import LossFn
 from ctjax.state import TrainState
 
 Minibatch = dict[str, jax.Array]
-"""`mask` [B] and either `image` and `label` [B, P, H, W] or `ids`, `values` and
-`labels` [B, P, V]; see `ctjax.data.pipeline.minibatches`."""
+"""`mask` [B], in training `stop` [B], too, and either `image` and `label` [B, P, H, W]
+or `ids`, `values` and `labels` [B, P, V]; see `ctjax.data.pipeline.minibatches`."""
 
-DEVICE_ARRAYS = ("image", "label", "ids", "values", "labels", "mask")
+DEVICE_ARRAYS = ("image", "label", "ids", "values", "labels", "mask", "stop")
 """Entries of a minibatch that the device needs; event ids stay on the host."""
 
 
@@ -80,6 +81,7 @@ def make_train_step(
     mask_empty_pixels: bool = False,
     axis_name: str | None = None,
     bfloat16_gradients: bool = False,
+    skip_nonfinite: bool = False,
 ) -> Callable[[TrainState, Minibatch], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns a pure `(state, minibatch) -> (state, results)`, not yet compiled.
 
@@ -95,10 +97,14 @@ def make_train_step(
       axis_name: of the mesh over which the minibatch is sharded, see
         `sharding.over_events`; None where it is whole.
       bfloat16_gradients: whether gradients cross the axis as bfloat16.
+      skip_nonfinite: go on after a loss or gradient that is not finite. In either case
+        its update is left out; without, all later ones are left out too, and the state
+        stays as it was before.
 
     Returns:
-      The step; its results are `loss`, `grad_norm` and `learning_rate`, scalars, and
-      `metrics` [M], means over the events. All are the same on all devices.
+      The step; its results are `loss`, `grad_norm` and `learning_rate`, scalars,
+      `metrics` [M], means over the events, `is_finite`, a bool, and `stop`, the number
+      of events whose process asks to stop. All are the same on all devices.
     """
 
     def objective(params, batch_stats, minibatch):
@@ -149,8 +155,9 @@ def make_train_step(
         # mean of the devices'; the original keeps those of its first rank.
         if bfloat16_gradients:
             grads = jax.tree.map(lambda x: x.astype(jnp.bfloat16), grads)
-        loss, sums, grads, batch_stats = sharding.total(
-            (loss, sums, grads, batch_stats), axis_name
+        stop = jnp.sum(minibatch["stop"])
+        loss, sums, grads, batch_stats, stop = sharding.total(
+            (loss, sums, grads, batch_stats, stop), axis_name
         )
         if bfloat16_gradients:
             grads = jax.tree.map(lambda x: x.astype(jnp.float32), grads)
@@ -158,19 +165,31 @@ def make_train_step(
             devices = jax.lax.axis_size(axis_name)
             batch_stats = jax.tree.map(lambda x: x / devices, batch_stats)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        grad_norm = optax.tree.norm(grads)
+        is_finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         results = {
             "loss": loss,
             "metrics": metrics.mean_of(*sums),
-            "grad_norm": optax.tree.norm(grads),
+            "grad_norm": grad_norm,
             "learning_rate": schedule(state.step),
+            "is_finite": is_finite,
+            "stop": stop,
         }
-        state = TrainState(
+        is_applied = is_finite & ~state.halted
+        updated = TrainState(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
             batch_stats=batch_stats,
             opt_state=opt_state,
+            halted=state.halted,
         )
-        return state, results
+        state = jax.tree.map(
+            lambda new, old: jnp.where(is_applied, new, old), updated, state
+        )
+        if skip_nonfinite:
+            return dataclasses.replace(state, step=updated.step), results
+        halted = state.halted | ~is_finite
+        return dataclasses.replace(state, halted=halted), results
 
     return train_step
 

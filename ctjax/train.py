@@ -11,29 +11,34 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 from ctjax import (
     checkpoint,
     devices,
+    diagnosis,
     display,
+    distributed,
     event_view,
     extras,
     factory,
+    interruption,
     losses,
     metrics,
     optimizer,
     reporting,
     sharding,
+    watchdog,
 )
-from ctjax.config import Config, Mode
+from ctjax.config import Config, Mode, OnNonfinite
 from ctjax.data import pipeline
 from ctjax.data.order import local_entries
 from ctjax.distributed import ALONE, Processes
+from ctjax.interruption import Interrupted, StopRequest
 from ctjax.models import UResNet
 from ctjax.state import TrainState, count_parameters, make_state
 from ctjax.steps import (
+    DEVICE_ARRAYS,
     compile_eval_step,
     compile_train_step,
     device_arrays,
@@ -47,6 +52,14 @@ logger = logging.getLogger("ctjax")
 COLUMNS = ("step", "loss", *metrics.METRIC_NAMES)
 PROFILED_STEPS = (1, 5)  # after the compilation, and few enough to look at
 IMAGE_SUMMARIES = 25  # summaries between two with images, as CosmicTagger
+
+
+class TrainingError(ValueError):
+    """A training that cannot go on; the message says where and why."""
+
+
+class _NotFinite(Exception):
+    """A loss or gradient that is not finite, at a step and on a minibatch."""
 
 
 def run(config: Config, processes: Processes = ALONE) -> TrainState:
@@ -63,15 +76,42 @@ def run(config: Config, processes: Processes = ALONE) -> TrainState:
       The state after the last step, on all devices.
 
     Raises:
-      ConfigError, LarcvFileError, CheckpointError: for what the user can mend.
+      ConfigError, LarcvFileError, CheckpointError, TrainingError: for what the user
+        can mend.
+      Interrupted: a signal or run.max_time asked to stop, and the state is saved.
     """
     mesh = devices.select(config.run.compute_mode)
-    options, rule = config.run, config.mode.optimizer
     devices.check_divisible(
         mesh,
-        minibatch_size=options.minibatch_size,
-        aux_minibatch_size=options.aux_minibatch_size,
+        minibatch_size=config.run.minibatch_size,
+        aux_minibatch_size=config.run.aux_minibatch_size,
     )
+    with contextlib.ExitStack() as stack:
+        request = stack.enter_context(interruption.watch(config.run.max_time))
+        with checkpoint.open_for_saving(config.output_dir, processes) as saver:
+            state, reason = _train(config, processes, mesh, saver, request)
+        if saver.failure is not None:
+            raise checkpoint.CheckpointError(saver.failure)
+        if reason is not None:
+            if processes.count > 1:
+                # Launchers end all processes when the first one leaves.
+                distributed.wait_for_all("stopped")
+            raise Interrupted(
+                f"{reason}: saved after step {int(state.step) - 1}; "
+                "the same command goes on from there"
+            )
+    return state
+
+
+def _train(
+    config: Config,
+    processes: Processes,
+    mesh: Mesh,
+    saver: checkpoint.Saver,
+    request: StopRequest,
+) -> tuple[TrainState, str | None]:
+    """Returns the last state and, where it was asked to stop early, why."""
+    options, rule = config.run, config.mode.optimizer
     images_per_step = options.minibatch_size * rule.gradient_accumulation
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(
@@ -87,9 +127,11 @@ def run(config: Config, processes: Processes = ALONE) -> TrainState:
             rule, source.num_events / images_per_step, options.iterations
         )
         update = optimizer.make_optimizer(rule, schedule, config.network.weight_decay)
-        manager = stack.enter_context(checkpoint.open_for_saving(config.output_dir))
-        state = _first_state(config, manager, variables, update, mesh)
+        state = _first_state(config, saver, variables, update, mesh, processes)
         start = int(state.step)
+        if start >= options.iterations:
+            logger.info("Step %d of %d: done before", start, options.iterations)
+            return state, None
 
         train_step, eval_step = _compiled_steps(
             config, model, update, schedule, source.image_shape, mesh
@@ -111,43 +153,93 @@ def run(config: Config, processes: Processes = ALONE) -> TrainState:
             for step in range(start, options.iterations)
         )
         reader = stack.enter_context(factory.read_events(config.data, source, entries))
+        beat = stack.enter_context(
+            watchdog.watch(options.step_timeout, config.output_dir, processes)
+        )
+        timings = np.zeros(options.iterations - start, reporting.TIMING_TYPE)
+        finish = _finisher(config, reader, reports, timings, start)
+        scores: list[float] = []
+        done, is_stopped = start, False
+        try:
+            while done < options.iterations and not is_stopped:
+                step, done = done, done + 1
+                profiled = options.profile and processes.is_first
+                if profiled and step - start == PROFILED_STEPS[0]:
+                    folder = os.path.join(config.output_dir, "profiles")
+                    jax.profiler.start_trace(folder)
+                minibatch = next(reader)
+                asked = np.full(len(minibatch["mask"]), request.reason is not None)
+                minibatch["stop"] = asked.astype(np.float32)
+                arrays = device_arrays(minibatch, mesh)
+                if reports.wants_images(step):
+                    results = eval_step(state.variables, arrays)
+                    reports.images("train", step, minibatch, results)
+                state, results = train_step(state, arrays)
+                # The results of a step are fetched when the next one is under way, so
+                # that the device does not wait for the host. All processes see the
+                # same sum of requests to stop, and stop after the same step.
+                is_stopped = finish((step, minibatch, results, reader.wait_s))
+                last_profiled = min(start + PROFILED_STEPS[1], options.iterations)
+                if profiled and start + PROFILED_STEPS[0] < done == last_profiled:
+                    is_stopped |= finish(None)
+                    jax.profiler.stop_trace()
+                if done % options.aux_iterations == 0:
+                    is_stopped |= finish(None)
+                    scores += validate(done, state)
+                if done % config.mode.checkpoint_iteration == 0:
+                    is_stopped |= finish(None)
+                    saver.save(state, config, _mean(scores))
+                    scores.clear()
+                beat()
+            finish(None)
+        except _NotFinite as error:
+            saver.save(state, config, None)
+            raise TrainingError(
+                _describe_not_finite(
+                    config, model, state, source.image_shape, *error.args
+                )
+            ) from error
+        saver.save(state, config, _mean(scores))
+        if processes.is_first:
+            reporting.save_timings(config.output_dir, "train", timings[: done - start])
+        reporting.log_totals(timings["step_s"][: done - start], images_per_step)
+    is_early = is_stopped and done < options.iterations
+    return state, (request.reason or "another rank") if is_early else None
 
-        timings = np.zeros(max(options.iterations - start, 0), reporting.TIMING_TYPE)
-        finish = _finisher(reader, reports, timings, start)
-        for step in range(start, options.iterations):
-            profiled = options.profile and processes.is_first
-            if profiled and step - start == PROFILED_STEPS[0]:
-                jax.profiler.start_trace(os.path.join(config.output_dir, "profiles"))
-            minibatch = next(reader)
-            arrays = device_arrays(minibatch, mesh)
-            if reports.wants_images(step):
-                results = eval_step(state.variables, arrays)
-                reports.images("train", step, minibatch, results)
-            state, results = train_step(state, arrays)
-            # The results of a step are fetched when the next one is under way, so
-            # that the device does not wait for the host.
-            finish((step, minibatch, results, reader.wait_s))
-            done = step + 1
-            last_profiled = min(start + PROFILED_STEPS[1], options.iterations)
-            if profiled and start + PROFILED_STEPS[0] < done == last_profiled:
-                finish(None)
-                jax.profiler.stop_trace()
-            if done % options.aux_iterations == 0:
-                finish(None)
-                validate(done, state)
-            if done % config.mode.checkpoint_iteration == 0:
-                finish(None)
-                checkpoint.save(manager, state, config)
-        finish(None)
-        if start < options.iterations:
-            if options.iterations % config.mode.checkpoint_iteration:
-                checkpoint.save(manager, state, config)
-            if processes.is_first:
-                reporting.save_timings(config.output_dir, "train", timings)
-            reporting.log_totals(timings["step_s"], images_per_step)
-        else:
-            logger.info("Step %d of %d: done before", start, options.iterations)
-    return state
+
+def _mean(scores: list[float]) -> float | None:
+    return sum(scores) / len(scores) if scores else None
+
+
+def _describe_not_finite(
+    config: Config,
+    model: UResNet,
+    state: TrainState,
+    image_shape: tuple[int, int],
+    step: int,
+    minibatch: dict[str, Any],
+    results: dict[str, Any],
+) -> str:
+    """The line that a training ends with, for this process's events."""
+    alone = UResNet(model.network, model.dtype)
+    variables = jax.device_get(state.variables)
+    image, _, _ = make_input(image_shape, config.data.img_transform)(
+        {name: minibatch[name] for name in minibatch if name in DEVICE_ARRAYS}
+    )
+    try:
+        largest = diagnosis.largest_activations(alone, variables, np.asarray(image))
+    except jax.errors.JaxRuntimeError as error:
+        largest = f"not found ({str(error).splitlines()[0]})"
+    return (
+        f"step {step}: loss {float(results['loss'])}, norm of the gradient "
+        f"{float(results['grad_norm'])}; its update is left out, the state before it "
+        f"is saved. Events (run, subrun, event): {_event_names(minibatch)}. Largest "
+        f"activations: {largest}. run.on_nonfinite=skip goes on without such updates"
+    )
+
+
+def _event_names(minibatch: dict[str, Any]) -> str:
+    return ", ".join(str(tuple(ids)) for ids in minibatch["event_ids"].tolist())
 
 
 def _compiled_steps(
@@ -175,6 +267,7 @@ def _compiled_steps(
         masked,
         axis_name,
         rule.bfloat16_gradients,
+        config.run.on_nonfinite is OnNonfinite.SKIP,
     )
     eval_step = make_eval_step(
         model, loss_fn, network_input, masked, axis_name=axis_name
@@ -184,16 +277,17 @@ def _compiled_steps(
 
 def _first_state(
     config: Config,
-    manager: ocp.CheckpointManager,
+    saver: checkpoint.Saver,
     variables: dict[str, Any],
     update: optax.GradientTransformation,
     mesh: Mesh,
+    processes: Processes,
 ) -> TrainState:
     """Own checkpoint, else the weights asked for, else the initial parameters."""
     state = sharding.replicate(make_state(variables, update), mesh)
-    restored = checkpoint.restore_latest(manager, state, config)
+    restored = checkpoint.restore_latest(saver, state, config, processes)
     if restored is not None:
-        logger.info("Restored step %d from %s", int(restored.step), manager.directory)
+        logger.info("Restored step %d from %s", int(restored.step), saver.folder)
         return restored
     if config.mode.weights_location:
         weights, step = checkpoint.restore_weights(
@@ -208,27 +302,45 @@ def _first_state(
 
 
 def _finisher(
+    config: Config,
     reader: pipeline.MinibatchReader,
     reports: "_Reports",
     timings: np.ndarray,
     start: int,
-) -> Callable[[tuple | None], None]:
-    """Returns a function that takes a step under way and finishes the one before."""
+) -> Callable[[tuple | None], bool]:
+    """Returns a function that takes a step under way and finishes the one before.
+
+    It answers whether a process asks to stop, and raises _NotFinite.
+    """
     pending: tuple | None = None
     last_end = time.perf_counter()
+    num_skipped = 0
 
-    def finish(following: tuple | None) -> None:
-        nonlocal pending, last_end
+    def finish(following: tuple | None) -> bool:
+        nonlocal pending, last_end, num_skipped
         finished, pending = pending, following
         if finished is None:
-            return
+            return False
         step, minibatch, results, wait_s = finished
         results = jax.device_get(results)
-        reader.release(minibatch)
         now = time.perf_counter()
         timings[step - start] = step, wait_s, now - last_end
         last_end = now
         reports.train(step, results, wait_s, float(timings[step - start]["step_s"]))
+        if not results["is_finite"]:
+            if config.run.on_nonfinite is OnNonfinite.STOP:
+                raise _NotFinite(step, minibatch, results)
+            num_skipped += 1
+            logger.warning(
+                "train Step %d: loss %g, not finite: update skipped, %d so far; events "
+                "(run, subrun, event): %s",
+                step,
+                float(results["loss"]),
+                num_skipped,
+                _event_names(minibatch),
+            )
+        reader.release(minibatch)
+        return float(results["stop"]) > 0
 
     return finish
 
@@ -241,10 +353,13 @@ def _validation(
     start: int,
     mesh: Mesh,
     processes: Processes,
-) -> Iterator[Callable[[int, TrainState], None]]:
-    """Yields a function that evaluates a state on the next validation minibatch."""
+) -> Iterator[Callable[[int, TrainState], list[float]]]:
+    """Yields a function that evaluates a state on the next validation minibatch.
+
+    It returns the score by which the best checkpoint is kept, if there is one.
+    """
     if not config.data.aux_file or config.data.synthetic:
-        yield lambda step, state: None
+        yield lambda step, state: []
         return
     size = config.run.aux_minibatch_size
     with factory.open_events(
@@ -262,7 +377,7 @@ def _validation(
         )
         with factory.read_events(config.data, source, entries) as reader:
 
-            def validate(step: int, state: TrainState) -> None:
+            def validate(step: int, state: TrainState) -> list[float]:
                 minibatch = next(reader)
                 results = eval_step(state.variables, device_arrays(minibatch, mesh))
                 mean = np.asarray(results["metrics"]).mean(0)
@@ -270,6 +385,7 @@ def _validation(
                 if reports.wants_images(step):
                     reports.images("test", step, minibatch, results)
                 reader.release(minibatch)
+                return [metrics.named(mean)[checkpoint.SCORE]]
 
             yield validate
 

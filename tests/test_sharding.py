@@ -41,6 +41,7 @@ def minibatch(events, seed):
         "image": (label * random.uniform(1, 3, label.shape)).astype(np.float32),
         "label": label,
         "mask": np.ones(events, np.float32),
+        "stop": np.zeros(events, np.float32),
     }
 
 

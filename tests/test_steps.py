@@ -32,6 +32,7 @@ def minibatch(events=2, seed=0):
         "image": (label * random.uniform(1, 3, label.shape)).astype(np.float32),
         "label": label,
         "mask": np.ones(events, np.float32),
+        "stop": np.zeros(events, np.float32),
     }
 
 

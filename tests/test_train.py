@@ -175,9 +175,9 @@ def test_accumulated_minibatches_read_each_event_once(one_device, tmp_path, larc
     seen = []
     original = train.device_arrays
 
-    def spy(minibatch):
+    def spy(minibatch, mesh):
         seen.append(sorted(minibatch["entries"].tolist()))
-        return original(minibatch)
+        return original(minibatch, mesh)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "device_arrays", spy)
