@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,30 +25,24 @@ def largest_activations(
     Returns:
       One line, "net_core/down_blocks: 1.2e+30, ...".
     """
-    paths: list[tuple[str, ...]] = []
+    names: list[str] = []
 
     @jax.jit
     def largest(variables, image):
-        _, captured = model.apply(
-            variables,
-            image,
-            train=True,
-            mutable=["batch_stats", "intermediates"],
-            capture_intermediates=True,
-        )
-        outputs = flax.traverse_util.flatten_dict(captured["intermediates"])
-        paths[:] = outputs  # in the order of computing, which a jitted dict loses
-        return [
-            jnp.stack(
-                [jnp.max(jnp.abs(x)).astype(jnp.float32) for x in jax.tree.leaves(kept)]
-            )
-            for kept in outputs.values()
-        ]
+        values = []
 
-    values = jax.device_get(largest(variables, image))
-    named = {}
-    for path, value in zip(paths, values, strict=True):
-        name = "/".join(part for part in path if part != "__call__") or "logits"
-        named[name] = float(np.max(value))
-    order = sorted(named, key=lambda n: -np.nan_to_num(named[n], nan=np.inf))
-    return ", ".join(f"{name}: {named[name]:.3g}" for name in order[:NUM_NAMED])
+        def note(method, arguments, keywords, context):
+            outputs = method(*arguments, **keywords)
+            if context.method_name == "__call__":
+                names.append("/".join(context.module.path) or "logits")
+                found = [jnp.max(jnp.abs(x)) for x in jax.tree.leaves(outputs)]
+                values.append(jnp.max(jnp.stack(found).astype(jnp.float32)))
+            return outputs
+
+        with nn.intercept_methods(note):
+            model.apply(variables, image, train=True, mutable=["batch_stats"])
+        return jnp.stack(values)
+
+    values = np.asarray(largest(variables, image))
+    order = np.argsort(-np.nan_to_num(values, nan=np.inf), kind="stable")
+    return ", ".join(f"{names[n]}: {values[n]:.3g}" for n in order[:NUM_NAMED])

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import importlib.metadata
+import io
 import json
 import logging
 import os
@@ -37,6 +38,7 @@ def start_logging(output_dir: str, process: int = 0) -> None:
         terminal.
     """
     stop_logging()
+    logging.raiseExceptions = False  # a full disk is told by what matters more
     formatter = logging.Formatter(LOG_FORMAT)
     handlers: list[logging.Handler] = [_StdoutHandler()]
     if process == 0:
@@ -186,19 +188,39 @@ class MetricsTable:
         with open(f"{path}.partial", "w", newline="") as file:
             csv.writer(file).writerows([list(columns), *kept])
         os.replace(f"{path}.partial", path)
-        self._file = open(path, "a", newline="")
-        self._writer = csv.writer(self._file)
+        self._file = open(path, "ab", buffering=0)
+        self._waiting = b""
+        self._has_failed = False
 
     def write(self, values: Sequence[Any]) -> None:
-        """Appends a row; floats keep seven digits."""
-        self._writer.writerow(
-            [f"{v:.7g}" if isinstance(v, float) else v for v in values]
-        )
-        self._file.flush()
+        """Appends a row; floats keep seven digits.
+
+        Rows that a full disk does not take wait in memory for the next attempt.
+        """
+        text = io.StringIO()
+        row = [f"{v:.7g}" if isinstance(v, float) else v for v in values]
+        csv.writer(text).writerow(row)
+        self._waiting += text.getvalue().encode()
+        self._flush()
 
     def close(self) -> None:
         """Closes the file."""
+        self._flush()
+        if self._waiting:
+            rows = self._waiting.count(b"\n")
+            logger.error("%s: the last %d rows are not written", self.path, rows)
         self._file.close()
+
+    def _flush(self) -> None:
+        try:
+            while self._waiting:
+                written = self._file.write(self._waiting)
+                self._waiting = self._waiting[written:]
+            self._has_failed = False
+        except OSError as error:
+            if not self._has_failed:
+                logger.error("%s: rows wait in memory: %s", self.path, error)
+            self._has_failed = True
 
 
 def _rows_before(path: str, columns: Sequence[str], before: int) -> list[list[str]]:
@@ -208,8 +230,11 @@ def _rows_before(path: str, columns: Sequence[str], before: int) -> list[list[st
         rows = list(csv.reader(file))
     if not rows or rows[0] != list(columns):
         return []
+    # The last row of a run that was killed may be cut.
     return [
-        row for row in rows[1:] if len(row) == len(columns) and int(row[0]) < before
+        row
+        for row in rows[1:]
+        if len(row) == len(columns) and row[0].isdigit() and int(row[0]) < before
     ]
 
 
@@ -223,7 +248,28 @@ def open_summary(output_dir: str, name: str, start: int) -> Any:
     """
     from tensorboardX import SummaryWriter  # slow to import, and not for iotest
 
-    return SummaryWriter(os.path.join(output_dir, name), purge_step=start or None)
+    summary = SummaryWriter(os.path.join(output_dir, name), purge_step=start or None)
+    # Its thread would end at the first error, and whoever adds to its queue then waits
+    # for ever.
+    file: Any = summary.file_writer.event_writer._ev_writer
+    for method in ("write_event", "flush", "close"):
+        setattr(file, method, _without_disk_errors(getattr(file, method), name))
+    return summary
+
+
+def _without_disk_errors(method: Callable, name: str) -> Callable:
+    """The method of a writer, whose first OSError is logged and the others dropped."""
+    failed: list[OSError] = []
+
+    def attempt(*arguments: Any) -> Any:
+        try:
+            return method(*arguments)
+        except OSError as error:
+            if not failed:
+                logger.error("TensorBoard's %s: summaries are lost: %s", name, error)
+            failed.append(error)
+
+    return attempt
 
 
 def pixel_rules(mode: Mode) -> str:

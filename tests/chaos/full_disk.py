@@ -1,0 +1,141 @@
+"""A training on a disk that fills up, turns read-only or is slow; as root only.
+
+    python -m tests.chaos.full_disk --output report.json
+
+A small tmpfs is mounted (and unmounted at the end) as the run's folder. Training must
+go on and say so, older checkpoints must stay whole, and once there is room again the
+run must end where an unbroken one ends.
+"""
+
+import argparse
+import json
+import logging
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+from tests import test_processes as processes
+from tests import tiny
+
+logger = logging.getLogger("full_disk")
+STEPS = 60
+FIELDS = {"run__iterations": STEPS, "mode__checkpoint_iteration": 2}
+
+
+def main() -> int:
+    """Runs the three faults; returns 0 if all went as they must."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.full_disk")
+    parser.add_argument("--output", type=pathlib.Path)
+    options = parser.parse_args()
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(message)s", force=True
+    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        train(folder / "unbroken").wait()
+        expected = last_losses(folder / "unbroken")
+        results = [
+            with_fault(folder / fault, fault, expected)
+            for fault in ("full", "read-only")
+        ]
+    for result in results:
+        logger.info("%s", json.dumps(result))
+    if options.output:
+        options.output.write_text(json.dumps(results, indent=1) + "\n")
+    return (
+        0 if all(r["went_on"] and r["loud"] and r["same_end"] for r in results) else 1
+    )
+
+
+def train(folder: pathlib.Path) -> subprocess.Popen:
+    """Starts the training."""
+    return subprocess.Popen(
+        processes.command(*tiny.flags(folder, **FIELDS)),
+        env=processes.environment(),
+        cwd=processes.ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def with_fault(folder: pathlib.Path, fault: str, expected: list[str]) -> dict:
+    """Lets the disk fail in the middle of a run, mends it, and starts the run again."""
+    folder.mkdir()
+    size = "size=3m" if fault == "full" else "size=64m"
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)], check=True
+    )
+    filler = folder / "filler"
+    covered = folder / "run" / "checkpoints"
+    try:
+        run = folder / "run"
+        training = train(run)
+        wait_for_rows(run, 6, training)
+        if fault == "full":
+            fill(filler)
+        else:
+            # What is being written to cannot be remounted, but covered.
+            subprocess.run(
+                ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(covered)], check=True
+            )
+        output, _ = training.communicate(timeout=300)
+        status = training.returncode
+        if fault == "read-only":
+            subprocess.run(["umount", str(covered)], check=True)
+        filler.unlink(missing_ok=True)
+        subprocess.run(["mount", "-o", "remount,rw,size=64m", str(folder)], check=True)
+        again = train(run)
+        last, _ = again.communicate(timeout=300)
+        same = again.returncode == 0 and last_losses(run) == expected
+        if not same:
+            logger.error("%s", last[-2000:])
+        return {
+            "fault": fault,
+            "status": status,
+            # Every step is on the terminal, whatever the disk takes.
+            "went_on": f"train Step {STEPS - 1} metrics" in output,
+            "loud": "could not be saved" in output and status == 1,
+            "restarted_from": restarted_from(last),
+            "same_end": same,
+        }
+    finally:
+        subprocess.run(["umount", str(folder)], check=False)
+
+
+def fill(path: pathlib.Path) -> None:
+    """Writes until there is no room."""
+    try:
+        with open(path, "wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+    except OSError:
+        return
+
+
+def wait_for_rows(run: pathlib.Path, count: int, training: subprocess.Popen) -> None:
+    """Waits for steps in the table."""
+    table = run / "train_metrics.csv"
+    deadline = time.monotonic() + 240
+    while not table.exists() or len(table.read_text().splitlines()) <= count:
+        if training.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError("the training does not get on")
+        time.sleep(0.02)
+
+
+def last_losses(run: pathlib.Path) -> list[str]:
+    """Step and loss of every row."""
+    lines = (run / "train_metrics.csv").read_text().splitlines()[1:]
+    return [",".join(line.split(",")[:2]) for line in lines]
+
+
+def restarted_from(output: str) -> str:
+    """The log's words about where the run went on."""
+    lines = [line for line in output.splitlines() if "Restored step" in line]
+    return lines[0].partition("Restored step ")[2].split()[0] if lines else "scratch"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
