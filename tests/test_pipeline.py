@@ -314,10 +314,12 @@ def test_memory_stays_flat(source):
     [
         (8, 8, {}, 8),
         (8, 8, {"OMPI_COMM_WORLD_LOCAL_SIZE": "4"}, 2),
-        (8, 8, {"SLURM_TASKS_PER_NODE": "3(x2),1"}, 2),
+        (8, 8, {"JAX_NUM_LOCAL_PROCESSES": "2"}, 4),
+        (8, 8, {"SLURM_STEP_TASKS_PER_NODE": "3(x2),1"}, 2),
+        (8, 8, {"SLURM_TASKS_PER_NODE": "4", "SLURM_NTASKS_PER_NODE": "4"}, 8),
         (2, 8, {"MPI_LOCALNRANKS": "4"}, 2),
-        (2, 2, {"SLURM_NTASKS_PER_NODE": "16"}, 1),
-        (4, 4, {"SLURM_NTASKS_PER_NODE": "many"}, 4),
+        (2, 2, {"PALS_LOCAL_SIZE": "16"}, 1),
+        (4, 4, {"PALS_LOCAL_SIZE": "many"}, 4),
     ],
 )
 def test_default_threads(monkeypatch, usable, cpus, environ, expected):

@@ -216,6 +216,11 @@ class RowReader:
         return np.frombuffer(rows, self.dtype)
 
 
+def inflater() -> str:
+    """What `inflate` uses, for logs: "libdeflate" or "zlib"."""
+    return "zlib" if deflate is None else "libdeflate"
+
+
 def inflate(data: bytes | memoryview, size: int) -> bytes | bytearray:
     """Inflates a zlib stream and checks its checksum.
 
