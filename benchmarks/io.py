@@ -5,8 +5,9 @@
 Every case runs in processes of its own, started together on the same file; cases
 alternate, and a row is the median of the repeats. Two limits are measured in the same
 run: how fast dense arrays can be written at all, and how fast the file's voxels can
-be inflated. `--larcv-python` is an interpreter with the package `larcv`; without one
-its rows say "not measured". Writes docs/benchmarks/io.{md,json,png}.
+be inflated; and where the time of an image goes. `--larcv-python` is an interpreter
+with the package `larcv`; without one its rows say "not measured". Writes
+docs/benchmarks/io.{md,json,png}.
 """
 
 import argparse
@@ -25,7 +26,7 @@ import numpy as np
 
 from benchmarks import io_report
 from ctjax import repack
-from ctjax.data import chunks, pipeline
+from ctjax.data import chunks, native, pipeline
 from ctjax.data.order import wrapped_entries
 
 SHAPE = (1280, 2048)
@@ -70,6 +71,7 @@ def make_cases(num_cpus: int, files: dict[str, str]) -> list[dict]:
             add("ctjax", layout, 2, downsample)
         for minibatch_size in (1, 8):
             add("ctjax", processes, minibatch_size, downsample)
+        add("ctjax in numpy", processes, 2, downsample)
         add("ctjax sparse", processes, 2, downsample)
         for file in list(files)[1:]:
             add("ctjax", processes, 2, downsample, file)
@@ -99,6 +101,8 @@ def work(case: dict) -> None:
 
 def start_reading(case: dict):
     """A step that takes one minibatch and gives it back."""
+    if case["what"] == "ctjax in numpy":
+        native.library = None
     source = pipeline.open_source(file=case["file"], downsample=case["downsample"])
     reader = pipeline.minibatches(
         source,
@@ -145,6 +149,7 @@ def start_inflating(case: dict):
 
 WORK = {
     "ctjax": start_reading,
+    "ctjax in numpy": start_reading,
     "ctjax sparse": start_reading,
     "fill": start_filling,
     "inflate": start_inflating,
@@ -182,6 +187,20 @@ def measure(case: dict, seconds: float, larcv_python: str | None) -> float:
     return rate
 
 
+def profile(path: str, threads: int, seconds: float) -> list[dict]:
+    """Milliseconds per image of each stage, on one thread and on several."""
+    found = []
+    for downsample in (0, 1, 2):
+        for count in dict.fromkeys((1, threads)):
+            command = [sys.executable, "-m", "benchmarks.io_stages", "--file", path]
+            command += ["--downsample", str(downsample), "--threads", str(count)]
+            command += ["--seconds", str(seconds)]
+            result = subprocess.run(command, capture_output=True, text=True, check=True)
+            stages = json.loads(result.stdout)
+            found.append({"downsample": downsample, "threads": count, "ms": stages})
+    return found
+
+
 def describe_machine() -> dict:
     """Processor, cores and versions, for the report."""
     model = platform.processor()
@@ -197,7 +216,8 @@ def describe_machine() -> dict:
         "h5py": h5py.__version__,
         "hdf5": h5py.version.hdf5_version,
         "commit": _commit(),
-        "inflate": "libdeflate" if chunks.deflate else "zlib",
+        "inflate": chunks.inflater(),
+        "loops": native.language(),
     }
 
 
@@ -233,6 +253,8 @@ def main() -> None:
                 rate = measure(case, options.seconds, options.larcv_python)
                 case["rates"].append(rate)
             loads.append(os.getloadavg()[0])
+    num_cpus = len(os.sched_getaffinity(0))
+    stages = profile(options.file, num_cpus, 2 * options.seconds)
     for case in cases:
         case["file"] = os.path.basename(case["file"])
         case["images_per_s"] = (
@@ -240,7 +262,8 @@ def main() -> None:
         )
     command = (
         f"python -m benchmarks.io --file {os.path.basename(options.file)} "
-        f"--repeats {options.repeats} --seconds {options.seconds:g}"
+        + ("--larcv-python PATH " if options.larcv_python else "")
+        + f"--repeats {options.repeats} --seconds {options.seconds:g}"
     )
     machine = {
         **describe_machine(),
@@ -248,7 +271,7 @@ def main() -> None:
         "command": command,
         "load_averages": loads,
     }
-    io_report.write(cases, machine, pathlib.Path(options.output))
+    io_report.write(cases, stages, machine, pathlib.Path(options.output))
 
 
 if __name__ == "__main__":

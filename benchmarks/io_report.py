@@ -6,12 +6,15 @@ import pathlib
 COLUMNS = "| what | file | processes x threads | minibatch | images/s | least to most |"
 
 
-def write(cases: list[dict], machine: dict, folder: pathlib.Path) -> None:
+def write(
+    cases: list[dict], stages: list[dict], machine: dict, folder: pathlib.Path
+) -> None:
     """Writes io.json, io.md and, where matplotlib is installed, io.png."""
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"machine": machine, "cases": cases}
+    content = {"machine": machine, "cases": cases, "stages": stages}
     (folder / "io.json").write_text(json.dumps(content, indent=1) + "\n")
-    (folder / "io.md").write_text("\n".join(describe(cases, machine)) + "\n")
+    lines = describe(cases, stages, machine)
+    (folder / "io.md").write_text("\n".join(lines) + "\n")
     plot(cases, folder / "io.png")
 
 
@@ -32,7 +35,7 @@ def best(cases: list[dict], downsample: int | None = None, **values) -> float | 
     return max(rates, default=None)
 
 
-def describe(cases: list[dict], machine: dict) -> list[str]:
+def describe(cases: list[dict], stages: list[dict], machine: dict) -> list[str]:
     """Lines of the page."""
     lines = [
         "# Reading: images a second",
@@ -46,7 +49,8 @@ def describe(cases: list[dict], machine: dict) -> list[str]:
         f"{machine['cpus']} CPUs",
         f"- Python {machine['python']}, numpy {machine['numpy']}, h5py "
         f"{machine['h5py']}, HDF5 {machine['hdf5']}; inflating: "
-        f"`{machine['inflate']}`; commit {machine['commit']}",
+        f"`{machine['inflate']}`, loops in {machine['loops']}; commit "
+        f"{machine['commit']}",
         "- Load averages (1 minute) from the start of the run to its end: "
         + ", ".join(f"{load:.1f}" for load in machine["load_averages"])
         + "; the benchmark alone makes up to 2",
@@ -71,7 +75,7 @@ def describe(cases: list[dict], machine: dict) -> list[str]:
             f"| {2**downsample} | {reference} | {ours:.0f} | {ratio} | {fill:.0f} | "
             f"{inflate:.0f} | {ours / min(fill, inflate):.0%} |"
         )
-    lines += ["", "![images a second](io.png)", ""]
+    lines += ["", "![images a second](io.png)", "", *describe_stages(stages), ""]
     for downsample in (0, 1, 2):
         lines += [
             f"## Every case, pooled by {2**downsample}",
@@ -86,9 +90,36 @@ def describe(cases: list[dict], machine: dict) -> list[str]:
     return [
         *lines,
         "`ctjax sparse` is `data.densify=device`: ids, charges and classes as they",
-        "would be sent to the device. Repacked files are those of",
-        "`python -m ctjax.repack`, one chunk an event.",
+        "would be sent to the device. `ctjax in numpy` is an installation that found",
+        "no C compiler. Repacked files are those of `python -m ctjax.repack`, one",
+        "chunk an event.",
     ]
+
+
+def describe_stages(stages: list[dict]) -> list[str]:
+    """Where the time of an image goes, a column for each pooling and thread count."""
+    headings = [
+        f"{2 ** column['downsample']}, {column['threads']} "
+        f"thread{'s' if column['threads'] > 1 else ''}"
+        for column in stages
+    ]
+    lines = [
+        "## Where the time goes",
+        "",
+        "Milliseconds of processor time per image in one process, minibatches of 2,",
+        "by `python -m benchmarks.io_stages` at the end of the same run. No stage",
+        "includes another. Inflating is the library's; fetching copies from the page",
+        "cache; the memory that `write` and `clear` touch was last touched several",
+        "images before, so that both wait for it. `by the clock` is time that passed,",
+        "not processor time.",
+        "",
+        "| pooled by | " + " | ".join(headings) + " |",
+        "|---" * (len(headings) + 1) + "|",
+    ]
+    for stage in stages[0]["ms"]:
+        figures = [f"{column['ms'][stage]:.2f}" for column in stages]
+        lines.append(f"| {stage} | " + " | ".join(figures) + " |")
+    return lines
 
 
 def describe_case(case: dict) -> str:

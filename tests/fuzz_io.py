@@ -20,6 +20,7 @@ import zlib
 import h5py
 import numpy as np
 
+from ctjax import simulate
 from ctjax.data import native
 from ctjax.data.larcv_file import LarcvFileError
 from ctjax.data.sources import open_source
@@ -33,7 +34,7 @@ SHARED_FILES = ("larcv_written_v1.h5", "larcv_written_v2.h5", "cosmic_tagging_li
 
 
 def write_undamaged(folder):
-    """Files to damage: small ones of several layouts, and real ones where shared."""
+    """Files to damage: small ones of several layouts, simulated and real ones."""
     gzip = {"compression": "gzip", "compression_opts": 1}
     layouts = {
         "gzip": {},
@@ -46,6 +47,9 @@ def write_undamaged(folder):
     for name, options in layouts.items():
         paths.append(os.path.join(folder, f"{name}.h5"))
         fx.write_larcv(paths[-1], fx.make_events(6), **options)
+    paths.append(os.path.join(folder, "simulated.h5"))
+    options = "--events 3 --shape 160,256 --seed 1 --workers 1"
+    simulate.main([*options.split(), "--output", paths[-1]])
     if fx.SHARED:
         paths += [fx.shared("data", name) for name in SHARED_FILES]
     return paths

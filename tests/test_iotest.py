@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ctjax import config, iotest
+from ctjax.data import chunks
 from ctjax.data.larcv_file import LarcvFileError
 from tests import larcv_fixtures as fx
 
@@ -30,9 +31,10 @@ def settings(tmp_path):
 
 
 @pytest.mark.parametrize("densify", ["host", "device"])
-def test_words_and_figures(settings, caplog, tmp_path, densify):
+def test_words_and_figures(settings, caplog, tmp_path, densify, loops):
     with caplog.at_level(logging.INFO, logger="ctjax"):
         figures = iotest.run(settings(densify=densify))
+    assert f"Inflating with {chunks.inflater()}, loops in {loops}" in caplog.text
     assert "Total IO Time: " in caplog.text
     assert "Total images read per batch: 2" in caplog.text
     assert "Average Image IO Throughput: " in caplog.text

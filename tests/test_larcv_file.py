@@ -448,14 +448,17 @@ def test_chunks(tmp_path, events, chunk):
     check_reads(path, events, strict=True)
 
 
-def test_new_format_and_user_block(tmp_path, events):
+def test_new_format_user_block_and_pages(tmp_path, events):
     path = fx.write_larcv(tmp_path / "f.h5", events, libver="latest")
     check_reads(path, events, strict=True)
-    with h5py.File(tmp_path / "block.h5", "w", userblock_size=512) as target:
-        with h5py.File(path) as source:
+    for number, layout in enumerate(
+        ({"userblock_size": 512}, {"fs_strategy": "page", "fs_page_size": 4096})
+    ):
+        other = tmp_path / f"{number}.h5"
+        with h5py.File(other, "w", **layout) as target, h5py.File(path) as source:
             for name in ("Events", "Data"):
                 source.copy(name, target)
-    check_reads(tmp_path / "block.h5", events, strict=True)
+        check_reads(other, events, strict=True)
 
 
 def test_chunk_written_past_its_filter(tmp_path, events):

@@ -281,19 +281,39 @@ def test_waiting_time_is_counted():
         assert reader.total_wait_s == pytest.approx(first + reader.wait_s)
 
 
+def replace_file(path, monkeypatch):
+    shutil.copy(path, path + ".new")
+    os.replace(path + ".new", path)
+    return "replaced"
+
+
+def truncate_file(path, monkeypatch):
+    os.truncate(path, os.path.getsize(path) // 2)
+    return "changed|truncated"
+
+
+def fail_to_read(path, monkeypatch):
+    def fail(*arguments):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", fail)
+    return "Input/output error"
+
+
 @pytest.mark.parametrize("sparse", [True, False])
-def test_file_replaced_in_the_middle(path, sparse):
+@pytest.mark.parametrize("change", [replace_file, truncate_file, fail_to_read])
+def test_file_changed_in_the_middle(path, monkeypatch, change, sparse):
     with pipeline.open_source(file=path) as source:
         entries = order.wrapped_entries(7, 2)
         with pipeline.minibatches(
             source, entries, io_threads=2, prefetch=1, sparse=sparse
         ) as reader:
             next(reader)
-            shutil.copy(path, path + ".new")
-            os.replace(path + ".new", path)
-            with pytest.raises(LarcvFileError, match=r"good\.h5, entry .*replaced"):
+            words = change(path, monkeypatch)
+            with pytest.raises(LarcvFileError, match=rf"good\.h5, entry .*({words})"):
                 for _ in range(3):
                     next(reader)
+    assert not reading_threads()
 
 
 def test_memory_stays_flat(source):
@@ -314,10 +334,12 @@ def test_memory_stays_flat(source):
     [
         (8, 8, {}, 8),
         (8, 8, {"OMPI_COMM_WORLD_LOCAL_SIZE": "4"}, 2),
-        (8, 8, {"SLURM_TASKS_PER_NODE": "3(x2),1"}, 2),
+        (8, 8, {"JAX_NUM_LOCAL_PROCESSES": "2"}, 4),
+        (8, 8, {"SLURM_STEP_TASKS_PER_NODE": "3(x2),1"}, 2),
+        (8, 8, {"SLURM_TASKS_PER_NODE": "4", "SLURM_NTASKS_PER_NODE": "4"}, 8),
         (2, 8, {"MPI_LOCALNRANKS": "4"}, 2),
-        (2, 2, {"SLURM_NTASKS_PER_NODE": "16"}, 1),
-        (4, 4, {"SLURM_NTASKS_PER_NODE": "many"}, 4),
+        (2, 2, {"PALS_LOCAL_SIZE": "16"}, 1),
+        (4, 4, {"PALS_LOCAL_SIZE": "many"}, 4),
     ],
 )
 def test_default_threads(monkeypatch, usable, cpus, environ, expected):

@@ -156,9 +156,12 @@ class RowReader:
         stored, is_plain = [], True
         for chunk in chunks:
             # Asked one by one because the library makes up rows of absent chunks.
-            where = (chunk * self.chunk_rows,)
-            with as_larcv_error(place, f"a chunk at row {where[0]}"):
-                mask, data = self._dataset.id.read_direct_chunk(where)
+            row = chunk * self.chunk_rows
+            try:
+                mask, data = self._dataset.id.read_direct_chunk((row,))
+            except Exception:
+                with as_larcv_error(place, f"a chunk at row {row}"):
+                    raise
             if mask >> self._num_filters:
                 place.fail(f"a chunk without filters {mask:b}", "filters that exist")
             # HDF5's fletcher32 takes the four bytes of its sum for granted.
@@ -214,6 +217,11 @@ class RowReader:
             stored = [_unshuffle(data, self.dtype.itemsize) for data in stored]
         rows = stored[0] if len(stored) == 1 else b"".join(stored)
         return np.frombuffer(rows, self.dtype)
+
+
+def inflater() -> str:
+    """What `inflate` uses, for logs: "libdeflate" or "zlib"."""
+    return "zlib" if deflate is None else "libdeflate"
 
 
 def inflate(data: bytes | memoryview, size: int) -> bytes | bytearray:

@@ -4,6 +4,7 @@
    loop holds its lock. Whatever is unusual is left to the loops in numpy, which also
    word the errors: these functions say no more than that. */
 
+#include <float.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -22,28 +23,28 @@ int32_t ctjax_version(void) { return 1; }
    planes is [num_planes][2]: first record and the one after the last. Exactly one of
    charges and classes takes the values. Returns 0 unless in each plane ids ascend
    strictly, and every id is inside the image and every value of its kind. */
-int32_t ctjax_split_records(const uint8_t *records, const int64_t (*planes)[2],
-                            int64_t num_planes, int64_t num_pixels, int32_t *ids,
-                            float *charges, uint8_t *classes) {
-  int usual = 1;
+int32_t ctjax_split_records(const uint8_t *restrict records,
+                            const int64_t (*planes)[2], int64_t num_planes,
+                            int64_t num_pixels, int32_t *restrict ids,
+                            float *restrict charges, uint8_t *restrict classes) {
+  int32_t usual = 1;
   for (int64_t plane = 0; plane < num_planes; plane++) {
-    int64_t before = -1;
-    for (int64_t i = planes[plane][0]; i < planes[plane][1]; i++) {
-      uint64_t stored;
+    int64_t before = -1, stop = planes[plane][1];
+    for (int64_t i = planes[plane][0]; i < stop; i++) {
+      int64_t id;
       float value;
-      memcpy(&stored, records + 16 * i, 8);
+      memcpy(&id, records + 16 * i, 8);
       memcpy(&value, records + 16 * i + 8, 4);
-      int64_t id = (int64_t)stored;
       usual &= id > before;
       before = id;
       ids[i] = (int32_t)id;
       if (charges) {
-        usual &= isfinite(value) != 0;
+        usual &= fabsf(value) <= FLT_MAX;
         charges[i] = value;
       } else {
-        uint8_t class = value == 1 ? 1 : value == 2 ? 2 : 0;
-        usual &= class == value;
-        classes[i] = class;
+        int32_t inside = value >= 0 && value <= 2;
+        classes[i] = inside ? (uint8_t)value : 0;
+        usual &= inside && classes[i] == value;
       }
     }
     usual &= before < num_pixels;
@@ -69,10 +70,11 @@ static inline int32_t row_of(int32_t id, int32_t num_rows, int32_t *start,
    Either of charges and classes may be null, and what is made of it. cells, sums and
    highest have room for every voxel, spans takes the planes of the cells. Returns 0
    unless ids ascend strictly in each plane, inside of the image. */
-int32_t ctjax_pool(const int32_t *ids, const float *charges, const uint8_t *classes,
-                   const int64_t (*planes)[2], int64_t num_planes, int32_t num_rows,
-                   int32_t num_columns, int32_t d, int32_t *cells, float *sums,
-                   uint8_t *highest, int64_t (*spans)[2]) {
+int32_t ctjax_pool(const int32_t *restrict ids, const float *restrict charges,
+                   const uint8_t *restrict classes, const int64_t (*planes)[2],
+                   int64_t num_planes, int32_t num_rows, int32_t num_columns, int32_t d,
+                   int32_t *restrict cells, float *restrict sums,
+                   uint8_t *restrict highest, int64_t (*spans)[2]) {
   int32_t rows = num_rows >> d, num_words = rows / 64 + 1, usual = 0;
   float share = 1.0f / (1 << 2 * d);
   int64_t num_cells = 0;
@@ -94,7 +96,7 @@ int32_t ctjax_pool(const int32_t *ids, const float *charges, const uint8_t *clas
         int32_t row = row_of(ids[i], num_rows, &start, &column) >> d;
         seen[row / 64] |= UINT64_C(1) << row % 64;
         if (charges) sum[row] += charges[i];
-        if (classes && classes[i] > top[row]) top[row] = classes[i];
+        if (classes) top[row] = classes[i] > top[row] ? classes[i] : top[row];
       }
       for (int32_t word = 0; word < num_words; word++)
         for (; seen[word]; seen[word] &= seen[word] - 1, num_cells++) {
@@ -125,10 +127,11 @@ end:
    charges and image, or classes and label, may be null. pixels takes the flat places
    written. Returns 0 where an id is outside of the image, or where there is no memory,
    with nothing written. */
-int32_t ctjax_fill(const int32_t *ids, const float *charges, const uint8_t *classes,
-                   const int64_t (*planes)[2], int64_t num_planes, int32_t num_rows,
-                   int32_t num_columns, float *image, uint8_t *label,
-                   int32_t *pixels) {
+int32_t ctjax_fill(const int32_t *restrict ids, const float *restrict charges,
+                   const uint8_t *restrict classes, const int64_t (*planes)[2],
+                   int64_t num_planes, int32_t num_rows, int32_t num_columns,
+                   float *restrict image, uint8_t *restrict label,
+                   int32_t *restrict pixels) {
   int64_t num_voxels = 0, num_bins = num_planes * num_rows, sum = 0;
   for (int64_t plane = 0; plane < num_planes; plane++)
     num_voxels += planes[plane][1] - planes[plane][0];
@@ -173,8 +176,8 @@ end:
 }
 
 /* Sets pixels back to zero; image or label may be null. */
-void ctjax_clear(const int32_t *pixels, int64_t num_pixels, float *image,
-                 uint8_t *label) {
+void ctjax_clear(const int32_t *restrict pixels, int64_t num_pixels,
+                 float *restrict image, uint8_t *restrict label) {
   for (int64_t i = 0; i < num_pixels; i++) {
     if (image) image[pixels[i]] = 0;
     if (label) label[pixels[i]] = 0;

@@ -33,15 +33,19 @@ __all__ = [
 ]
 
 LOCAL_SIZE_VARIABLES = (
+    "JAX_NUM_LOCAL_PROCESSES",
     "OMPI_COMM_WORLD_LOCAL_SIZE",
     "MPI_LOCALNRANKS",
     "MV2_COMM_WORLD_LOCAL_SIZE",
     "PALS_LOCAL_SIZE",
     "PMI_LOCAL_SIZE",
-    "SLURM_NTASKS_PER_NODE",
-    "SLURM_TASKS_PER_NODE",
+    "SLURM_STEP_TASKS_PER_NODE",
 )
-"""Where launchers write the number of ranks on this host."""
+"""Where launchers write the number of ranks on this host.
+
+Slurm's is that of the step, which srun sets: the job's is also seen by a program that
+runs alone in the job's script.
+"""
 
 Minibatch = dict[str, np.ndarray]
 
@@ -291,7 +295,7 @@ def default_io_threads(environ: Mapping[str, str] = os.environ) -> int:
 
 def _local_ranks(environ: Mapping[str, str]) -> int:
     for name in LOCAL_SIZE_VARIABLES:
-        # SLURM_TASKS_PER_NODE reads "4(x2),3".
+        # SLURM_STEP_TASKS_PER_NODE reads "4(x2),3".
         digits = environ.get(name, "").split("(")[0].split(",")[0]
         if digits.isdigit() and int(digits) > 0:
             return int(digits)

@@ -1,6 +1,7 @@
 """Where events come from: larcv3 files as one data set, or made ones."""
 
 import glob
+import logging
 import os
 from collections.abc import Sequence
 from typing import Protocol
@@ -8,10 +9,12 @@ from typing import Protocol
 import numpy as np
 
 from ctjax.constants import FULL_IMAGE_SHAPE
-from ctjax.data import images, synthetic
+from ctjax.data import chunks, images, native, synthetic
 from ctjax.data.larcv_file import LarcvFile, LarcvFileError, Voxels
 from ctjax.data.pooling import pool, pooled_shape
 from ctjax.data.sparse import SparsePlane, sparse_planes
+
+logger = logging.getLogger("ctjax")
 
 SYNTHETIC_EVENTS = 1024
 """Made events repeat after so many; making them costs no file, only time."""
@@ -243,6 +246,7 @@ def open_source(
       LarcvFileError: where files are absent, unreadable or do not match.
       ValueError: where the image cannot be pooled so.
     """
+    logger.info("Inflating with %s, loops in %s", chunks.inflater(), native.language())
     if synthetic:
         return EventSource(SyntheticEvents(image_shape, seed, num_events), downsample)
     paths = find_files([file] if isinstance(file, str | os.PathLike) else file)
