@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
     config.mode.checkpoint_iteration = 100
     config.mode.logging_iteration = 10
     config.mode.summary_iteration = 10
-    config.mode.optimizer.learning_rate = 3e-3
+    config.mode.optimizer.learning_rate = 1e-2
     config.mode.optimizer.lr_schedule = "one_cycle"
     config.mode.optimizer.loss_balance_scheme = "focal"
     return config

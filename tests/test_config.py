@@ -37,6 +37,12 @@ def test_config_files_differ():
     assert len(set(others)) == 4
 
 
+def test_the_competition_alone_lets_the_network_guess_where_there_is_no_charge():
+    masked = {p.stem: config.resolve(load(p)).mode.mask_empty_pixels for p in CONFIGS}
+    assert not masked.pop("scc21")
+    assert masked and all(masked.values())
+
+
 def test_defaults_survive_their_dictionary():
     assert config.build(config.Config, config.default_config()) == config.Config()
 

@@ -195,6 +195,6 @@ def test_a_full_disk_is_one_line_and_leaves_no_file_in_the_cache(tmp_path):
     )  # fmt: skip
     assert result.returncode == 1, result.stderr
     last = result.stderr.splitlines()[-1]
-    assert last.startswith("ctjax: error: ") and "_seed20021_" in last
+    assert last.startswith("ctjax: error: ") and "_seed30001_" in last
     assert "Traceback" not in result.stdout + result.stderr
     assert not list((tmp_path / "cache" / "ctjax" / "simulated").iterdir())

@@ -4,6 +4,7 @@ import logging
 import numpy as np
 import pytest
 
+from ctjax import config as ctjax_config
 from ctjax import reporting
 
 
@@ -69,3 +70,17 @@ def test_log_goes_to_the_file_time_and_level_first(tmp_path):
         ["INFO", "first"],
         ["WARNING", "second"],
     ]
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("only", [True, False])
+def test_pixel_rules_name_what_is_done(masked, only):
+    mode = ctjax_config.Mode(
+        mask_empty_pixels=masked,
+        optimizer=ctjax_config.Optimizer(loss_charged_pixels_only=only),
+    )
+    words = reporting.pixel_rules(mode)
+    assert ("predicted background" in words) == masked
+    assert f"mode.mask_empty_pixels={masked}" in words
+    assert ("not in the loss" in words) == only
+    assert f"loss_charged_pixels_only={only}" in words

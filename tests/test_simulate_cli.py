@@ -1,8 +1,11 @@
 """The command line of the simulation: files, sets, and one line for each bad input."""
 
+import os
+import pathlib
 import re
 import subprocess
 import sys
+import time
 
 import h5py
 import numpy as np
@@ -134,6 +137,60 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, workers):
     assert last.startswith("ctjax.simulate: ") and "a.h5" in last
     assert "Traceback" not in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+KILLED = """
+import os, sys
+from concurrent import futures
+from ctjax import simulate
+
+submit = futures.ProcessPoolExecutor.submit
+
+def submit_and_name_workers(pool, *arguments):
+    future = submit(pool, *arguments)
+    print(*pool._processes, flush=True)
+    return future
+
+futures.ProcessPoolExecutor.submit = submit_and_name_workers
+simulate.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    process = subprocess.Popen(
+        [
+            sys.executable, "-c", KILLED, "--events", "100000", "--seed", "1",
+            "--shape", "320,512", "--output", str(tmp_path / "a.h5"), "--workers", "2",
+        ],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    workers = set()
+    while len(workers) < 2:
+        workers |= {int(word) for word in process.stdout.readline().split()}
+    # Not before they have begun, or they end for another reason.
+    while not list(tmp_path.iterdir()):
+        time.sleep(0.1)
+    time.sleep(2)
+    process.kill()
+    process.communicate(timeout=60)
+    deadline = time.monotonic() + 60
+    while any(is_running(worker) for worker in workers):
+        assert time.monotonic() < deadline, f"{workers} still run"
+        time.sleep(0.1)
+    assert not (tmp_path / "a.h5").exists()
+
+
+def is_running(process_id):
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    # A zombie, where nobody collects orphans, runs no more.
+    status = pathlib.Path(f"/proc/{process_id}/stat")
+    return (
+        not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
+    )
 
 
 def test_a_set_is_made_with_its_checksums(tmp_path, monkeypatch, capsys):

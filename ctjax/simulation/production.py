@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Generator
 
 from ctjax.simulation.events import Event, Simulator
@@ -95,7 +96,9 @@ def _made_events(
         return
     # Spawned: a fork of a process with jax's threads may hang.
     context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(workers, context)
+    pool = concurrent.futures.ProcessPoolExecutor(
+        workers, context, initializer=_end_with_parent
+    )
     try:
         waiting = collections.deque(
             pool.submit(_make, parameters, seed, task)
@@ -110,6 +113,18 @@ def _made_events(
             yield from made
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Lets a worker end when its parent is killed; it would wait for work forever."""
+    parent = multiprocessing.parent_process()
+
+    def wait():
+        if parent is not None:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _make(parameters: SimulationParameters, seed: int, numbers: range) -> list[Event]:
