@@ -461,8 +461,8 @@ def configuration_page() -> str:
     lines = [
         "# Configuration",
         "",
-        "Every field of a run, as `python -m ctjax.main --help` has it. A field is set",
-        "by `--config.FIELD=VALUE` after `--config configs/NAME.py`, or in such a file.",
+        "Every field of a run, as `python -m ctjax.main --help` has it, to be set by",
+        "`--config.FIELD=VALUE` after `--config configs/NAME.py`, or in such a file.",
         "This page is made from `ctjax/config.py`; after a change there:",
         "",
         "    python -m ctjax.config > docs/configuration.md",
