@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -16,6 +17,8 @@ from ctjax.config import Config, ConfigError
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="Configuration file, see configs/.", lock_config=True
 )
+
+FIELD_ARGUMENT = re.compile(r"--?(?:no)?config\.([^=]+)")
 
 
 class Parser(argparse.ArgumentParser):
@@ -57,12 +60,11 @@ def _parse(arguments: list[str]) -> ml_collections.ConfigDict:
         name = following if word == "--config" else word.partition("--config=")[2]
         if name and not os.path.exists(name):
             raise ConfigError(f"--config: no such file: {name}")
-    try:
-        flags.FLAGS(arguments)
-    except AttributeError as error:
-        # ml_collections' answer to a field that does not exist, with the nearest name.
-        words = str(error).strip("\"'").replace("\\n", ". ").replace("\\'", "'")
-        raise ConfigError(f"--config: no such field: {words}") from error
+    for word in arguments:
+        field = FIELD_ARGUMENT.match(word)
+        if field:
+            ctjax_config.check_name(field[1])
+    flags.FLAGS(arguments)
     if _CONFIG.value is None:
         raise ConfigError("--config: expected a configuration file, see configs/")
     return _CONFIG.value

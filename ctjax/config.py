@@ -477,6 +477,15 @@ def _described_fields(section: Any, prefix: str = "") -> Iterator[_Described]:
         yield _Described(name, str(value), kind, field.metadata["meaning"])
 
 
+def check_name(name: str) -> None:
+    """Raises ConfigError where no field has this dotted name, with the nearest one."""
+    names = [field.name for field in _described_fields(Config())]
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"{name}: no such field{hint}")
+
+
 def help_text() -> str:
     """Formats the usage and every field with its type or choices and its default."""
     lines = [
@@ -494,8 +503,8 @@ def configuration_page() -> str:
     lines = [
         "# Configuration",
         "",
-        "Every field of a run, as `python -m ctjax.main --help` has it. A field is set",
-        "by `--config.FIELD=VALUE` after `--config configs/NAME.py`, or in a file.",
+        "Every field of a run, as `python -m ctjax.main --help` has it, to be set by",
+        "`--config.FIELD=VALUE` after `--config configs/NAME.py`, or in such a file.",
         "This page is made from `ctjax/config.py`; after a change there:",
         "",
         "    python -m ctjax.config > docs/configuration.md",

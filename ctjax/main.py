@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import traceback
+from typing import Any
 
 from ctjax import (
     command_line,
@@ -17,6 +18,8 @@ from ctjax import (
     run_lock,
 )
 from ctjax import config as ctjax_config
+from ctjax.config import Config
+from ctjax.distributed import ALONE, Processes
 from ctjax.interruption import Interrupted
 
 logger = logging.getLogger("ctjax")
@@ -35,30 +38,18 @@ def main(arguments: list[str]) -> int:
     if "--help" in arguments or "-h" in arguments:
         sys.stdout.write(ctjax_config.help_text())
         return 0
-    launch, processes = None, distributed.ALONE
-    lock = contextlib.ExitStack()
+    started, processes = None, ALONE
     try:
         config = command_line.parse_config(arguments)
         if config.run.distributed:
-            launch = distributed.find(os.environ)
-        processes = distributed.start(config, launch)
-        if processes.is_first:
-            lock.enter_context(run_lock.hold(config.output_dir))
-        reporting.start_logging(config.output_dir, processes.index)
-        logger.info("Resolved configuration\n%s", ctjax_config.describe(config))
-        if processes.is_first:
-            reporting.save_config(config)
-        # Imported late: the IO test needs neither jax nor a device.
-        module = importlib.import_module(f"ctjax.{config.mode.name.value}")
-        module.run(config, processes)
-        if processes.is_first:
-            report.write_after_run(config.output_dir)
-    except Interrupted as stop:
-        logger.warning("Stopped by %s", stop)
+            started = distributed.find(os.environ)
+        processes = distributed.start(config, started)
+        launch(config, processes)
+    except Interrupted:
         return interruption.STATUS
     except Exception as error:
         line = _line_for_the_user(error)
-        if launch is None or launch.count == 1:
+        if started is None or started.count == 1:
             if line is None or _is_loss(error):
                 raise
             sys.stderr.write(f"ctjax: error: {line}\n")
@@ -66,12 +57,44 @@ def main(arguments: list[str]) -> int:
             return 1
         words = line or f"a defect of ctjax\n{traceback.format_exc()}"
         if processes.count > 1 and _is_loss(error):
-            liveness.call_roll(launch.index, words)
-        liveness.leave(launch.index, words)
-    finally:
-        reporting.stop_logging()
-        lock.close()
+            liveness.call_roll(started.index, words)
+        liveness.leave(started.index, words)
     return 0
+
+
+def launch(config: Config, processes: Processes = ALONE) -> Any:
+    """Does what a configuration says: lock, log, run, report page.
+
+    Args:
+      config: of the run.
+      processes: of the run, which have joined already.
+
+    Returns:
+      What the `run` of the mode's module returns.
+
+    Raises:
+      ConfigError, LarcvFileError, CheckpointError, RunLockError, TrainingError: for
+        what the user can mend.
+      Interrupted: a signal or run.max_time has stopped a training.
+    """
+    with contextlib.ExitStack() as stack:
+        if processes.is_first:
+            stack.enter_context(run_lock.hold(config.output_dir))
+        reporting.start_logging(config.output_dir, processes.index)
+        stack.callback(reporting.stop_logging)
+        logger.info("Resolved configuration\n%s", ctjax_config.describe(config))
+        if processes.is_first:
+            reporting.save_config(config)
+        # Imported late: the IO test needs neither jax nor a device.
+        mode = importlib.import_module(f"ctjax.{config.mode.name.value}")
+        try:
+            result = mode.run(config, processes)
+        except Interrupted as stop:
+            logger.warning("Stopped by %s", stop)
+            raise
+        if processes.is_first:
+            report.write_after_run(config.output_dir)
+    return result
 
 
 def _line_for_the_user(error: Exception) -> str | None:

@@ -95,7 +95,10 @@ def test_iotest_in_the_guides_words_without_jax(tmp_path):
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"run.iteratons": 3}, ["iteratons", "iterations"]),
+        ({"run.iteratons": 3}, ["run.iteratons", "did you mean run.iterations?"]),
+        ({"runn.seed": 3}, ["runn.seed: no such field; did you mean run.seed?"]),
+        ({"run": 3}, ["run: no such field"]),
+        ({"mode.optimiser.name": "adam"}, ["did you mean mode.optimizer.name?"]),
         ({"network.connections": "foo"}, ["network.connections", "concat, sum, none"]),
         ({"run.iterations": "abc"}, ["run.iterations", "abc"]),
         ({"run.minibatch_size": 0}, ["run.minibatch_size", "at least 1"]),

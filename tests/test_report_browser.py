@@ -6,8 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
-from ctjax import simulate
-from ctjax.report import records
+from ctjax import event_view, simulate
+from ctjax.report import events, records
 from tests.test_report import command
 
 pytest.importorskip("bokeh", reason="extra [report] is not installed")
@@ -138,6 +138,36 @@ def test_it_loads_and_draws(desktop, report):
     assert visible_layers(desktop) == {"charge"}
     assert len(colours(desktop)) > 20
     assert len(desktop.locator(".bk-Figure").all()) == 3 + 2 + 5 + 2
+
+
+def test_the_browser_unpacks_what_was_predicted(desktop, report):
+    record = records.read_record(str(report))
+    place, _ = events.pick(record, 3)[0]
+    path = str(report / "predictions.h5")
+    view = event_view.read_predicted_view(path, place, 2, "")
+    picked = desktop.evaluate(
+        "JSON.parse(document.getElementById('picked').textContent)"
+    )
+    for plane, pixels in enumerate(view.planes):
+        source = f"Bokeh.documents[0].get_model_by_name('pixels{plane}')"
+        columns = {
+            name: np.array(desktop.evaluate(f"[...{source}.get_column('{name}')]"))
+            for name in ("x", "y", *LAYERS)
+        }
+        ours = {
+            "x": 2 * pixels.columns + 1,
+            "y": 2 * pixels.rows + 1,
+            "charge": np.clip(pixels.charge, picked[0]["low"], picked[0]["high"]),
+            "truth": pixels.truth,
+            "prediction": pixels.prediction,
+            "errors": event_view.pixel_kinds(pixels),
+        }
+        at, expected_at = (np.lexsort((c["y"], c["x"])) for c in (columns, ours))
+        assert len(at) == len(expected_at) > 0
+        for name, values in ours.items():
+            np.testing.assert_allclose(
+                columns[name][at], values[expected_at], rtol=0.02, err_msg=name
+            )
 
 
 def test_the_switches_switch(desktop):

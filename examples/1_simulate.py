@@ -1,0 +1,55 @@
+"""Tutorial, part 1: make events and look at one.
+
+    python examples/1_simulate.py
+
+Writes train.h5 and test.h5, larcv3 files like the experiment's with truth for every
+pixel, and event.png. Needs the extra [display]. Next: 2_train.py.
+"""
+
+import argparse
+import pathlib
+
+from ctjax import display, simulate
+from ctjax.data.larcv_file import LarcvFile
+from ctjax.event_view import read_view
+
+
+def main():
+    """Runs this part."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=pathlib.Path, default="output/tutorial")
+    parser.add_argument("--events", type=int, default=160)
+    parser.add_argument("--shape", default="320,512", help="ticks,wires")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+
+    # The same seed makes the same events, everywhere; two seeds share none.
+    files = {"train": (options.events, 1), "test": (max(1, options.events // 4), 2)}
+    for name, (events, seed) in files.items():
+        path = options.folder / f"{name}.h5"
+        if not path.exists():
+            simulate.main(
+                [
+                    *("--events", str(events), "--seed", str(seed)),
+                    *("--shape", options.shape, "--output", str(path)),
+                ]
+            )
+
+    # An event is three pictures, of which only the pixels with charge are stored.
+    path = str(options.folder / "test.h5")
+    with LarcvFile(path) as file:
+        ticks, wires = file.image_shape
+        print(f"{path}: {file.num_events} events of {ticks} ticks x {wires} wires")
+        voxels = file.read_image(0)
+    for plane, where in enumerate(voxels.planes):
+        share = (where.stop - where.start) / (ticks * wires)
+        print(f"plane {plane}: {share:.2%} of the pixels hold charge")
+
+    picture = options.folder / "event.png"
+    display.draw(read_view(path, "", 0)).savefig(picture)
+    print(f"look at {picture}")
+
+
+# The simulation starts processes, which read this file again but must not run it.
+if __name__ == "__main__":
+    main()

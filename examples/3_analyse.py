@@ -1,0 +1,56 @@
+"""Tutorial, part 3: infer, and ask where the network finds the neutrino.
+
+    python examples/3_analyse.py
+
+Needs parts 1 and 2. Writes predictions.h5 (a larcv3 file), brings report.html up to
+date and draws the event in which the neutrino was found worst, worst.png.
+"""
+
+import argparse
+import csv
+import json
+import pathlib
+
+import numpy as np
+
+from ctjax import config, display
+from ctjax import main as ctjax_main
+from ctjax.data.neutrinos import read_neutrinos
+from ctjax.event_view import read_view
+
+
+def main():
+    """Runs this part."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=pathlib.Path, default="output/tutorial")
+    options = parser.parse_args()
+    run = options.folder / "run"
+
+    # The configuration of the training, with three changes.
+    fields = json.loads((run / "train_config.json").read_text())["config"]
+    fields["mode"].update(name="inference", write_predictions=True)
+    fields["data"]["file"] = "test.h5"
+    fields["run"]["iterations"] = 0  # the whole file
+    averages = ctjax_main.launch(config.resolve(fields))
+    print(f"mean over the events of all metrics: mIoU {averages['Average/mIoU']:.3f}")
+
+    # A row an event; the truth has the energy of each neutrino.
+    with open(run / "inference_metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    iou = np.array([float(row["Average/Neutrino_IoU"]) for row in rows])
+    events = str(options.folder / "test.h5")
+    energy = read_neutrinos([events])["energy_gev"]
+    has_neutrino = ~np.isnan(energy)
+    for low, high in ((0, 1), (1, 2), (2, 4)):
+        chosen = has_neutrino & (energy >= low) & (energy < high)
+        mean = f"{iou[chosen].mean():.3f}" if chosen.any() else "-"
+        print(f"{low} to {high} GeV: {chosen.sum()} events, mean neutrino IoU {mean}")
+
+    worst = int(np.argmin(np.where(has_neutrino, iou, np.inf)))
+    view = read_view(events, str(run / "predictions.h5"), worst)
+    display.draw(view).savefig(options.folder / "worst.png")
+    print(f"look at {options.folder}/worst.png and {run}/report.html")
+
+
+if __name__ == "__main__":
+    main()
