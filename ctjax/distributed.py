@@ -93,9 +93,9 @@ _VARIABLES = (
         "OMPI_COMM_WORLD_LOCAL_SIZE",
     ),
     (
-        "mpirun",  # HPE Cray
+        "mpirun",  # HPE Cray's PALS, which has no size of its own
         "PALS_RANKID",
-        "PALS_SIZE",
+        "PMI_SIZE",
         "PALS_LOCAL_RANKID",
         "PALS_LOCAL_SIZE",
     ),
