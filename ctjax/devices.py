@@ -1,5 +1,6 @@
 """The devices that a run computes on."""
 
+import logging
 import os
 
 import jax
@@ -7,6 +8,8 @@ from jax.sharding import Mesh
 
 from ctjax import cache, sharding
 from ctjax.config import ComputeMode, ConfigError
+
+logger = logging.getLogger("ctjax")
 
 
 def select(compute_mode: ComputeMode) -> Mesh:
@@ -30,7 +33,14 @@ def select(compute_mode: ComputeMode) -> Mesh:
             f"run.compute_mode=GPU: expected a GPU, jax found {device.platform} only; "
             "install ctjax[cuda12] or ctjax[cuda13]"
         )
-    return sharding.make_mesh()
+    mesh = sharding.make_mesh()
+    logger.info(
+        "Devices: %d (%s) of %d processes",
+        mesh.size,
+        device.device_kind,
+        jax.process_count(),
+    )
+    return mesh
 
 
 def check_divisible(mesh: Mesh, **sizes: int) -> None:

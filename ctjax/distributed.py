@@ -24,8 +24,9 @@ from ctjax import config as ctjax_config
 from ctjax import liveness
 from ctjax.config import ComputeMode, Config, ConfigError, ModeName
 
-HEARTBEAT_TIMEOUT_S = 30
-"""After which a process that says nothing is taken for dead, and the others end."""
+HEARTBEAT_TIMEOUT_S = 45
+"""After which jaxlib takes a process that says nothing for dead and aborts the others:
+a last resort, should `liveness` not have ended them."""
 
 FIRST_PORT = 49152  # of the range that is nobody's by registration
 NUM_PORTS = 16384
@@ -93,9 +94,9 @@ _VARIABLES = (
         "OMPI_COMM_WORLD_LOCAL_SIZE",
     ),
     (
-        "mpirun",  # HPE Cray
+        "mpirun",  # HPE Cray's PALS, which has no size of its own
         "PALS_RANKID",
-        "PALS_SIZE",
+        "PMI_SIZE",
         "PALS_LOCAL_RANKID",
         "PALS_LOCAL_SIZE",
     ),

@@ -3,9 +3,12 @@
 A process that is killed leaves the others in a collective operation that may never
 end, or that fails without a name. They all look into the store of jax's runtime every
 other second: there, one that ends knowingly says why, and one that has lost another
-calls the roll, which names those that are gone.
+calls the roll, which names those that are gone. They also leave a sign of life there:
+a host without power or network ends no connection, and is noticed by its silence.
 """
 
+import contextlib
+import itertools
 import logging
 import os
 import sys
@@ -19,19 +22,29 @@ POLL_S = 2
 ROLL_CALL_S = 6
 """How long those that are left have to answer; three looks."""
 
+SILENT_LOOKS = 10
+"""After so many looks without a sign of life a process is lost: before jaxlib's runtime
+notices, which aborts all that are left (`distributed.HEARTBEAT_TIMEOUT_S`)."""
+
 _ENDED = "ctjax/ended"
 _ROLL = "ctjax/roll"
 _PRESENT = "ctjax/present/"
+_ALIVE = "ctjax/alive/"
 
 
 def watch(index: int, count: int) -> None:
-    """Starts the thread that ends this process soon after another one has ended.
+    """Starts the threads that end this process soon after another one has ended.
 
     Args:
       index: number of this process.
       count: of processes, which have joined.
     """
-    threading.Thread(target=_watch, args=(index, count), daemon=True).start()
+    answered = threading.Event()
+    for target, arguments in (
+        (_watch, (index, count, answered)),
+        (_expect_answers, (index, answered)),
+    ):
+        threading.Thread(target=target, args=arguments, daemon=True).start()
 
 
 def leave(index: int, words: str) -> NoReturn:
@@ -63,22 +76,29 @@ def call_roll(index: int, words: str) -> NoReturn:
 
 
 def say(index: int, words: str) -> None:
-    """Writes the line for the user."""
-    sys.stderr.write(f"ctjax: error: rank {index}: {words}\n")
+    """Writes the line for the user, unless the launcher that takes it is gone too."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"ctjax: error: rank {index}: {words}\n")
 
 
 def end(wait_s: float) -> NoReturn:
     """Ends the process with status 1, without a word to jax and MPI."""
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     time.sleep(wait_s)
     os._exit(1)
 
 
-def _watch(index: int, count: int) -> None:
-    while True:
+def _watch(index: int, count: int, answered: threading.Event) -> None:
+    signs = dict.fromkeys(range(count), "")
+    looks = dict.fromkeys(range(count), 0)
+    for number in itertools.count():
         time.sleep(POLL_S)
+        # Without a client, jax's part of this process has ended in good order.
+        if _client() is None or _set(f"{_ALIVE}{index}", str(number), overwrite=True):
+            answered.set()
         ended = _get(_ENDED)
         if ended is not None:
             say(index, f"ends because another one did: {ended}")
@@ -87,17 +107,49 @@ def _watch(index: int, count: int) -> None:
         if reason is not None:
             _set(f"{_PRESENT}{index}", "")
             time.sleep(ROLL_CALL_S)
-            say(index, f"lost {_name_absent(count)} ({reason})")
+            absent = set(range(count)) - set(_get_all(_PRESENT))
+            lost = _name(absent) if absent else "touch with the other ranks"
+            say(index, f"lost {lost} ({reason})")
             end(2 * POLL_S if index == 0 else 0)
+        if index == 0:
+            silent = _count_looks(signs, looks)
+            if silent:
+                seconds = SILENT_LOOKS * POLL_S
+                leave(0, f"lost {_name(silent)} (no sign of life for {seconds} s)")
 
 
-def _name_absent(count: int) -> str:
-    found = {key.rpartition("/")[2] for key, _ in _client().key_value_dir_get(_PRESENT)}
-    absent = [str(n) for n in range(count) if str(n) not in found]
-    if not absent:
-        return "touch with the other ranks"
-    shown = ", ".join(absent[:10]) + (", ..." if len(absent) > 10 else "")
-    return f"rank {shown}"
+def _count_looks(signs: dict[int, str], looks: dict[int, int]) -> set[int]:
+    """Compares each rank's sign of life with that of the look before.
+
+    Looks are counted, not seconds: this process may have been stopped itself.
+
+    Args:
+      signs: of the ranks; the new ones are set.
+      looks: how many in a row saw the same sign; counted on.
+
+    Returns:
+      The ranks that have been silent for too long.
+    """
+    new = _get_all(_ALIVE)
+    for rank, sign in signs.items():
+        looks[rank] = looks[rank] + 1 if new.get(rank, "") == sign else 0
+    signs.update(new)
+    return {rank for rank, count in looks.items() if count >= SILENT_LOOKS}
+
+
+def _expect_answers(index: int, answered: threading.Event) -> None:
+    """Ends a process that has lost the first one, whose calls may never return."""
+    seconds = SILENT_LOOKS * POLL_S
+    # The second wait is for a process that was stopped itself, and has just gone on.
+    while answered.wait(seconds) or answered.wait(2 * POLL_S):
+        answered.clear()
+    say(index, f"lost rank 0, where all meet (no answer for {seconds} s)")
+    end(0)
+
+
+def _name(ranks: set[int]) -> str:
+    shown = ", ".join(str(rank) for rank in sorted(ranks)[:10])
+    return f"rank {shown}" + (", ..." if len(ranks) > 10 else "")
 
 
 def _client() -> Any:
@@ -106,10 +158,10 @@ def _client() -> Any:
     return distributed.global_state.client
 
 
-def _set(key: str, value: str) -> bool:
-    """Whether the store could be reached; the first value of a key stays."""
+def _set(key: str, value: str, overwrite: bool = False) -> bool:
+    """Whether the store could be reached; the first value of a key stays by default."""
     try:
-        _client().key_value_set(key, value)
+        _client().key_value_set(key, value, overwrite)
     except Exception as error:
         return "ALREADY_EXISTS" in str(error)
     return True
@@ -120,3 +172,12 @@ def _get(key: str) -> str | None:
         return _client().key_value_try_get(key)
     except Exception:  # not there, or the first process is gone
         return None
+
+
+def _get_all(folder: str) -> dict[int, str]:
+    """What each rank has left under the folder of its number."""
+    try:
+        found = _client().key_value_dir_get(folder)
+    except Exception:  # as above
+        return {}
+    return {int(key.rpartition("/")[2]): value for key, value in found}

@@ -14,6 +14,15 @@ OPEN_MPI = {
     "OMPI_COMM_WORLD_LOCAL_RANK": "1",
     "OMPI_COMM_WORLD_LOCAL_SIZE": "4",
 }
+PALS = {
+    "PALS_RANKID": "3",
+    "PALS_LOCAL_RANKID": "1",
+    "PALS_LOCAL_SIZE": "2",
+    "PMI_RANK": "3",
+    "PMI_SIZE": "6",
+    "PMI_LOCAL_RANK": "1",
+    "PMI_LOCAL_SIZE": "2",
+}
 SRUN = {
     "SLURM_PROCID": "2",
     "SLURM_STEP_NUM_TASKS": "4",
@@ -30,7 +39,7 @@ SRUN = {
         (SRUN, Launch("srun", 2, 4, 0, 2)),
         # An MPI of its own inside of a Slurm job looks like both.
         (OPEN_MPI | SRUN, Launch("mpirun", 5, 8, 1, 4)),
-        ({"PALS_RANKID": "3", "PALS_SIZE": "6"}, Launch("mpirun", 3, 6, 0, 1)),
+        (PALS, Launch("mpirun", 3, 6, 1, 2)),
         ({"PMI_RANK": "0", "PMI_SIZE": "2"}, Launch("mpirun", 0, 2, 0, 1)),
         # A batch script is no step.
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "9"}, None),

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# One process for each GPU of one or several hosts, by Open MPI's mpirun:
+#   HOSTFILE=hosts.txt launch/openmpi.sh configs/scc21.py --config.run.minibatch_size=64
+# --dry-run as the first word prints the command instead of running it.
+#
+# HOSTFILE        a host a line, the first of them this one; its name, as that of the
+#                 configuration, from the root of ctjax. Without it: this host alone or, in a
+#                 job of Slurm or PBS that this Open MPI knows of, the hosts of the job.
+# RANKS_PER_HOST  default: the GPUs of this host, or 1. With 1, a process takes all GPUs of
+#                 its host. CPU processes: one for each NUMA domain, with the field
+#                 --config.run.compute_mode=CPU.
+# CORES_PER_RANK  default: the cores of this host shared out over its processes.
+#
+# Hosts are alike, and have this folder, its data and the Python in use under the same
+# names. A GPU is chosen by ctjax, from the number of the process on its host.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+run=(exec)
+if [ "${1:-}" = --dry-run ]; then run=(printf '%q '); shift; fi
+configuration=${1:?usage: launch/openmpi.sh [--dry-run] CONFIGURATION [FIELDS...]}
+shift
+. launch/environment.sh
+
+gpus=$(nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU' || true)
+ranks=${RANKS_PER_HOST:-$((gpus > 0 ? gpus : 1))}
+cores=${CORES_PER_RANK:-$(($(lscpu --parse=CORE,SOCKET | grep -v '^#' | sort -u | wc -l) / ranks))}
+
+# The full name tells mpirun where it is installed on the other hosts.
+command=("$(command -v mpirun || echo mpirun)" ${HOSTFILE:+--hostfile "$HOSTFILE"})
+# So many on each host, whatever number of slots the hosts are said to have.
+mapping=ppr:$ranks:node:oversubscribe
+if [ "$cores" -gt 0 ]; then
+    # Each process has cores of its own, side by side: XLA starts threads for all cores that
+    # a process may use, and memory stays near the cores.
+    command+=(--map-by "$mapping:pe=$cores" --bind-to core)
+else
+    command+=(--map-by "$mapping" --bind-to none)
+fi
+# The other hosts get nothing of this environment by themselves.
+for name in $(compgen -e | grep -E '^((JAX|XLA|NCCL|FI|UCX)_.*|CUDA_VISIBLE_DEVICES|LD_LIBRARY_PATH|PYTHONPATH)$'); do
+    [[ " ${settings[*]}" == *" $name="* ]] || command+=(-x "$name=${!name}")
+done
+for setting in "${settings[@]}"; do command+=(-x "$setting"); done
+"${run[@]}" "${command[@]}" "$(command -v python || echo python)" -m ctjax.main --config "$configuration" "$@"
+echo # ends the line of a dry run
