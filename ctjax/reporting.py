@@ -251,7 +251,8 @@ def open_summary(output_dir: str, name: str, start: int) -> Any:
     summary = SummaryWriter(os.path.join(output_dir, name), purge_step=start or None)
     # Its thread would end at the first error, and whoever adds to its queue then waits
     # for ever.
-    file: Any = summary.file_writer.event_writer._ev_writer
+    writer: Any = summary.file_writer
+    file = writer.event_writer._ev_writer
     for method in ("write_event", "flush", "close"):
         setattr(file, method, _without_disk_errors(getattr(file, method), name))
     return summary

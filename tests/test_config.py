@@ -2,6 +2,8 @@
 
 import importlib.util
 import pathlib
+import random
+import re
 import subprocess
 import sys
 
@@ -185,3 +187,50 @@ def test_the_page_of_the_documentation_is_up_to_date():
     assert page == result.stdout, "python -m ctjax.config > docs/configuration.md"
     assert "| `run.minibatch_size` | `2` | int, at least 1 |" in page
     assert "`concat` | concat, sum, none |" in page
+
+
+def random_value(field, generator):
+    """Mostly of the right type, often not."""
+    texts = ["", "none", "batch", "concat", "train", "adam", "42", "nan", "\x00", "é"]
+    return generator.choice(
+        [
+            field,
+            field,
+            generator.choice(texts),
+            generator.randrange(-3, 20),
+            generator.uniform(-2, 2),
+            float("nan"),
+            float("inf"),
+            generator.choice([True, False, None]),
+            [],
+            {},
+            {"a": 1},
+        ]
+    )
+
+
+def test_a_thousand_random_configurations_resolve_or_name_the_field():
+    generator = random.Random(5)
+    outcomes = {"resolved": 0, "refused": 0}
+    for _ in range(1000):
+        values = config.to_dict(config.Config())
+        for _ in range(generator.randrange(1, 5)):
+            section = values
+            while True:
+                name = generator.choice(list(section))
+                below = section[name]
+                if not isinstance(below, dict) or not below or generator.random() < 0.1:
+                    break
+                section = section[name]
+            if generator.random() < 0.1:
+                section[name + generator.choice("xyz_")] = 1
+            else:
+                section[name] = random_value(section[name], generator)
+        try:
+            config.resolve(values)
+            outcomes["resolved"] += 1
+        except config.ConfigError as error:
+            assert "\n" not in str(error)
+            assert re.match(r"[a-z0-9_.]+[=: ]", str(error)), str(error)
+            outcomes["refused"] += 1
+    assert min(outcomes.values()) > 100, outcomes

@@ -359,3 +359,25 @@ def test_the_first_module_without_a_number_is_named_first():
     image = np.ones((1, 3, 8, 8), np.float32)
     words = diagnosis.largest_activations(model, variables, image)
     assert words.startswith("net_core/down_blocks/blocks_0/convolution_2/conv: nan, ")
+
+
+@pytest.mark.parametrize("jump_s", [-86400, 86400])
+def test_a_clock_that_jumps_changes_nothing(unbroken, tmp_path, monkeypatch, jump_s):
+    now, report, jumped = time.time, train._Reports.train, []
+
+    def reporting(self, step, *arguments):
+        report(self, step, *arguments)
+        if step == 3:
+            jumped.append(jump_s)
+
+    monkeypatch.setattr(train._Reports, "train", reporting)
+    monkeypatch.setattr(time, "time", lambda: now() + sum(jumped))
+    config = tiny.make(
+        tmp_path,
+        run__iterations=8,
+        run__max_time=3600.0,
+        run__step_timeout=600,
+        mode__checkpoint_iteration=2,
+    )
+    assert leaves_equal(train.run(config), unbroken[1])
+    assert jumped

@@ -1,0 +1,78 @@
+"""A long training: memory, open files and threads must not grow.
+
+    python -m tests.chaos.soak --steps 2000 --output report.json
+
+Also says how long the step waits for a checkpoint to be copied.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import sys
+import tempfile
+import threading
+import time
+
+from ctjax import checkpoint, train
+from tests import tiny
+
+
+def main() -> int:
+    """Runs the training; 0 if nothing grew."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.soak")
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--output", type=pathlib.Path)
+    options = parser.parse_args()
+    report = run(options.steps)
+    sys.stdout.write(f"{json.dumps(report)}\n")
+    if options.output:
+        options.output.write_text(json.dumps(report, indent=1) + "\n")
+    grown_mb = report["memory_mb"][-1] - report["memory_mb"][1]
+    files = report["open_files"][-1] - report["open_files"][1]
+    threads = report["threads"][-1] - report["threads"][1]
+    return 0 if grown_mb < 20 and files <= 0 and threads <= 0 else 1
+
+
+def run(steps: int) -> dict:
+    """Samples at every tenth of the run, and the seconds of each save."""
+    samples: dict[str, list] = {"memory_mb": [], "open_files": [], "threads": []}
+    saves: list[float] = []
+    report, save = train._Reports.train, checkpoint.Saver.save
+
+    def reporting(self, step, *arguments):
+        report(self, step, *arguments)
+        if (step + 1) % (steps // 10) == 0:
+            status = pathlib.Path("/proc/self/statm").read_text().split()
+            samples["memory_mb"].append(
+                int(status[1]) * os.sysconf("SC_PAGE_SIZE") // 10**6
+            )
+            samples["open_files"].append(len(os.listdir("/proc/self/fd")))
+            samples["threads"].append(threading.active_count())
+
+    def saving(self, *arguments):
+        start = time.perf_counter()
+        save(self, *arguments)
+        saves.append(time.perf_counter() - start)
+
+    train._Reports.train, checkpoint.Saver.save = reporting, saving
+    with tempfile.TemporaryDirectory() as folder:
+        train.run(
+            tiny.make(
+                folder,
+                run__iterations=steps,
+                mode__checkpoint_iteration=max(1, steps // 40),
+            )
+        )
+    return {
+        "steps": steps,
+        **samples,
+        "saves": len(saves),
+        "save_s_median": round(statistics.median(saves), 4),
+        "save_s_most": round(max(saves), 4),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
