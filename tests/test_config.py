@@ -233,4 +233,4 @@ def test_a_thousand_random_configurations_resolve_or_name_the_field():
             assert "\n" not in str(error)
             assert re.match(r"[a-z0-9_.]+[=: ]", str(error)), str(error)
             outcomes["refused"] += 1
-    assert min(outcomes.values()) > 100, outcomes
+    assert min(outcomes.values()) > 50, outcomes
