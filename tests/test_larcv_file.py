@@ -6,6 +6,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import zlib
 
 import h5py
 import numpy as np
@@ -461,6 +462,41 @@ def test_new_format_user_block_and_pages(tmp_path, events):
         check_reads(other, events, strict=True)
 
 
+@pytest.mark.parametrize("mask", [0, 1])
+@pytest.mark.parametrize("num_rows", [20, 31, 33, 40])
+@pytest.mark.parametrize("name", ["gzip9", "shuffle", "shuffle only"])
+def test_chunk_of_other_size(tmp_path, events, name, num_rows, mask):
+    # HDF5 itself makes up what is missing from whatever is in its memory.
+    path = fx.write_larcv(tmp_path / "f.h5", events, filters=FILTERS[name])
+    with h5py.File(path, "r+") as file:
+        voxels = file[WIRE]["voxels"]
+        stored = (2 * voxels[:32].tobytes())[: 16 * num_rows]
+        is_plain = name == "shuffle only" or (name == "gzip9" and mask)
+        if not is_plain:
+            stored = zlib.compress(stored)
+        voxels.id.write_direct_chunk((0,), stored, filter_mask=mask)
+    check_fails(path, "voxels", "entry 0", f"{16 * num_rows} bytes" if is_plain else "")
+
+
+@pytest.mark.parametrize("num_rows", [20, 31, 33, 40])
+@pytest.mark.parametrize("most", [0, 50_000])
+def test_chunk_of_other_size_without_filters(path, events, monkeypatch, num_rows, most):
+    monkeypatch.setattr(chunks, "MAX_INDEXED_CHUNKS", most)
+    fx.write_larcv(path, events, filters={})
+    change_first_chunk(path, size=16 * num_rows)
+    check_fails(path, "voxels", "entry 0", f"a chunk of {16 * num_rows} bytes")
+
+
+def test_chunk_of_other_size_under_a_checksum(tmp_path, events):
+    filters = {"compression": "gzip", "fletcher32": True}
+    path = fx.write_larcv(tmp_path / "f.h5", events, filters=filters)
+    other = fx.write_larcv(tmp_path / "g.h5", events, filters=filters, voxel_chunk=20)
+    with h5py.File(path, "r+") as file, h5py.File(other) as source:
+        stored = source[WIRE]["voxels"].id.read_direct_chunk((0,))[1]
+        file[WIRE]["voxels"].id.write_direct_chunk((0,), stored)
+    check_fails(path, "voxels", "entry 0", "chunk of 320 bytes", "expected 512")
+
+
 def test_chunk_written_past_its_filter(tmp_path, events):
     # HDF5 stores a chunk that gzip does not shrink as it is, and marks it.
     path = fx.write_larcv(tmp_path / "f.h5", events)
@@ -471,16 +507,21 @@ def test_chunk_written_past_its_filter(tmp_path, events):
     check_reads(path, events, strict=True)
 
 
-def test_chunk_past_a_filter_that_does_not_exist(path):
+def change_first_chunk(path, size=None, mask=0):
+    """Writes another size or mask of skipped filters into HDF5's own index."""
     with h5py.File(path) as file:
         info = file[WIRE]["voxels"].id.get_chunk_info(0)
-    # The chunk's key in HDF5's B-tree: size, skipped filters, coordinates, address.
+    # The chunk's key in the B-tree: size, skipped filters, coordinates, address.
     key = struct.pack("<IIQQQ", info.size, 0, 0, 0, info.byte_offset)
     with open(path, "r+b") as file:
         content = file.read()
         assert content.count(key) == 1
-        file.seek(content.index(key) + 4)
-        file.write(struct.pack("<I", 0b100))
+        file.seek(content.index(key))
+        file.write(struct.pack("<II", size or info.size, mask))
+
+
+def test_chunk_past_a_filter_that_does_not_exist(path):
+    change_first_chunk(path, mask=0b100)
     check_fails(path, "voxels", "entry 0", "filters that exist")
 
 

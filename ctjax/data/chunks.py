@@ -26,7 +26,10 @@ MAX_INFLATION = 1040
 MAX_CHUNK_BYTES = 2**30
 """No writer makes larger chunks; memory for a damaged size is not asked for."""
 
-MIN_STORED_BYTES = 5
+CHECKSUM_BYTES = 4
+"""What HDF5's fletcher32 adds to a chunk."""
+
+MIN_STORED_BYTES = CHECKSUM_BYTES + 1
 
 MAX_GAP = 2**16
 """Bytes between two chunks that are cheaper to read than to leave out."""
@@ -70,11 +73,16 @@ class RowReader:
             return
         if self._chunk_bytes > MAX_CHUNK_BYTES:
             place.fail(f"chunks of {self._chunk_bytes} bytes", "smaller ones")
-        filters = _filter_codes(dataset)
-        self._num_filters = len(filters)
+        self._filters = filters = _filter_codes(dataset)
         deflate, shuffle = h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE
         self._deflated = deflate in filters
         self._shuffled = shuffle in filters
+        # Without filters the library takes the size for granted, whatever is stored.
+        num_chunks = -(-self.num_rows // self.chunk_rows)
+        self._has_other_sizes = (
+            not filters
+            and dataset.id.get_storage_size() != num_chunks * self._chunk_bytes
+        )
         plain = filters in ([], [deflate], [shuffle], [shuffle, deflate])
         self.is_raw = raw_chunks and plain
         self._index: tuple[np.ndarray, np.ndarray] | None = None
@@ -106,7 +114,7 @@ class RowReader:
         chunks = range(first_chunk, (first + count - 1) // self.chunk_rows + 1)
         with as_larcv_error(place, "chunks that can be read"):
             stored = self._fetch(chunks, place)
-            if stored is None or not self.is_raw:
+            if stored is None:
                 return self._dataset[first : first + count]
             rows = self._decode(stored, place)
         skip = first - first_chunk * self.chunk_rows
@@ -148,28 +156,58 @@ class RowReader:
         return offsets, sizes
 
     def _fetch(self, chunks: range, place: Place) -> list | None:
-        """The stored bytes of each chunk; None if one is past some filter."""
+        """The stored bytes of each chunk; None where the library has to decode them."""
         if self._index is not None:
             offsets, sizes = (part[chunks.start : chunks.stop] for part in self._index)
             if offsets.min() >= 0:
                 return self._fetch_at(offsets, sizes, place)
-        stored, is_plain = [], True
+        stored, masks = [], []
         for chunk in chunks:
             # Asked one by one because the library makes up rows of absent chunks.
             row = chunk * self.chunk_rows
             try:
+                if self._has_other_sizes:
+                    info = self._dataset.id.get_chunk_info_by_coord((row,))
+                    if info.byte_offset is not None:
+                        self._check_size(info.size, place)
                 mask, data = self._dataset.id.read_direct_chunk((row,))
             except Exception:
                 with as_larcv_error(place, f"a chunk at row {row}"):
                     raise
-            if mask >> self._num_filters:
+            if mask >> len(self._filters):
                 place.fail(f"a chunk without filters {mask:b}", "filters that exist")
             # HDF5's fletcher32 takes the four bytes of its sum for granted.
             if len(data) < MIN_STORED_BYTES:
                 place.fail(f"a chunk of {len(data)} bytes", "a whole one")
             stored.append(data)
-            is_plain &= mask == 0
-        return stored if is_plain else None
+            masks.append(mask)
+        if self.is_raw and not any(masks):
+            return stored
+        for mask, data in zip(masks, stored, strict=True):
+            self._check_size(self._decoded_size(mask, data), place)
+        return None
+
+    def _check_size(self, size: int | None, place: Place) -> None:
+        if size not in (None, self._chunk_bytes):
+            place.fail(f"a chunk of {size} bytes", f"{self._chunk_bytes}")
+
+    def _decoded_size(self, mask: int, data: bytes) -> int | None:
+        """Bytes of a chunk without its filters; None for filters unknown here.
+
+        The library itself does not look: it fills short chunks with whatever its
+        memory holds.
+        """
+        for bit, code in reversed(list(enumerate(self._filters))):
+            if mask >> bit & 1:
+                continue
+            if code == h5py.h5z.FILTER_FLETCHER32:
+                data = data[:-CHECKSUM_BYTES]
+            elif code == h5py.h5z.FILTER_DEFLATE:
+                limit = self._chunk_bytes + CHECKSUM_BYTES + 1
+                data = zlib.decompressobj().decompress(data, limit)
+            elif code != h5py.h5z.FILTER_SHUFFLE:
+                return None
+        return len(data)
 
     def _fetch_at(
         self, offsets: np.ndarray, sizes: np.ndarray, place: Place
@@ -211,8 +249,7 @@ class RowReader:
         if self._deflated:
             stored = [inflate(data, size) for data in stored]
         for data in stored:
-            if len(data) != size:
-                place.fail(f"a chunk of {len(data)} bytes", f"{size}")
+            self._check_size(len(data), place)
         if self._shuffled:
             stored = [_unshuffle(data, self.dtype.itemsize) for data in stored]
         rows = stored[0] if len(stored) == 1 else b"".join(stored)
