@@ -176,6 +176,8 @@ def open_for_saving(output_dir: str, processes: Processes = ALONE) -> Iterator[S
     folder = os.path.abspath(os.path.join(output_dir, FOLDER))
     options = ocp.CheckpointManagerOptions(
         create=True,
+        # Else a folder that cannot be made leaves threads that wait for it for minutes.
+        async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         preservation_policy=preservation_policy.AnyPreservationPolicy(
             [
                 preservation_policy.LatestN(MAX_TO_KEEP),

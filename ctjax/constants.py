@@ -13,6 +13,9 @@ CLASS_NAMES = ("background", "cosmic", "neutrino")
 IMAGE_PRODUCT = "sbndwire"
 """Producer of the sparse2d product with the charge of each pixel."""
 
+MAX_CHARGE = 1e6
+"""Charges beyond are taken for damage; the largest of the light events is 2,772."""
+
 LABEL_PRODUCT = "sbnd_cosmicseg"
 """Producer of the sparse2d product with the class of each pixel."""
 

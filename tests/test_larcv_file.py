@@ -296,7 +296,7 @@ def test_impossible_shape(path, shape):
     check_fails(path, "image_meta", "number_of_voxels")
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e7])
 def test_value_not_finite(path, value):
     with fx.changing(path, f"{WIRE}/voxels") as rows:
         rows["value"][-1] = value

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
-from ctjax.constants import IMAGE_PRODUCT, LABEL_PRODUCT, NEUTRINO
+from ctjax.constants import IMAGE_PRODUCT, LABEL_PRODUCT, MAX_CHARGE, NEUTRINO
 from ctjax.data import chunk_order, native
 from ctjax.data.chunks import RowReader
 from ctjax.data.defects import LarcvFileError, Place, as_larcv_error
@@ -293,8 +293,9 @@ def _check_charges(values: np.ndarray, place: Place) -> np.ndarray:
     # numpy off its fast loops: copy into an array of numpy's own.
     charges = np.empty(len(values), np.float32)
     charges[:] = values
-    if not np.isfinite(charges).all():
-        place.fail(f"value {charges[~np.isfinite(charges)][0]}", "finite values")
+    is_good = np.abs(charges) <= MAX_CHARGE
+    if not is_good.all():
+        place.fail(f"value {charges[~is_good][0]}", f"charges up to {MAX_CHARGE:g}")
     return charges
 
 

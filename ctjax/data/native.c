@@ -4,7 +4,6 @@
    loop holds its lock. Whatever is unusual is left to the loops in numpy, which also
    word the errors: these functions say no more than that. */
 
-#include <float.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -17,6 +16,9 @@
 
 /* To be raised with every change of what a function takes or gives. */
 int32_t ctjax_version(void) { return 1; }
+
+/* As in constants.py. Not a number is not less either. */
+#define MAX_CHARGE 1e6f
 
 /* Splits records (id uint64 at byte 0, value float at byte 8 of 16) into lists.
 
@@ -39,7 +41,7 @@ int32_t ctjax_split_records(const uint8_t *restrict records,
       before = id;
       ids[i] = (int32_t)id;
       if (charges) {
-        usual &= fabsf(value) <= FLT_MAX;
+        usual &= fabsf(value) <= MAX_CHARGE;
         charges[i] = value;
       } else {
         int32_t inside = value >= 0 && value <= 2;

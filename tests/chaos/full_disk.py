@@ -81,7 +81,11 @@ def with_fault(folder: pathlib.Path, fault: str, expected: list[str]) -> dict:
             subprocess.run(
                 ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(covered)], check=True
             )
-        output, _ = training.communicate(timeout=300)
+        try:
+            output, _ = training.communicate(timeout=300)
+        except subprocess.TimeoutExpired:
+            training.kill()
+            output, _ = training.communicate()
         status = training.returncode
         if fault == "read-only":
             subprocess.run(["umount", str(covered)], check=True)
@@ -102,7 +106,8 @@ def with_fault(folder: pathlib.Path, fault: str, expected: list[str]) -> dict:
             "same_end": same,
         }
     finally:
-        subprocess.run(["umount", str(folder)], check=False)
+        for mounted in (covered, folder):
+            subprocess.run(["umount", str(mounted)], check=False, capture_output=True)
 
 
 def fill(path: pathlib.Path) -> None:
