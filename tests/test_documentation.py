@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import itertools
 import os
 import pathlib
 import re
@@ -43,7 +44,7 @@ def test_modules_and_options_exist(page, command):
         fields = [w for w in given if w.startswith("--config.")]
         assert not set(given) - set(fields) - {"--config", "--help"}
         values = dict(word[len("--config.") :].split("=", 1) for word in fields)
-        files = [b for a, b in zip(words, words[1:], strict=False) if a == "--config"]
+        files = [b for a, b in itertools.pairwise(words) if a == "--config"]
         for file in files:
             if "NAME" not in file:
                 assert (ROOT / file).exists(), f"{page.name}: {command}"
