@@ -47,6 +47,7 @@ setup(
             "matplotlib>=3.9",
             "bokeh>=3.4",
             "playwright>=1.45",
+            'openmpi>=5; sys_platform == "linux"',
         ],
         "benchmarks": ["matplotlib>=3.9", "scipy>=1.13"],
         "display": ["matplotlib>=3.9"],
