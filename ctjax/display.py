@@ -30,6 +30,11 @@ ERROR_COLOURS = ("#E9EAEC", "#9AA4AE", "#56B4E9", "#D55E00", "#000000")
 FORMATS = (".png", ".pdf", ".svg")
 
 COLUMN_INCHES = 4.6
+HEIGHT_INCHES = 17.2
+
+TOP, BOTTOM, PLANE_GAP = 0.936, 0.05, 0.035
+"""Parts of the height; the gap is below a plane, for its numbers and the next name."""
+
 PANEL_PIXELS = (640, 400)
 """Most columns and rows of a whole picture; more would not be seen."""
 
@@ -87,17 +92,28 @@ def draw(view: EventView) -> Any:
     layers = ["charge", *(["truth"] if view.has_truth else [])]
     if view.has_prediction:
         layers += ["prediction", *(["errors"] if view.has_truth else [])]
-    figure = figures.Figure(
-        figsize=(COLUMN_INCHES * len(layers) + 0.9, 17.2), dpi=110, layout="constrained"
-    )
-    figure.get_layout_engine().set(h_pad=0.03, w_pad=0.04, hspace=0.0, wspace=0.0)
-    panels = figure.subplots(
-        2 * len(view.planes), len(layers), squeeze=False, height_ratios=[1, 1] * 3
-    )
+    width = COLUMN_INCHES * len(layers)
+    figure = figures.Figure(figsize=(width, HEIGHT_INCHES), dpi=110)
+    # Places by hand: matplotlib's own layout takes as long as all the drawing.
+    left, right = 0.6 / width, 1 - 0.2 / width
+    each = (TOP - BOTTOM) / len(view.planes)
+    blocks = []
+    for plane in range(len(view.planes)):
+        top = TOP - plane * each
+        grid = figure.add_gridspec(
+            *(2, len(layers)),
+            left=left,
+            right=right,
+            top=top,
+            bottom=top - each + PLANE_GAP,
+            hspace=0.16,
+            wspace=0.13,
+        )
+        blocks.append(grid.subplots(squeeze=False))
     norm = _charge_norm(view)
     for plane, pixels in enumerate(view.planes):
         box = neutrino_box(pixels, view.image_shape)
-        whole, zoomed = panels[2 * plane], panels[2 * plane + 1]
+        whole, zoomed = blocks[plane]
         for layer, at_whole, at_zoom in zip(layers, whole, zoomed, strict=True):
             everything = (0, view.image_shape[0], 0, view.image_shape[1])
             _draw_layer(at_whole, layer, pixels, everything, view, norm)
@@ -110,18 +126,14 @@ def draw(view: EventView) -> Any:
         whole[0].set_ylabel("tick")
         zoomed[0].set_ylabel("tick")
         whole[-1].set_title(_plane_words(view, plane), fontsize=9, loc="right")
-    for panel in panels[1::2].flat:
-        panel.set_xlabel("wire", labelpad=1)
-    mappable = panels[0][0].images[0]
+        for panel in zoomed:
+            panel.set_xlabel("wire", labelpad=1)
+    first = blocks[0][0][0]
+    scale = figure.add_axes((left, 0.044, first.get_position().width, 0.007))
     figure.colorbar(
-        mappable,
-        ax=panels[:, 0],
-        location="bottom",
-        label="charge",
-        aspect=40,
-        pad=0.01,
+        first.images[0], cax=scale, orientation="horizontal", label="charge"
     )
-    figure.suptitle(_title(view), fontsize=14, x=0.01, ha="left")
+    figure.suptitle(_title(view), fontsize=14, x=left, y=0.992, ha="left", va="top")
     _add_legend(figure, view)
     return figure
 
@@ -294,7 +306,7 @@ def _add_legend(figure: Any, view: EventView) -> None:
         handles = [patches.Patch(color=colour, label=name) for name, colour in named]
         figure.legend(
             handles=handles,
-            loc="outside lower center",
+            loc="lower center",
             ncols=len(handles),
             frameon=False,
             fontsize=10,

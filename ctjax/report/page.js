@@ -70,10 +70,13 @@
   }
 
   async function show(number) {
-    current = (number + picked.length) % picked.length;
+    const wanted = (number + picked.length) % picked.length;
+    current = wanted;
     const event = picked[current];
     byId("event").value = current;
-    unpacked = await Promise.all([0, 1, 2].map((plane) => unpack(event, plane)));
+    const columns = await Promise.all([0, 1, 2].map((plane) => unpack(event, plane)));
+    if (current !== wanted) return; // another event was asked for meanwhile
+    unpacked = columns;
     model("scale").setv({ low: event.low, high: event.high });
     byId("low").textContent = Number(event.low.toPrecision(2));
     byId("high").textContent = Number(event.high.toPrecision(2));
@@ -89,6 +92,7 @@
     choose(there[layer] ? layer : "charge");
     fill();
     zoom("whole");
+    document.body.dataset.shown = wanted;
   }
 
   function choose(name) {
