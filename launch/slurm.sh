@@ -19,13 +19,18 @@
 #SBATCH --gpus-per-node=4
 # All cores of the hosts, to be shared out below.
 #SBATCH --exclusive
+# Two minutes before the limit of time ctjax is told to save its state. It ends with status
+# 75 then, and the job goes back into the queue, to go on in the same log.
+#SBATCH --signal=USR1@120
+#SBATCH --requeue
+#SBATCH --open-mode=append
 set -euo pipefail
 # sbatch runs a copy of this file from elsewhere.
 root=$(dirname "$0")/..
 [ -d "$root/ctjax" ] || root=${SLURM_SUBMIT_DIR:-.}
 cd "$root"
 [ -d ctjax ] || { echo "launch/slurm.sh: expected to be submitted from the root of ctjax, not $PWD" >&2; exit 1; }
-run=(exec)
+run=()
 if [ "${1:-}" = --dry-run ]; then run=(printf '%q '); shift; fi
 configuration=${1:?usage: launch/slurm.sh [--dry-run] CONFIGURATION [FIELDS...]}
 shift
@@ -40,5 +45,8 @@ tasks=${SLURM_TASKS_PER_NODE:-1}
 tasks=${tasks%%[!0-9]*} # of "4(x2)", two hosts of four
 cpus=${SLURM_CPUS_PER_TASK:-$((${SLURM_CPUS_ON_NODE:-0} / tasks))}
 if [ "$cpus" -gt 0 ]; then command+=(--cpus-per-task="$cpus" --cpu-bind=cores); fi
-"${run[@]}" env "${settings[@]}" "${command[@]}" python -m ctjax.main --config "$configuration" "$@"
-echo # ends the line of a dry run
+status=0
+"${run[@]}" env "${settings[@]}" "${command[@]}" python -m ctjax.main --config "$configuration" "$@" || status=$?
+if [ "${#run[@]}" -gt 0 ]; then echo; exit "$status"; fi # a dry run
+if [ "$status" -eq 75 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+exit "$status"
