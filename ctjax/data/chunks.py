@@ -8,6 +8,7 @@ rows.
 """
 
 import os
+import threading
 import zlib
 
 import h5py
@@ -40,6 +41,9 @@ MAX_INDEXED_CHUNKS = 50_000
 The library lists all or looks up one by walking through all, so that chunks of larger
 tables are fetched through it: it finds the bytes fast, only not the address.
 """
+
+_decoded = threading.local()
+"""Keeps a `buffer` for every thread, whatever it reads from."""
 
 
 class RowReader:
@@ -99,7 +103,8 @@ class RowReader:
           entry: of the event, for errors; None for a whole table.
 
         Returns:
-          [count] of the dataset's own compound type.
+          [count] of the dataset's own compound type; what it shows changes when the
+          same thread reads again, also from another dataset.
 
         Raises:
           LarcvFileError: where the rows are not all there or cannot be decoded.
@@ -240,20 +245,30 @@ class RowReader:
         return memoryview(data)
 
     def _decode(self, stored: list, place: Place) -> np.ndarray:
-        """Undoes the filters of each chunk."""
+        """Undoes the filters of each chunk, into a buffer that the thread keeps.
+
+        Memory of this size goes back to the system when it is freed, and new memory
+        costs a page fault for every 4 KiB.
+        """
         size = self._chunk_bytes
         smallest = size / MAX_INFLATION if self._deflated else size
         for data in stored:
             if len(data) < smallest:
                 place.fail(f"a chunk of {len(data)} bytes", f"more, to make {size}")
-        if self._deflated:
-            stored = [inflate(data, size) for data in stored]
+        buffer = getattr(_decoded, "buffer", b"")
+        if len(buffer) < len(stored) * size:
+            buffer = _decoded.buffer = bytearray(len(stored) * size)
+        target = memoryview(buffer)
+        stop = 0
         for data in stored:
+            if self._deflated:
+                data = inflate(data, size)
             self._check_size(len(data), place)
-        if self._shuffled:
-            stored = [_unshuffle(data, self.dtype.itemsize) for data in stored]
-        rows = stored[0] if len(stored) == 1 else b"".join(stored)
-        return np.frombuffer(rows, self.dtype)
+            if self._shuffled:
+                data = _unshuffle(data, self.dtype.itemsize)
+            start, stop = stop, stop + size
+            target[start:stop] = data
+        return np.frombuffer(target[:stop], self.dtype)
 
 
 def inflater() -> str:
