@@ -311,18 +311,31 @@ def restore_weights(
       The variables and the step at which they were saved.
 
     Raises:
-      CheckpointError: there is no checkpoint, or one of another network.
+      CheckpointError: there is no checkpoint, one of another network, or a damaged
+        one; an older one is not taken unasked.
     """
     with _open_existing(location) as (manager, step):
         where = os.path.join(manager.directory, str(step))
+        if checksums.find_damage(str(manager.directory), step):
+            raise _damaged(where, "other bytes than were saved")
         _compare(_saved_config(manager, step), config, where)
-        restored = manager.restore(
-            step,
-            args=ocp.args.Composite(
-                variables=ocp.args.StandardRestore(_abstract(variables))
-            ),
-        )
+        try:
+            restored = manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    variables=ocp.args.StandardRestore(_abstract(variables))
+                ),
+            )
+        except Exception as error:  # of any kind, from orbax, tensorstore and zarr
+            raise _damaged(where, " ".join(str(error).split())[:300]) from error
     return restored["variables"], step
+
+
+def _damaged(where: str, words: str) -> _DamagedError:
+    return _DamagedError(
+        f"{where}: damaged ({words}); mode.weights_location may name the folder of an "
+        "older step"
+    )
 
 
 def read_network(location: str) -> Network:

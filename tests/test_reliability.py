@@ -21,6 +21,7 @@ from ctjax import (
     checksums,
     diagnosis,
     factory,
+    inference,
     interruption,
     optimizer,
     run_lock,
@@ -381,3 +382,18 @@ def test_a_clock_that_jumps_changes_nothing(unbroken, tmp_path, monkeypatch, jum
     )
     assert leaves_equal(train.run(config), unbroken[1])
     assert jumped
+
+
+def test_damaged_weights_are_refused_in_one_line(unbroken, tmp_path):
+    folder, _ = unbroken
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    flip(max(files_of(copy / "checkpoints" / "8"), key=lambda p: p.stat().st_size))
+    config = tiny.make(copy, mode__name="inference")
+    with pytest.raises(checkpoint.CheckpointError, match=r"/8: damaged"):
+        inference.run(config)
+    older = str(copy / "checkpoints" / "6")
+    averages = inference.run(
+        tiny.make(copy, mode__name="inference", mode__weights_location=older)
+    )
+    assert 0 <= averages["Average/mIoU"] <= 1
