@@ -58,12 +58,12 @@ processes_left() { grep -lsxz "CTJAX_LAUNCH=$launch" /proc/[0-9]*/environ >/dev/
 "${command[@]}" -x "CTJAX_LAUNCH=$launch" "${program[@]}" &
 mpirun=$!
 trap 'kill -TERM $mpirun' INT TERM
-seen=0
-idle=0
+last_seen= # seconds
 while kill -0 $mpirun 2>/dev/null; do
     sleep 1
-    if processes_left; then seen=1 idle=0; else idle=$((idle + seen)); fi
-    if [ $idle -eq 15 ]; then
+    if processes_left; then
+        last_seen=$SECONDS
+    elif [ -n "$last_seen" ] && [ $((SECONDS - last_seen)) -ge 10 ]; then
         echo "launch/openmpi.sh: mpirun has lost a host: it is ended" >&2
         kill -KILL $mpirun
     fi
