@@ -5,6 +5,7 @@ started the process: to learn the address of the first one. All further communic
 is jax's.
 """
 
+import atexit
 import contextlib
 import dataclasses
 import hashlib
@@ -169,6 +170,8 @@ def start(config: Config, launch: Launch | None) -> Processes:
     if launch is None or launch.count == 1:
         return ALONE
     address = _coordinator_address(launch, os.environ)
+    # Before jax is imported, and so run after what jax does at the end.
+    atexit.register(liveness.join)
     import jax  # late: an IO test of one process needs none
 
     _bypass_proxies(address.rpartition(":")[0])

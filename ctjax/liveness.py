@@ -16,6 +16,8 @@ import threading
 import time
 from typing import Any, NoReturn
 
+logger = logging.getLogger("ctjax")
+
 POLL_S = 2
 """How often each process looks."""
 
@@ -25,6 +27,8 @@ ROLL_CALL_S = 6
 SILENT_LOOKS = 10
 """After so many looks without a sign of life a process is lost: before jaxlib's runtime
 notices, which aborts all that are left (`distributed.HEARTBEAT_TIMEOUT_S`)."""
+
+_over = threading.Event()  # of this process; see `join`
 
 _ENDED = "ctjax/ended"
 _ROLL = "ctjax/roll"
@@ -44,7 +48,20 @@ def watch(index: int, count: int) -> None:
         (_watch, (index, count, answered)),
         (_expect_answers, (index, answered)),
     ):
-        threading.Thread(target=target, args=arguments, daemon=True).start()
+        threading.Thread(
+            target=target, args=arguments, name=target.__name__, daemon=True
+        ).start()
+
+
+def join() -> None:
+    """Waits for the watching thread; for after jax's own end, which others may delay.
+
+    A thread that is in jaxlib's code when Python ends makes the process abort.
+    """
+    _over.set()
+    for thread in threading.enumerate():
+        if thread.name == _watch.__name__:
+            thread.join(ROLL_CALL_S)
 
 
 def leave(index: int, words: str) -> NoReturn:
@@ -76,9 +93,18 @@ def call_roll(index: int, words: str) -> NoReturn:
 
 
 def say(index: int, words: str) -> None:
-    """Writes the line for the user, unless the launcher that takes it is gone too."""
+    """Writes the line for the user, and into process.log where this process has one."""
+    # The launcher that takes what is written may be gone too.
     with contextlib.suppress(OSError):
         sys.stderr.write(f"ctjax: error: rank {index}: {words}\n")
+    for handler in logger.handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(
+                logger.makeRecord(
+                    *(logger.name, logging.ERROR, __file__, 0),
+                    *("rank %d: %s", (index, words), None),
+                )
+            )
 
 
 def end(wait_s: float) -> NoReturn:
@@ -95,7 +121,8 @@ def _watch(index: int, count: int, answered: threading.Event) -> None:
     signs = dict.fromkeys(range(count), "")
     looks = dict.fromkeys(range(count), 0)
     for number in itertools.count():
-        time.sleep(POLL_S)
+        if _over.wait(POLL_S):
+            return
         # Without a client, jax's part of this process has ended in good order.
         if _client() is None or _set(f"{_ALIVE}{index}", str(number), overwrite=True):
             answered.set()

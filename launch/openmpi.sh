@@ -15,8 +15,8 @@
 # names. A GPU is chosen by ctjax, from the number of the process on its host.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-run=(exec)
-if [ "${1:-}" = --dry-run ]; then run=(printf '%q '); shift; fi
+dry=
+if [ "${1:-}" = --dry-run ]; then dry=yes; shift; fi
 configuration=${1:?usage: launch/openmpi.sh [--dry-run] CONFIGURATION [FIELDS...]}
 shift
 . launch/environment.sh
@@ -41,5 +41,38 @@ for name in $(compgen -e | grep -E '^((JAX|XLA|NCCL|FI|UCX)_.*|CUDA_VISIBLE_DEVI
     [[ " ${settings[*]}" == *" $name="* ]] || command+=(-x "$name=${!name}")
 done
 for setting in "${settings[@]}"; do command+=(-x "$setting"); done
-"${run[@]}" "${command[@]}" "$(command -v python || echo python)" -m ctjax.main --config "$configuration" "$@"
-echo # ends the line of a dry run
+
+program=("$(command -v python || echo python)" -m ctjax.main --config "$configuration" "$@")
+if [ -n "$dry" ]; then
+    printf '%q ' "${command[@]}" "${program[@]}"
+    echo
+    exit
+fi
+
+# Open MPI 5.0 does not see a job to its end that has lost a host. Where the host is off or
+# cut off, ctjax notices within half a minute and ends all other processes, but mpirun goes
+# on for the quarter of an hour that TCP takes to give up. Where only its daemon there is
+# gone, mpirun ends at once, with status 0, and leaves the processes here to themselves.
+launch=$(hostname).$$
+processes_left() { grep -lsxz "CTJAX_LAUNCH=$launch" /proc/[0-9]*/environ >/dev/null; }
+"${command[@]}" -x "CTJAX_LAUNCH=$launch" "${program[@]}" &
+mpirun=$!
+trap 'kill -TERM $mpirun' INT TERM
+last_seen= # seconds
+while kill -0 $mpirun 2>/dev/null; do
+    sleep 1
+    if processes_left; then
+        last_seen=$SECONDS
+    elif [ -n "$last_seen" ] && [ $((SECONDS - last_seen)) -ge 10 ]; then
+        echo "launch/openmpi.sh: mpirun has lost a host: it is ended" >&2
+        kill -KILL $mpirun
+    fi
+done
+status=0
+wait $mpirun || status=$?
+if [ $status -eq 0 ] && processes_left; then
+    echo "launch/openmpi.sh: mpirun has lost a host: waiting for the processes here" >&2
+    while processes_left; do sleep 1; done
+    status=1
+fi
+exit $status

@@ -1,18 +1,25 @@
 """Processes that fall silent, as those of a host without power or network do."""
 
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 
-from tests.test_processes import free_port, start_ranks
+from tests import test_processes, tiny
+from tests.test_processes import CONFIGURATION, MPIRUN, ROOT, environment
 
-pytestmark = pytest.mark.xdist_group("processes")
+pytestmark = test_processes.pytestmark
+
+FIELDS = {"run__minibatch_size": 3, "run__iterations": 1000000}
 
 
 @pytest.mark.parametrize("silent", [0, 2])
 def test_the_others_end_and_name_a_rank_that_is_silent(tmp_path, silent):
-    processes = start_ranks(tmp_path, 3, free_port(), **FIELDS)
+    processes = test_processes.start_ranks(
+        tmp_path, 3, test_processes.free_port(), **FIELDS
+    )
     try:
         table = tmp_path / "run" / "train_metrics.csv"
         deadline = time.monotonic() + 240
@@ -37,4 +44,22 @@ def test_the_others_end_and_name_a_rank_that_is_silent(tmp_path, silent):
         assert "Traceback" not in errors and "Check failure" not in errors
 
 
-FIELDS = {"run__minibatch_size": 3, "run__iterations": 1000000}
+def test_no_process_aborts_at_its_end(tmp_path):
+    # Looks without a pause: at the end of Python, one is nearly always under way.
+    code = (
+        "import sys; from ctjax import liveness, main; liveness.POLL_S = 3e-4; "
+        "liveness.SILENT_LOOKS = 10**9; sys.exit(main.main(['ctjax', *sys.argv[1:]]))"
+    )
+    flags = tiny.flags(tmp_path, mode__name="iotest", run__iterations=1)
+    result = subprocess.run(
+        [
+            *(MPIRUN, "-n", "2", "--bind-to", "none"),
+            *(sys.executable, "-c", code, *CONFIGURATION, *flags),
+        ],
+        env=environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
