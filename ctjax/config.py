@@ -59,6 +59,7 @@ class Normalization(enum.Enum):
     NONE = "none"
     BATCH = "batch"
     LAYER = "layer"
+    INSTANCE = "instance"
 
 
 class Connection(enum.Enum):
