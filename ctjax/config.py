@@ -59,7 +59,6 @@ class Normalization(enum.Enum):
     NONE = "none"
     BATCH = "batch"
     LAYER = "layer"
-    INSTANCE = "instance"
 
 
 class Connection(enum.Enum):
