@@ -1,4 +1,4 @@
-"""The quickstart: simulate, train, infer and report within ten minutes on two cores.
+"""The quickstart: simulate, train, infer and report, on a processor of two cores.
 
     python -m ctjax.main --config configs/quickstart.py
 
