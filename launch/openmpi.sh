@@ -54,7 +54,7 @@ fi
 # on for the quarter of an hour that TCP takes to give up. Where only its daemon there is
 # gone, mpirun ends at once, with status 0, and leaves the processes here to themselves.
 launch=$(hostname).$$
-processes_left() { grep -lsxz "CTJAX_LAUNCH=$launch" /proc/[0-9]*/environ >/dev/null; }
+processes_left() { grep -qsxz "CTJAX_LAUNCH=$launch" /proc/[0-9]*/environ; }
 "${command[@]}" -x "CTJAX_LAUNCH=$launch" "${program[@]}" &
 mpirun=$!
 trap 'kill -TERM $mpirun' INT TERM
@@ -66,6 +66,7 @@ while kill -0 $mpirun 2>/dev/null; do
     elif [ -n "$last_seen" ] && [ $((SECONDS - last_seen)) -ge 10 ]; then
         echo "launch/openmpi.sh: mpirun has lost a host: it is ended" >&2
         kill -KILL $mpirun
+        break
     fi
 done
 status=0
