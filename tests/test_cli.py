@@ -58,7 +58,7 @@ def test_train_then_infer_from_the_command_line(tmp_path):
     inferred = run(*DEFAULT, *tiny.flags(tmp_path, mode__name="inference"))
     assert inferred.returncode == 0, inferred.stderr
     assert re.search(
-        r"Inference report: 4 batches processed for 8 entries\.", inferred.stdout
+        r"Inference report: 4 batches processed for 16 entries\.", inferred.stdout
     )
     assert re.search(r"  Average/mIoU: \d\.\d{4}", inferred.stdout)
     header = (tmp_path / "inference_metrics.csv").read_text().splitlines()[0]

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 PACKAGE = pathlib.Path(__file__).parent.parent / "ctjax"
-GROUND = {"ctjax.constants", "ctjax.config"}
+GROUND = {"ctjax.constants", "ctjax.config", "ctjax.sharding"}
 TOP = {
     f"ctjax.{name}" for name in ("train", "inference", "iotest", "quickstart", "main")
 }

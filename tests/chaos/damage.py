@@ -34,6 +34,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=pathlib.Path)
     options = parser.parse_args()
+    logging.getLogger("ctjax").setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory() as name:
         counts = run(pathlib.Path(name), options.rounds, random.Random(options.seed))
     sys.stdout.write(f"{json.dumps(counts)}\n")
@@ -44,7 +45,6 @@ def main() -> int:
 
 def run(folder: pathlib.Path, rounds: int, generator: random.Random) -> dict:
     """How often each damage led to what."""
-    logging.getLogger("ctjax").setLevel(logging.CRITICAL)
     original = folder / "original"
     config = tiny.make(original, **FIELDS)
     train.run(config)
