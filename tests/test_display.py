@@ -254,7 +254,7 @@ def test_tensorboard_shows_an_event(tmp_path, larcv_file, densify):
         "data__downsample": 0,
         "data__file": str(larcv_file),
         "data__densify": densify,
-        "run__iterations": 1,
+        "run__iterations": 2,
         "mode__no_summary_images": False,
     }
     train.run(tiny.make(tmp_path / "with", **fields))

@@ -199,21 +199,6 @@ def test_depth_that_cannot_halve_the_image_is_refused(tmp_path):
         train.run(tiny.make(tmp_path, network__depth=4))
 
 
-def test_summary_images(tmp_path, monkeypatch):
-    seen = []
-    monkeypatch.setattr(
-        "tensorboardX.SummaryWriter.add_image",
-        lambda self, tag, image, step: seen.append((tag, image.shape, step)),
-    )
-    train.run(tiny.make(tmp_path, run__iterations=2, mode__no_summary_images=False))
-    assert {tag for tag, _, _ in seen} == {
-        f"{name}/plane_{plane}"
-        for name in ("prediction", "label")
-        for plane in range(3)
-    }
-    assert {(shape, step) for _, shape, step in seen} == {((1, 40, 64), 0)}
-
-
 def test_inference_twice_gives_every_event_once_and_the_same(
     one_device, unbroken, tmp_path, larcv_file
 ):
