@@ -107,7 +107,8 @@ def _restore(config: Config, variables: dict[str, Any]) -> dict[str, Any]:
         restored, step = checkpoint.restore_weights(location, variables, config)
     except checkpoint.CheckpointError:
         # The speed of inference can be measured before anything has been trained.
-        if config.mode.weights_location or not config.data.synthetic:
+        is_there = os.path.isdir(os.path.join(location, checkpoint.FOLDER))
+        if config.mode.weights_location or not config.data.synthetic or is_there:
             raise
         logger.warning("No checkpoint in %s: random weights", location)
         return variables

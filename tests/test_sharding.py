@@ -87,7 +87,7 @@ def train(config, scheme, num_devices, accumulation=1, num_steps=NUM_STEPS):
 
 def largest_difference(a, b):
     return max(
-        float(np.abs(np.asarray(x) - np.asarray(y)).max())
+        float(np.abs(np.asarray(x, np.float64) - np.asarray(y, np.float64)).max())
         for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     )
 
