@@ -7,7 +7,7 @@ in all. Writes scaling.json, scaling.md and, where matplotlib is installed, scal
 On a cluster give the launcher's command, `{n}` standing for the number of processes:
 
     python -m benchmarks.scaling --processes 4,8,16,32 --device GPU \
-        --launcher "srun -n {n} --gpus-per-task=1" --downsample 0 --minibatch 4
+        --launcher "srun -n {n} --gpus-per-node=4" --downsample 0 --minibatch 4
 """
 
 import argparse

@@ -275,6 +275,11 @@ def _restore_step(
             f"{config.mode.optimizer.name.value}; start in another output_dir, with "
             "mode.weights_location to keep the weights"
         )
+    if not os.path.isdir(os.path.join(where, "training")):
+        raise CheckpointError(
+            f"{where}: weights alone, expected a checkpoint of training; start in "
+            "another output_dir, with mode.weights_location to take these weights"
+        )
     training = {"step": state.step, "opt_state": state.opt_state}
     try:
         restored = manager.restore(

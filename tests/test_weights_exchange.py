@@ -97,7 +97,9 @@ def golden_config(shared_folder, expected, imported):
     }
 
 
-def test_imported_weights_predict_as_cosmictagger(golden_config, expected, tmp_path):
+def test_imported_weights_predict_as_cosmictagger(
+    one_device, golden_config, expected, tmp_path
+):
     config = ctjax_config.resolve({**golden_config, "output_dir": str(tmp_path)})
     with factory.open_events(config.data, config.data.file, True) as source:
         model, variables = factory.make_network(config, source.image_shape)
@@ -134,7 +136,9 @@ def test_imported_weights_predict_as_cosmictagger(golden_config, expected, tmp_p
             assert float(row[name]) == pytest.approx(value, abs=1e-3), name
 
 
-def test_training_starts_from_imported_weights(golden_config, imported, tmp_path):
+def test_training_starts_from_imported_weights(
+    one_device, golden_config, imported, tmp_path
+):
     config = ctjax_config.resolve(
         {
             **golden_config,
@@ -157,7 +161,9 @@ def test_training_starts_from_imported_weights(golden_config, imported, tmp_path
     jax.tree.map(np.testing.assert_array_equal, state.params, weights["params"])
 
 
-def test_a_run_does_not_go_on_in_a_folder_of_imported_weights(golden_config, imported):
+def test_a_run_does_not_go_on_in_a_folder_of_imported_weights(
+    one_device, golden_config, imported
+):
     config = ctjax_config.resolve({**golden_config, "output_dir": str(imported)})
     with pytest.raises(checkpoint.CheckpointError, match=r"/40: weights alone, expect"):
         train.run(config)
