@@ -168,9 +168,9 @@ def test_the_only_collectives_are_those_of_gradients_and_metrics(changes):
     assert {name for name, _ in found} == {"all-reduce"}
     num_bytes = sum(size for _, size in found)
     numbers = count_parameters(state.params) + count_parameters(state.batch_stats)
-    # Besides: loss and norm of the gradient's weights, 3 planes; 20 metrics, 1 count.
+    # Besides: 3 norms of the loss; the loss, 20 metrics, their count, a stop request.
     extra = num_bytes - 4 * numbers
-    assert extra == 4 * (3 + 1 + 20 + 1)
+    assert extra == 4 * (3 + 1 + 20 + 1 + 1)
 
 
 def test_sync_batch_norm_costs_collectives_of_its_own():
