@@ -8,6 +8,7 @@ a host without power or network ends no connection, and is noticed by its silenc
 """
 
 import contextlib
+import ctypes
 import itertools
 import logging
 import os
@@ -29,6 +30,7 @@ SILENT_LOOKS = 10
 notices, which aborts all that are left (`distributed.HEARTBEAT_TIMEOUT_S`)."""
 
 _over = threading.Event()  # of this process; see `join`
+_kept: list[Any] = []  # what C++ may call must not be collected
 
 _ENDED = "ctjax/ended"
 _ROLL = "ctjax/roll"
@@ -43,6 +45,7 @@ def watch(index: int, count: int) -> None:
       index: number of this process.
       count: of processes, which have joined.
     """
+    _outlive_terminate(index)
     answered = threading.Event()
     for target, arguments in (
         (_watch, (index, count, answered)),
@@ -115,6 +118,22 @@ def end(wait_s: float) -> NoReturn:
         sys.stderr.flush()
     time.sleep(wait_s)
     os._exit(1)
+
+
+def _outlive_terminate(index: int) -> None:
+    """Has C++ call the roll where it would abort this process.
+
+    A thread of gloo, which connects processes on CPUs, throws when a peer that is
+    ending answers out of turn. Nobody catches it, and the abort would come before
+    anybody has found out who was lost.
+    """
+    handler_type = ctypes.CFUNCTYPE(None)
+    with contextlib.suppress(OSError, AttributeError):  # no such library: as it was
+        set_terminate = ctypes.CDLL("libstdc++.so.6")._ZSt13set_terminatePFvvE
+        _kept.append(
+            handler_type(lambda: call_roll(index, "its connections were broken off"))
+        )
+        set_terminate(_kept[-1])
 
 
 def _watch(index: int, count: int, answered: threading.Event) -> None:

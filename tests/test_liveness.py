@@ -63,3 +63,45 @@ def test_no_process_aborts_at_its_end(tmp_path):
         timeout=300,
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_a_terminate_of_the_transport_calls_the_roll(tmp_path):
+    # In one rank of two, as gloo's threads do on an answer out of turn.
+    code = (
+        "import ctypes, sys, threading; from ctjax import liveness, main;"
+        "watch = liveness.watch;"
+        "terminate = ctypes.CDLL('libstdc++.so.6')._ZSt9terminatev;"
+        "liveness.watch = lambda index, count: (watch(index, count),"
+        " index == 1 and threading.Timer(3, terminate).start());"
+        "sys.exit(main.main(['ctjax', *sys.argv[1:]]))"
+    )
+    processes = []
+    port = test_processes.free_port()
+    flags = tiny.flags(tmp_path / "run", **FIELDS | {"run__minibatch_size": 4})
+    for rank in range(2):
+        with open(tmp_path / f"rank{rank}.err", "w") as errors:
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-c", code, *CONFIGURATION, *flags],
+                    env=environment(
+                        JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{port}",
+                        JAX_PROCESS_ID=str(rank),
+                        JAX_NUM_PROCESSES="2",
+                    ),
+                    cwd=ROOT,
+                    stdout=subprocess.DEVNULL,
+                    stderr=errors,
+                )
+            )
+    try:
+        statuses = [process.wait(timeout=120) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert statuses == [1, 1]
+    for rank in range(2):
+        errors = (tmp_path / f"rank{rank}.err").read_text()
+        assert (
+            f"ctjax: error: rank {rank}: lost touch with the other ranks (noticed by "
+            "rank 1: its connections were broken off)" in errors
+        )
