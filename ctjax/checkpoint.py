@@ -1,8 +1,8 @@
 """Checkpoints by orbax, each with the configuration it was made with.
 
 A checkpoint holds three items: "variables" (parameters and running statistics),
-"training" (step and optimizer state) and "config". Weights alone can therefore be
-restored by a run with another optimizer.
+"training" (step, optimizer state, scale of the loss) and "config". Weights alone can
+therefore be restored by a run with another optimizer.
 """
 
 import concurrent.futures
@@ -23,6 +23,7 @@ from ctjax import checksums, distributed
 from ctjax import config as ctjax_config
 from ctjax.config import Config, Network
 from ctjax.distributed import ALONE, Processes
+from ctjax.precision import LossScale
 from ctjax.state import TrainState
 
 MAX_TO_KEEP = 5  # as CosmicTagger
@@ -121,11 +122,17 @@ class Saver:
 def _arguments(state: TrainState, config: Config) -> ocp.args.Composite:
     return ocp.args.Composite(
         variables=ocp.args.StandardSave(state.variables),
-        training=ocp.args.StandardSave(
-            {"step": state.step, "opt_state": state.opt_state}
-        ),
+        training=ocp.args.StandardSave(_training(state)),
         config=_config_item(config),
     )
+
+
+def _training(state: TrainState) -> dict[str, Any]:
+    return {
+        "step": state.step,
+        "opt_state": state.opt_state,
+        "loss_scale": dataclasses.asdict(state.loss_scale),
+    }
 
 
 def save_weights(
@@ -280,24 +287,27 @@ def _restore_step(
             f"{where}: weights alone, expected a checkpoint of training; start in "
             "another output_dir, with mode.weights_location to take these weights"
         )
-    training = {"step": state.step, "opt_state": state.opt_state}
     try:
         restored = manager.restore(
             step,
             args=ocp.args.Composite(
                 variables=ocp.args.StandardRestore(_abstract(state.variables)),
-                training=ocp.args.StandardRestore(_abstract(training)),
+                training=ocp.args.StandardRestore(_abstract(_training(state))),
             ),
         )
     except Exception as error:  # of any kind, from orbax, tensorstore and zarr
         words = " ".join(str(error).split())[:300]
         raise _DamagedError(f"{where}: {words}") from error
     variables, training = restored["variables"], restored["training"]
+    # A run that goes on in another number format starts with a scale of its own.
+    is_same = saved["run"]["precision"] == config.run.precision.value
+    loss_scale = LossScale(**training["loss_scale"]) if is_same else state.loss_scale
     return TrainState(
         step=training["step"],
         params=variables["params"],
         batch_stats=variables["batch_stats"],
         opt_state=training["opt_state"],
+        loss_scale=loss_scale,
         halted=state.halted,
     )
 

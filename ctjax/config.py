@@ -317,10 +317,11 @@ def resolve(config: Mapping[str, Any]) -> Config:
     """
     result = build(Config, config, "")
     run, mode, network = result.run, result.mode, result.network
-    if run.precision in (Precision.MIXED, Precision.FLOAT16):
+    trains = mode.name in (ModeName.TRAIN, ModeName.QUICKSTART)
+    if trains and run.precision is Precision.FLOAT16:
         raise ConfigError(
-            f"run.precision={run.precision.value} is not supported yet: "
-            "expected float32 or bfloat16"
+            "run.precision=float16 is for inference: expected float32, bfloat16 or "
+            f"mixed with mode.name={mode.name.value}"
         )
     if network.filter_size_deepest % 2 == 0:
         raise ConfigError(

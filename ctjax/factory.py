@@ -3,17 +3,15 @@
 from collections.abc import Iterable
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from ctjax import sharding, state
-from ctjax.config import Config, ConfigError, Data, Densify, Precision, file_patterns
+from ctjax.config import Config, ConfigError, Data, Densify, file_patterns
 from ctjax.data import pipeline
 from ctjax.data.larcv_file import LarcvFileError
 from ctjax.data.sources import EventSource
 from ctjax.models import UResNet
-
-COMPUTE_TYPES = {Precision.FLOAT32: jnp.float32, Precision.BFLOAT16: jnp.bfloat16}
+from ctjax.precision import POLICIES
 
 
 def open_events(data: Data, names: str, require_label: bool) -> EventSource:
@@ -90,6 +88,6 @@ def make_network(
             f"{step}, got {height} x {width} with "
             f"data.downsample={config.data.downsample}"
         )
-    dtype = COMPUTE_TYPES[config.run.precision]
+    dtype = POLICIES[config.run.precision].compute_type
     model = UResNet(config.network, dtype, sharding.EVENT_AXIS)
     return model, state.init_variables(model, config.network.depth, config.run.seed)

@@ -20,7 +20,6 @@ from ctjax import (
     command_line,
     devices,
     extras,
-    factory,
     state,
     torch_weights,
 )
@@ -81,7 +80,7 @@ def import_weights(source: str, config: Config, output_dir: str) -> tuple[int, i
     devices.select(ComputeMode.CPU)
     path = find_file(source)
     tensors, step = _read_npz(path) if path.endswith(".npz") else _read_torch(path)
-    model = UResNet(config.network, factory.COMPUTE_TYPES[config.run.precision])
+    model = UResNet(config.network)
     like = state.init_variables(model, config.network.depth, config.run.seed)
     try:
         found = torch_weights.to_variables(tensors, like)

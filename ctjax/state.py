@@ -11,7 +11,9 @@ import numpy as np
 import optax
 from flax import linen as nn
 
+from ctjax.config import Precision
 from ctjax.constants import NUM_PLANES
+from ctjax.precision import POLICIES, LossScale, Policy, first_scale
 
 
 @flax.struct.dataclass
@@ -23,6 +25,7 @@ class TrainState:
       params: trainable parameters, float32.
       batch_stats: running statistics, float32; empty without batch normalization.
       opt_state: of the optax transformation.
+      loss_scale: of the next step.
       halted: whether an update that was not finite has stopped all later ones; scalar
         bool, false in every checkpoint.
     """
@@ -31,6 +34,7 @@ class TrainState:
     params: Any
     batch_stats: Any
     opt_state: Any
+    loss_scale: LossScale
     halted: jax.Array
 
     @property
@@ -77,7 +81,9 @@ def init_variables(model: nn.Module, depth: int, seed: int) -> dict[str, Any]:
 
 
 def make_state(
-    variables: dict[str, Any], optimizer: optax.GradientTransformation
+    variables: dict[str, Any],
+    optimizer: optax.GradientTransformation,
+    policy: Policy = POLICIES[Precision.FLOAT32],
 ) -> TrainState:
     """Returns the state before the first step."""
     return TrainState(
@@ -85,6 +91,7 @@ def make_state(
         params=variables["params"],
         batch_stats=variables["batch_stats"],
         opt_state=jax.jit(optimizer.init)(variables["params"]),
+        loss_scale=first_scale(policy),
         halted=jnp.zeros((), bool),
     )
 

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from ctjax import densify, metrics, sharding
 from ctjax.constants import BACKGROUND
 from ctjax.losses import LossFn
+from ctjax.precision import SMALLEST_SCALE, next_scale
 from ctjax.state import TrainState
 
 Minibatch = dict[str, jax.Array]
@@ -82,6 +83,7 @@ def make_train_step(
     axis_name: str | None = None,
     bfloat16_gradients: bool = False,
     skip_nonfinite: bool = False,
+    is_scaled: bool = False,
 ) -> Callable[[TrainState, Minibatch], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns a pure `(state, minibatch) -> (state, results)`, not yet compiled.
 
@@ -100,14 +102,18 @@ def make_train_step(
       skip_nonfinite: go on after a loss or gradient that is not finite. In either case
         its update is left out; without, all later ones are left out too, and the state
         stays as it was before.
+      is_scaled: whether gradients are those of the loss times `state.loss_scale`,
+        divided by it again. Where they are not finite though the loss is, the update
+        is left out, the scale is halved, and nothing halts.
 
     Returns:
-      The step; its results are `loss`, `grad_norm` and `learning_rate`, scalars,
-      `metrics` [M], means over the events, `is_finite`, a bool, and `stop`, the number
-      of events whose process asks to stop. All are the same on all devices.
+      The step; its results are `loss`, `grad_norm`, `learning_rate` and `loss_scale`,
+      scalars, `metrics` [M], means over the events, `is_finite` and `is_overflow`, that
+      of a scale too large, bools, and `stop`, the number of events whose process asks
+      to stop. All are the same on all devices.
     """
 
-    def objective(params, batch_stats, minibatch):
+    def objective(params, batch_stats, minibatch, scale):
         image, charge, label = network_input(minibatch)
         logits, updated = model.apply(
             {"params": params, "batch_stats": batch_stats},
@@ -119,23 +125,24 @@ def make_train_step(
         prediction = predicted_class(logits, charge, mask_empty_pixels)
         values = metrics.event_metrics(prediction, label)
         sums = metrics.sum_metrics(values, minibatch["mask"])
-        return loss, (updated.get("batch_stats", {}), sums)
+        scaled = loss * scale if is_scaled else loss
+        return scaled, (loss, updated.get("batch_stats", {}), sums)
 
     gradient = jax.value_and_grad(objective, has_aux=True)
 
-    def accumulated(params, batch_stats, minibatch):
+    def accumulated(params, batch_stats, minibatch, scale):
         parts = jax.tree.map(
             lambda x: x.reshape(accumulation, -1, *x.shape[1:]), minibatch
         )
 
         def add(carry, part):
             stats, total = carry
-            (loss, (stats, sums)), grads = gradient(params, stats, part)
+            (_, (loss, stats, sums)), grads = gradient(params, stats, part, scale)
             return (stats, jax.tree.map(jnp.add, total, (loss, sums, grads))), None
 
         first = jax.tree.map(lambda x: x[0], parts)
-        shapes = jax.eval_shape(gradient, params, batch_stats, first)
-        (loss, (_, sums)), grads = sharding.varying(
+        shapes = jax.eval_shape(gradient, params, batch_stats, first, scale)
+        (_, (loss, _, sums)), grads = sharding.varying(
             jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), axis_name
         )
         (batch_stats, total), _ = jax.lax.scan(
@@ -143,14 +150,17 @@ def make_train_step(
         )
         loss, sums, grads = total
         loss, grads = jax.tree.map(lambda x: x / accumulation, (loss, grads))
-        return (loss, (batch_stats, sums)), grads
+        return (None, (loss, batch_stats, sums)), grads
 
     def train_step(state: TrainState, minibatch: Minibatch):
         compute = gradient if accumulation == 1 else accumulated
+        scale = state.loss_scale.value
         params, batch_stats = sharding.varying(
             (state.params, state.batch_stats), axis_name
         )
-        (loss, (batch_stats, sums)), grads = compute(params, batch_stats, minibatch)
+        (_, (loss, batch_stats, sums)), grads = compute(
+            params, batch_stats, minibatch, scale
+        )
         # All that devices tell each other, in one place. Running statistics are the
         # mean of the devices'; the original keeps those of its first rank.
         if bfloat16_gradients:
@@ -164,31 +174,44 @@ def make_train_step(
         if axis_name is not None:
             devices = jax.lax.axis_size(axis_name)
             batch_stats = jax.tree.map(lambda x: x / devices, batch_stats)
+        if is_scaled:
+            grads = jax.tree.map(lambda x: x / scale, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         grad_norm = optax.tree.norm(grads)
         is_finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        is_overflow = jnp.zeros((), bool)
+        loss_scale = state.loss_scale
+        if is_scaled:
+            is_overflow = jnp.isfinite(loss) & ~is_finite & (scale > SMALLEST_SCALE)
+            loss_scale = next_scale(loss_scale, is_overflow)
         results = {
             "loss": loss,
             "metrics": metrics.mean_of(*sums),
             "grad_norm": grad_norm,
             "learning_rate": schedule(state.step),
+            "loss_scale": scale,
             "is_finite": is_finite,
+            "is_overflow": is_overflow,
             "stop": stop,
         }
-        is_applied = is_finite & ~state.halted
         updated = TrainState(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
             batch_stats=batch_stats,
             opt_state=opt_state,
+            loss_scale=loss_scale,
             halted=state.halted,
         )
-        state = jax.tree.map(
-            lambda new, old: jnp.where(is_applied, new, old), updated, state
+        skipped = dataclasses.replace(
+            state, step=updated.step, loss_scale=updated.loss_scale
         )
-        if skip_nonfinite:
-            return dataclasses.replace(state, step=updated.step), results
-        halted = state.halted | ~is_finite
+        halted = state.halted | ~(is_finite | is_overflow | skip_nonfinite)
+        state = jax.tree.map(
+            lambda new, same, old: jnp.where(
+                halted, old, jnp.where(is_finite, new, same)
+            ),
+            *(updated, skipped, state),
+        )
         return dataclasses.replace(state, halted=halted), results
 
     return train_step

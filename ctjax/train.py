@@ -36,6 +36,7 @@ from ctjax.data.order import local_entries
 from ctjax.distributed import ALONE, Processes
 from ctjax.interruption import Interrupted, StopRequest
 from ctjax.models import UResNet
+from ctjax.precision import POLICIES
 from ctjax.state import TrainState, count_parameters, make_state
 from ctjax.steps import (
     DEVICE_ARRAYS,
@@ -268,6 +269,7 @@ def _compiled_steps(
         axis_name,
         rule.bfloat16_gradients,
         config.run.on_nonfinite is OnNonfinite.SKIP,
+        POLICIES[config.run.precision].is_scaled,
     )
     eval_step = make_eval_step(
         model, loss_fn, network_input, masked, axis_name=axis_name
@@ -284,7 +286,8 @@ def _first_state(
     processes: Processes,
 ) -> TrainState:
     """Own checkpoint, else the weights asked for, else the initial parameters."""
-    state = sharding.replicate(make_state(variables, update), mesh)
+    policy = POLICIES[config.run.precision]
+    state = sharding.replicate(make_state(variables, update, policy), mesh)
     restored = checkpoint.restore_latest(saver, state, config, processes)
     if restored is not None:
         logger.info("Restored step %d from %s", int(restored.step), saver.folder)
@@ -296,7 +299,7 @@ def _first_state(
         logger.info(
             "Restored weights of step %d from %s", step, config.mode.weights_location
         )
-        return sharding.replicate(make_state(weights, update), mesh)
+        return sharding.replicate(make_state(weights, update, policy), mesh)
     logger.info("No checkpoint found, starting from scratch")
     return state
 
@@ -327,7 +330,16 @@ def _finisher(
         timings[step - start] = step, wait_s, now - last_end
         last_end = now
         reports.train(step, results, wait_s, float(timings[step - start]["step_s"]))
-        if not results["is_finite"]:
+        if results["is_overflow"]:
+            num_skipped += 1
+            logger.warning(
+                "train Step %d: gradient beyond float16 with a loss scale of %g, which "
+                "is halved: update skipped, %d so far",
+                step,
+                float(results["loss_scale"]),
+                num_skipped,
+            )
+        elif not results["is_finite"]:
             if config.run.on_nonfinite is OnNonfinite.STOP:
                 raise _NotFinite(step, minibatch, results)
             num_skipped += 1
@@ -400,6 +412,7 @@ class _Reports:
         if not is_first:
             return
         self._downsample = config.data.downsample
+        self._is_scaled = POLICIES[config.run.precision].is_scaled
         self._draws_events = True
         self._steps = start, config.run.iterations
         rule = config.mode.optimizer
@@ -449,11 +462,15 @@ class _Reports:
         self._train_table.write([step, loss, *named.values()])
         if step % self._mode.logging_iteration == 0:
             speed = reporting.rate(self._images, wait_s, step_s)
-            self._log("train", step, loss, named, speed)
+            values = {"loss": loss}
+            if self._is_scaled:
+                values["loss_scale"] = float(results["loss_scale"])
+            self._log("train", step, values, named, speed)
         if step % self._mode.summary_iteration == 0:
             extra = {
                 "learning_rate": float(results["learning_rate"]),
                 "grad_norm": float(results["grad_norm"]),
+                "loss_scale": float(results["loss_scale"]),
                 "images_per_second": self._images / step_s,
                 "io_fetch_time": wait_s,
             }
@@ -465,7 +482,7 @@ class _Reports:
             return
         named = metrics.named(mean)
         self._val_table.write([step, loss, *named.values()])
-        self._log("test", step, loss, named, None)
+        self._log("test", step, {"loss": loss}, named, None)
         self._summarize("test", step, {"loss": loss, **named})
 
     def images(
@@ -491,8 +508,8 @@ class _Reports:
             return
         self._summaries[kind].add_figure("event", figure, step)
 
-    def _log(self, kind, step, loss, named, speed):
-        shown = {"loss": loss, **reporting.shown_metrics(named)}
+    def _log(self, kind, step, values, named, speed):
+        shown = {**values, **reporting.shown_metrics(named)}
         reporting.log_step(kind, step, shown, speed)
 
     def _summarize(self, kind, step, scalars):

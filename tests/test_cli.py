@@ -102,7 +102,7 @@ def test_iotest_in_the_guides_words_without_jax(tmp_path):
         ({"network.connections": "foo"}, ["network.connections", "concat, sum, none"]),
         ({"run.iterations": "abc"}, ["run.iterations", "abc"]),
         ({"run.minibatch_size": 0}, ["run.minibatch_size", "at least 1"]),
-        ({"run.precision": "mixed"}, ["run.precision", "bfloat16"]),
+        ({"run.precision": "float16"}, ["run.precision", "bfloat16 or mixed"]),
         ({"data.synthetic": False, "data.file": "/no/such.h5"}, ["/no/such.h5"]),
         ({"data.synthetic": False, "data.file": __file__}, [__file__, "HDF5"]),
         ({"network.depth": 5}, ["network.depth=5", "40 x 64"]),
