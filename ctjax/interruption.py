@@ -68,3 +68,9 @@ def watch(max_time_s: float) -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def take_sigterm_as_interrupt() -> None:
+    """Has SIGTERM raise KeyboardInterrupt, which leaves no unfinished file behind."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)

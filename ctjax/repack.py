@@ -15,7 +15,9 @@ from collections.abc import Sequence
 import h5py
 import numpy as np
 
+from ctjax import interruption
 from ctjax.constants import IMAGE_PRODUCT, LABEL_PRODUCT
+from ctjax.data.disk_file import DiskFile
 from ctjax.data.larcv_file import LarcvFile, LarcvFileError, Voxels
 from ctjax.data.larcv_records import EXTENTS, ID_EXTENTS, VOXEL
 
@@ -47,6 +49,7 @@ def repack(source: str, target: str, *, filter_name: str = "gzip", level: int = 
     Raises:
       FileExistsError: where the target exists.
       LarcvFileError: where the source cannot be read, or the copy differs.
+      OSError: the target cannot be written.
     """
     if os.path.exists(target):
         raise FileExistsError(f"{target}: found a file, expected none to write over")
@@ -56,10 +59,15 @@ def repack(source: str, target: str, *, filter_name: str = "gzip", level: int = 
     unfinished = f"{target}.{os.getpid()}.part"
     try:
         with LarcvFile(source) as events:
-            with h5py.File(source, "r") as old, h5py.File(unfinished, "w") as new:
-                _copy_others(old, new)
-                for product in _products(events):
-                    _write_product(events, product, old, new, filters)
+            with DiskFile(unfinished, "x+") as disk:
+                with h5py.File(source, "r") as old, h5py.File(disk, "w") as new:
+                    _copy_others(old, new)
+                    for product in _products(events):
+                        _write_product(events, product, old, new, filters)
+                        new.flush()
+                        disk.check(target)
+                disk.check(target)
+                os.fsync(disk.fileno())
             _compare(events, unfinished, target)
         os.replace(unfinished, target)
     finally:
@@ -194,6 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
+    interruption.take_sigterm_as_interrupt()
     try:
         repack(
             options.source,
@@ -203,6 +212,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except (LarcvFileError, OSError) as error:
         logger.error("%s", error)
+        return 1
+    except KeyboardInterrupt:
+        logger.error("%s: interrupted; nothing was kept", options.target)
         return 1
     return 0
 

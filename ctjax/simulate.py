@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from ctjax import interruption
 from ctjax.simulation.benchmark_sets import BENCHMARK_SETS, BenchmarkFile
 from ctjax.simulation.checksum import content_checksum
 from ctjax.simulation.parameters import GENERATOR_VERSION, SimulationParameters
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
       arguments: of the command line, by default this process's.
     """
     options = _parse(arguments)
+    interruption.take_sigterm_as_interrupt()
     try:
         if options.checksum is not None:
             sys.stdout.write(f"{content_checksum(options.checksum)}\n")

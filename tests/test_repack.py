@@ -1,6 +1,8 @@
 """Repacked files hold the same events, in one chunk each."""
 
 import os
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -93,3 +95,26 @@ def test_light_file(tmp_path):
     repack.repack(path, target)
     with h5py.File(path) as old, h5py.File(target) as new:
         assert set(old["Data"]) == set(new["Data"])
+
+
+# The limit acts like a disk that is full: writes past it fail.
+FULL_DISK = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+from ctjax import repack
+sys.exit(repack.main(sys.argv[1:]))
+"""
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(path, tmp_path):
+    target = tmp_path / "new.h5"
+    result = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, path, str(target), "--filter", "none"],
+        capture_output=True,
+        text=True,
+    )
+    # Status 1, not that of the crash HDF5 ends in after a failed close.
+    assert result.returncode == 1, result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert "File too large" in result.stderr and "new.h5" in result.stderr
+    assert os.listdir(tmp_path) == ["good.h5"]

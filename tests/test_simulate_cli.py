@@ -139,6 +139,32 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, workers):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM")
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_sigterm_is_one_line_and_leaves_nothing(tmp_path, workers):
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "ctjax.simulate", "--events", "100000", "--seed"),
+            *("1", "--shape", "320,512", "--workers", workers),
+            *("--output", str(tmp_path / "a.h5")),
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.iterdir()):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(2)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    last = errors.splitlines()[-1]
+    assert last == "ctjax.simulate: interrupted; nothing was kept"
+    assert "Traceback" not in errors
+    assert not list(tmp_path.iterdir())
+
+
 KILLED = """
 import os, sys
 from concurrent import futures

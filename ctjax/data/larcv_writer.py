@@ -5,7 +5,6 @@ in a product is not decided here: images, labels and predictions all come this w
 """
 
 import contextlib
-import io
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ import h5py
 import numpy as np
 
 from ctjax.constants import NUM_PLANES
+from ctjax.data.disk_file import DiskFile
 from ctjax.data.larcv_records import (
     BBOX,
     EVENT_ID,
@@ -32,37 +32,6 @@ FLUSH_EVENTS = 64
 
 SparsePlanes = Sequence[tuple[np.ndarray, np.ndarray]]
 """(ids, values) of each plane."""
-
-
-class _DiskFile(io.FileIO):
-    """A file that keeps its first write error to itself.
-
-    HDF5 cannot close a file that it fails to write, and crashes the process when that
-    ends. It therefore never learns of a full disk: after the first error all it writes
-    is dropped, and the writer asks for the error.
-    """
-
-    error: OSError | None = None
-
-    def write(self, data) -> int:
-        """Writes all of the bytes, or takes note of the error."""
-        rest = memoryview(data).cast("B")
-        size = rest.nbytes
-        while rest.nbytes and self.error is None:
-            try:
-                rest = rest[super().write(rest) or 0 :]
-            except OSError as error:
-                self.error = error
-        return size
-
-    def truncate(self, size: int | None = None) -> int:
-        """Sets the size, or takes note of the error."""
-        if self.error is None:
-            try:
-                return super().truncate(size)
-            except OSError as error:
-                self.error = error
-        return size or 0
 
 
 class LarcvWriter:
@@ -115,7 +84,7 @@ class LarcvWriter:
         self._storage = storage or Storage()
         self._tables: dict[str, Table] = {}
         self._file: h5py.File | None = None
-        self._disk: _DiskFile | None = None
+        self._disk: DiskFile | None = None
         self.number_of_events = 0
 
     def __enter__(self) -> "LarcvWriter":
@@ -130,7 +99,7 @@ class LarcvWriter:
         if not self.path.parent.is_dir():
             raise FileNotFoundError(f"no such folder: {self.path.parent}")
         # The default lower bound of library versions: larcv3's HDF5 may be old.
-        self._disk = _DiskFile(self._temporary, "x+")
+        self._disk = DiskFile(self._temporary, "x+")
         try:
             self._file = h5py.File(self._disk, "w")
             self._create_tables(self._file)
@@ -295,9 +264,8 @@ class LarcvWriter:
         self._raise_disk_error()
 
     def _raise_disk_error(self) -> None:
-        error = self._disk.error if self._disk is not None else None
-        if error is not None:
-            raise OSError(error.errno, error.strerror, str(self.path))
+        if self._disk is not None:
+            self._disk.check(self.path)
 
     def _discard(self) -> None:
         """Removes the temporary file, whatever state it is in."""
