@@ -60,6 +60,7 @@ class Normalization(enum.Enum):
     NONE = "none"
     BATCH = "batch"
     LAYER = "layer"
+    INSTANCE = "instance"
 
 
 class Connection(enum.Enum):

@@ -193,6 +193,19 @@ def test_layer_norm_of_a_block():
     assert 0.5 < float(y.std(-1).mean()) < 1.01
 
 
+def test_instance_norm_of_a_block_takes_every_image_by_itself():
+    x = random_array(3, 4, 6, 2)
+    module = make_block(normalization=Normalization.INSTANCE, activation=None)
+    y, variables = apply(module, x, True)
+    assert set(variables) == {"params"}
+    np.testing.assert_allclose(y.mean((1, 2)), np.zeros((3, 4)), atol=1e-5)
+    np.testing.assert_allclose(y.std((1, 2)), np.ones((3, 4)), rtol=1e-3)
+    np.testing.assert_array_equal(module.apply(variables, x, False), y)
+    # A noisier second image changes nothing in the others.
+    noisier = module.apply(variables, x.at[1].multiply(9.0), False)
+    np.testing.assert_allclose(noisier[::2], y[::2], rtol=1e-6)
+
+
 def test_residual_block_adds_its_input():
     x = random_array(3, 4, 4, 4)
 

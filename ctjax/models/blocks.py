@@ -280,6 +280,13 @@ class Block(nn.Module):
             y = y + bias.astype(self.dtype)[None, None, None]
         if self.normalization is Normalization.LAYER:
             y = nn.LayerNorm(LAYER_NORM_EPSILON, dtype=self.dtype, name="norm")(y)
+        if self.normalization is Normalization.INSTANCE:
+            # Not of the original: every image by its own statistics, in training and
+            # evaluation alike. Planes differ in noise, and shared running statistics
+            # fit none of them.
+            y = nn.InstanceNorm(
+                epsilon=BATCH_NORM_EPSILON, dtype=self.dtype, name="norm"
+            )(y)
         return y if self.activation is None else self.activation(y)
 
 
