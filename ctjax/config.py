@@ -169,7 +169,9 @@ class Run:
         50, "seconds that several processes wait for one another at the start", 1
     )
     profile: bool = _option(
-        False, "write a trace of steps 2 to 5 to profiles/ (TensorBoard, Perfetto)"
+        False,
+        "write a trace of steps 2 to 5 to profiles/ (TensorBoard, Perfetto), and log "
+        "the compiled step's memory and arithmetic",
     )
     seed: int = _option(0, "seed of the initial parameters", 0)
 

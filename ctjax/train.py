@@ -42,6 +42,7 @@ from ctjax.steps import (
     DEVICE_ARRAYS,
     compile_eval_step,
     compile_train_step,
+    describe_program,
     device_arrays,
     make_eval_step,
     make_input,
@@ -175,6 +176,12 @@ def _train(
                 if reports.wants_images(step):
                     results = eval_step(state.variables, arrays)
                     reports.images("train", step, minibatch, results)
+                if options.profile and step == start:
+                    train_step = train_step.lower(state, arrays).compile()
+                    logger.info(
+                        "Compiled training step, each device: %s",
+                        describe_program(train_step),
+                    )
                 state, results = train_step(state, arrays)
                 # The results of a step are fetched when the next one is under way, so
                 # that the device does not wait for the host. All processes see the

@@ -1,6 +1,9 @@
 """Training as a whole, on tiny runs; the accuracies on real events are `slow`."""
 
 import csv
+import gzip
+import json
+import re
 
 import h5py
 import jax
@@ -187,9 +190,22 @@ def test_accumulated_minibatches_read_each_event_once(one_device, tmp_path, larc
 
 
 @pytest.mark.parametrize("iterations", [3, 6])
-def test_profile_writes_a_trace(tmp_path, iterations):
-    train.run(tiny.make(tmp_path, run__iterations=iterations, run__profile=True))
+def test_profile_writes_a_trace(tmp_path, iterations, caplog):
+    with caplog.at_level("INFO", "ctjax"):
+        train.run(tiny.make(tmp_path, run__iterations=iterations, run__profile=True))
+    # For TensorBoard and for Perfetto.
     assert list((tmp_path / "profiles").rglob("*.xplane.pb"))
+    (trace,) = (tmp_path / "profiles").rglob("*.trace.json.gz")
+    with gzip.open(trace) as file:
+        assert json.load(file)["traceEvents"]
+    words = re.search(
+        r"Compiled training step, each device: ([\d.e-]+) GFLOP, ([\d.e-]+) GB at most "
+        r"\(arguments ([\d.e-]+), results ([\d.e-]+), in between ([\d.e-]+)\)",
+        caplog.text,
+    )
+    assert words
+    flop, most, *parts = map(float, words.groups())
+    assert flop > 0 and most == pytest.approx(sum(parts), rel=0.01)
 
 
 def test_depth_that_cannot_halve_the_image_is_refused(tmp_path):
