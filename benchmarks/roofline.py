@@ -11,7 +11,7 @@ C  all is fused with the convolutions: statistics in the one before, normalizati
 Elements read and written, with i and u those of a convolution's input and output and a
 those of the larger side of an operation that resizes or joins:
 
-| -------------------- | ------------------ | ------------------ | ------------------ |
+| forward, backward    | A                  | B                  | C                  |
 | -------------------- | ------------------ | ------------------ | ------------------ |
 | convolution          | i + u, 2i + 2u     | i + u, 2i + 2u     | i + u, 2i + 2u     |
 | its bias             | 0, u               | 0, 0               | 0, 0               |
