@@ -174,10 +174,11 @@ def main() -> int:
     if options.limit_s > 0:
         deadline = time.monotonic() + options.limit_s
     cases = [
-        case
+        (case, configure(case, options))
         for case in CASES[options.device]
         if not options.cases or case.name in options.cases
     ]
+    precisions = {config.run.precision.value for _, config in cases}
     packages = ("jax", "jaxlib", "flax", "optax", "torch", "numpy")
     packages = [name for name in packages if importlib.util.find_spec(name)]
     result = {
@@ -186,16 +187,16 @@ def main() -> int:
         "device": options.device,
         "threads": len(options.cpus),
         "repeats": options.repeats,
-        "limits": measure_limits(options, {case.precision for case in cases}, deadline),
+        "limits": measure_limits(options, precisions, deadline),
         "cases": [],
     }
-    for number, case in enumerate(cases):
+    for number, (case, config) in enumerate(cases):
         # An equal share of the time that is left; what one does not use, others may.
         until = deadline
         if deadline < math.inf:
             now = time.monotonic()
             until = now + (deadline - now) / (len(cases) - number)
-        found = run_case(case, options, result["limits"], until)
+        found = run_case(case, config, options, result["limits"], until)
         result["cases"].append(found)
         sys.stdout.write("\n".join(compute_report.rows_of(found)) + "\n")
         sys.stdout.flush()
@@ -317,10 +318,14 @@ def measure_limits(
 
 
 def run_case(
-    case: Case, options: argparse.Namespace, limits: dict, deadline: float
+    case: Case,
+    config: ctjax_config.Config,
+    options: argparse.Namespace,
+    limits: dict,
+    deadline: float,
 ) -> dict:
     """All contenders of a case."""
-    config = configure(case, options)
+    precision = config.run.precision.value
     loads = [os.getloadavg()[0]]
     with tempfile.TemporaryDirectory() as folder:
         job = write_arrays(config, folder) | {
@@ -332,11 +337,12 @@ def run_case(
             config.network,
             tuple(job["image_shape"]),
             case.training,
-            4 if case.precision == "float32" else 2,
+            4 if precision == "float32" else 2,
             limits["best"]["bytes"],
-            limits["best"][case.precision],
+            limits["best"][precision],
         )
         found = dataclasses.asdict(case) | {
+            "precision": precision,
             "downsample": config.data.downsample,
             "minibatch_size": config.run.minibatch_size,
             "image_shape": job["image_shape"],
