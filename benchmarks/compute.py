@@ -360,7 +360,7 @@ def measure(
     job: dict, options: argparse.Namespace, folder: str, deadline: float
 ) -> list[dict]:
     """Rows of ctjax and of the contenders, each measured beside ctjax."""
-    ours: dict[str, Any] = {"contender": "ctjax", "seconds": []}
+    ours: dict[str, Any] = {"contender": "ctjax", "seconds": [], "processor_s": []}
     rows = [ours]
     our_job = job | {"framework": "ctjax", "contender": None}
     with Worker(our_job, folder, deadline + GRACE_S) as a:
@@ -369,7 +369,7 @@ def measure(
         except WorkerError as error:
             ours["failed"] = str(error)
         for name in options.contenders:
-            row: dict[str, Any] = {"contender": name, "seconds": [], "pairs": []}
+            row: dict[str, Any] = {"contender": name, "seconds": [], "processor_s": []}
             rows.append(row)
             if time.monotonic() > deadline:
                 row["failed"] = "left out: the time for this case was over"
@@ -394,18 +394,24 @@ def alternate(
     a: Worker, b: Worker, ours: dict, row: dict, options: argparse.Namespace
 ) -> None:
     """Blocks of ctjax and of a contender in turn; pairs are (ctjax, contender)."""
+    row |= {"pairs": [], "processor_pairs": []}
     for _ in range(options.repeats):
         if "failed" not in ours:
-            ours["seconds"].append(block(a, ours, options))
-        row["seconds"].append(block(b, row, options))
+            block(a, ours, options)
+        block(b, row, options)
         if "failed" not in ours:
             row["pairs"].append([ours["seconds"][-1], row["seconds"][-1]])
+            row["processor_pairs"].append(
+                [ours["processor_s"][-1], row["processor_s"][-1]]
+            )
 
 
-def block(worker: Worker, row: dict, options: argparse.Namespace) -> float:
-    """Seconds of a step, the mean of a block."""
+def block(worker: Worker, row: dict, options: argparse.Namespace) -> None:
+    """Adds the seconds of a step, the mean of a block, by the clock and computed."""
     count = min(MOST_STEPS, max(1, math.ceil(options.block_s / row["one_s"])))
-    return worker.tell(count)["seconds"] / count
+    answer = worker.tell(count)
+    row["seconds"].append(answer["seconds"] / count)
+    row["processor_s"].append(answer["processor_s"] / count)
 
 
 if __name__ == "__main__":

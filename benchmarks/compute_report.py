@@ -16,9 +16,9 @@ WORDS = {
 }
 
 HEADER = [
-    "| case | contender | images/s | quartiles | ctjax over it | quartiles | of A | "
-    "of B | of C | peak memory | first result |",
-    "|---|---|---:|---|---:|---|---:|---:|---:|---:|---:|",
+    "| case | contender | images/s | quartiles | ctjax over it | quartiles | by "
+    "processor time | of A | of B | of C | peak memory | first result |",
+    "|---|---|---:|---|---:|---|---:|---:|---:|---:|---:|---:|",
 ]
 
 
@@ -41,6 +41,9 @@ def summarize(row: dict, case: dict) -> None:
         }
     if row.get("pairs"):
         row["ratio"] = quartiles([theirs / ours for ours, theirs in row["pairs"]])
+        row["processor_ratio"] = quartiles(
+            [theirs / ours for ours, theirs in row["processor_pairs"]]
+        )
 
 
 def rows_of(case: dict) -> list[str]:
@@ -57,7 +60,7 @@ def rows_of(case: dict) -> list[str]:
             name = name.replace("torch", "torch autocast")
         if not row["seconds"]:
             reason = row.get("failed", "not measured").replace("|", "/")[:100]
-            lines.append(f"| {words} | {name} | {reason} |" + " |" * 8)
+            lines.append(f"| {words} | {name} | {reason} |" + " |" * 9)
             continue
         rate, ratio = row["images_per_s"], row.get("ratio")
         spread = f"{rate['low']:.3g} to {rate['high']:.3g}"
@@ -65,8 +68,9 @@ def rows_of(case: dict) -> list[str]:
         if ratio:
             cells.append(f"{ratio['median']:.2f}")
             cells.append(f"{ratio['low']:.2f} to {ratio['high']:.2f}")
+            cells.append(f"{row['processor_ratio']['median']:.2f}")
         else:
-            cells += ["", ""]
+            cells += ["", "", ""]
         cells += [f"{row['fractions'][name]:.0%}" for name in roofline.ROWS]
         peak = row.get("peak_bytes")
         cells.append(f"{peak / 1e9:.2f} GB" if peak else "")
@@ -112,7 +116,9 @@ def write(result: dict, folder: pathlib.Path) -> None:
         "process of its own with the same number of threads. Images a second: median",
         'and quartiles of the blocks. "ctjax over it": ctjax\'s rate over the',
         "contender's, median and quartiles of neighbouring blocks; above 1 ctjax is",
-        "faster. A, B, C: the rate that the bandwidth and matrix rate above allow a",
+        "faster. By processor time: the same of the seconds that the threads of each",
+        "process ran, which other programs disturb less; of no meaning on a GPU.",
+        "A, B, C: the rate that the bandwidth and matrix rate above allow a",
         "program that runs every operation by itself (A), fuses between convolutions",
         "(B) or with them (C), see `benchmarks/roofline.py`; the percentage is what",
         "was reached of it. Peak memory: of the device's allocator on a GPU, of the",

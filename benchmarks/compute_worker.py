@@ -292,11 +292,13 @@ def serve(side: Side, answer: Callable[[dict], None]) -> None:
     for line in sys.stdin:
         if line.strip() == "end":
             break
-        start = time.perf_counter()
+        start, processor_start = time.perf_counter(), time.process_time()
         for _ in range(int(line)):
             side.step()
         side.wait()
-        answer({"seconds": time.perf_counter() - start})
+        seconds = time.perf_counter() - start
+        processor_s = time.process_time() - processor_start
+        answer({"seconds": seconds, "processor_s": processor_s})
     answer({"peak_bytes": side.peak()})
 
 

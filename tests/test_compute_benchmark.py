@@ -95,7 +95,7 @@ def test_quartiles_and_rows_of_what_failed():
         compute_report.summarize(row, case)
     ours, theirs = compute_report.rows_of(case)
     assert ours == (
-        "| Task, bfloat16, 1280 x 2048, minibatch 2 | ctjax | 2 | 2 to 2 |  |  | "
+        "| Task, bfloat16, 1280 x 2048, minibatch 2 | ctjax | 2 | 2 to 2 |  |  |  | "
         "80% | 40% | 20% |  | 7 s |"
     )
     assert theirs.count("|") == ours.count("|")
