@@ -25,5 +25,6 @@ def import_extra(module: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise MissingExtraError(
-            f"{module.split('.')[0]} is not installed: pip install 'ctjax[{extra}]'"
+            f"{module.split('.')[0]} is not installed: expected ctjax[{extra}], from "
+            f"ctjax's folder by: pip install -e '.[{extra}]'"
         ) from error

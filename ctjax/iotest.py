@@ -47,7 +47,7 @@ def run(config: Config, processes: Processes = ALONE) -> dict[str, float]:
         seed=data.seed,
     ) as source:
         logger.info(
-            "Reading %d events of %d x %d pixels: %d processes of %d threads",
+            "Reading %d events of %d x %d pixels: processes %d, threads of each %d",
             source.num_events,
             *source.image_shape,
             processes.count,

@@ -60,4 +60,6 @@ def as_larcv_error(place: Place, expected: str) -> Iterator[None]:
     except Exception as error:
         lines = str(error).splitlines() or [""]
         found = f"{type(error).__name__} ({lines[0]})"
+        if isinstance(error, OSError) and error.filename is not None:
+            found = str(error.strerror).lower()
         raise LarcvFileError(f"{place}: found {found}, expected {expected}") from error

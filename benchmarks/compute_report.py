@@ -1,0 +1,153 @@
+"""Numbers, JSON and table of benchmarks/compute.py."""
+
+import json
+import pathlib
+import statistics
+
+from benchmarks import machine, roofline
+
+DEVICES = {"gpu": "GPU", "cpu": "CPU"}
+
+WORDS = {
+    "ctjax": "ctjax",
+    "eager": "torch, eager",
+    "channels-last": "torch, channels last",
+    "compile": "torch, channels last, compile",
+}
+
+HEADER = [
+    "| case | contender | images/s | quartiles | ctjax over it | quartiles | by "
+    "processor time | of A | of B | of C | peak memory | first result |",
+    "|---|---|---:|---|---:|---|---:|---:|---:|---:|---:|---:|",
+]
+
+
+def quartiles(values: list[float]) -> dict[str, float]:
+    """Median and quartiles."""
+    if len(values) == 1:
+        return {"low": values[0], "median": values[0], "high": values[0]}
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return {"low": low, "median": median, "high": high}
+
+
+def summarize(row: dict, case: dict) -> None:
+    """Adds rates, ratios and fractions of the roofline to a contender's row."""
+    if row["seconds"]:
+        size = case["minibatch_size"]
+        row["images_per_s"] = quartiles([size / s for s in row["seconds"]])
+        row["fractions"] = {
+            name: least_s * row["images_per_s"]["median"]
+            for name, least_s in case["least_s"].items()
+        }
+    if row.get("pairs"):
+        row["ratio"] = quartiles([theirs / ours for ours, theirs in row["pairs"]])
+        row["processor_ratio"] = quartiles(
+            [theirs / ours for ours, theirs in row["processor_pairs"]]
+        )
+
+
+def rows_of(case: dict) -> list[str]:
+    """The lines of a case in the table."""
+    height, width = case["image_shape"]
+    words = (
+        f"{case['words']}, {case['precision']}, {height} x {width}, "
+        f"minibatch {case['minibatch_size']}"
+    )
+    lines = []
+    for row in case["rows"]:
+        name = WORDS[row["contender"]]
+        if case["precision"] == "bfloat16":
+            name = name.replace("torch", "torch autocast")
+        if not row["seconds"]:
+            reason = row.get("failed", "not measured").replace("|", "/")[:100]
+            lines.append(f"| {words} | {name} | {reason} |" + " |" * 9)
+            continue
+        rate, ratio = row["images_per_s"], row.get("ratio")
+        spread = f"{rate['low']:.3g} to {rate['high']:.3g}"
+        cells = [words, name, f"{rate['median']:.3g}", spread]
+        if ratio:
+            cells.append(f"{ratio['median']:.2f}")
+            cells.append(f"{ratio['low']:.2f} to {ratio['high']:.2f}")
+            cells.append(f"{row['processor_ratio']['median']:.2f}")
+        else:
+            cells += ["", "", ""]
+        cells += [f"{row['fractions'][name]:.0%}" for name in roofline.ROWS]
+        peak = row.get("peak_bytes")
+        cells.append(f"{peak / 1e9:.2f} GB" if peak else "")
+        cells.append(f"{row['setup_s'] + row['first_s']:.0f} s")
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def write(result: dict, folder: pathlib.Path) -> None:
+    """Writes a device's JSON, and the table of all devices that have one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"compute_{result['device']}.json"
+    (folder / name).write_text(json.dumps(result, indent=1) + "\n")
+    lines = [
+        "# Computation: ctjax beside PyTorch",
+        "",
+        "The same network, weights, events, minibatch and precision on both sides, by",
+        "the steps that `ctjax.train` and `ctjax.inference` run and by our own torch",
+        "network (`benchmarks/torch_peer.py`, equal to CosmicTagger's by a test). The",
+        "networks of Tasks 2 to 4 are those of `configs/scc21.py`. Training: forward,",
+        "focal loss, backward, Adam. Inference: forward, class and probabilities.",
+        "ctjax's steps also compute the accuracies and the norm of the gradient or the",
+        "loss, as they always do; the peer's do not. Minibatches are on the device.",
+        "Products of float32 are TF32 on GPUs, on both sides.",
+        "",
+    ]
+    for device, words in DEVICES.items():
+        path = folder / f"compute_{device}.json"
+        lines += [f"## {words}", ""]
+        if path.exists():
+            lines += _section(json.loads(path.read_text()))
+        else:
+            lines += [
+                "Not measured. On a machine with one:",
+                "",
+                "    benchmarks/gpu.sh",
+                "",
+            ]
+    lines += [
+        "## Columns",
+        "",
+        "Blocks of steps of ctjax and of one contender alternate, each side in a",
+        "process of its own with the same number of threads. Images a second: median",
+        'and quartiles of the blocks. "ctjax over it": ctjax\'s rate over the',
+        "contender's, median and quartiles of neighbouring blocks; above 1 ctjax is",
+        "faster. By processor time: the same of the seconds that the threads of each",
+        "process ran, which other programs disturb less; of no meaning on a GPU.",
+        "A, B, C: the rate that the bandwidth and matrix rate above allow a",
+        "program that runs every operation by itself (A), fuses between convolutions",
+        "(B) or with them (C), see `benchmarks/roofline.py`; the percentage is what",
+        "was reached of it. Peak memory: of the device's allocator on a GPU, of the",
+        "whole process with its compiler on a CPU. First result: seconds from the",
+        "start of the framework to the end of the first step, nothing compiled before.",
+    ]
+    (folder / "compute.md").write_text("\n".join(lines) + "\n")
+
+
+def _section(result: dict) -> list[str]:
+    """One device: what it was measured on, and the table."""
+    best = result["limits"]["best"]
+    products = ", ".join(
+        f"{best[name] / 1e12:.3g} Tflop/s of {name}" for name in best if name != "bytes"
+    )
+    rows = [row for case in result["cases"] for row in case["rows"]]
+    kinds = {row["device"] for row in rows if "device" in row}
+    loads = [load for case in result["cases"] for load in case["load_averages"]]
+    lines = [
+        f"- Command: `{result['command']}`",
+        f"- Machine: {machine.words(result['machine'])}",
+        f"- Device: {', '.join(sorted(kinds))}; {result['threads']} threads; load "
+        f"average {min(loads):.1f} to {max(loads):.1f}",
+        f"- Measured limits: {best['bytes'] / 1e9:.3g} GB/s (triad), {products} "
+        "(matrix products)",
+        f"- {result['repeats']} blocks a contender",
+        "",
+        *HEADER,
+    ]
+    for case in result["cases"]:
+        lines += rows_of(case)
+    return [*lines, ""]

@@ -1,0 +1,144 @@
+"""The same numbers on a GPU as on the CPU; `-m gpu`, skipped where there is none."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from small_networks import random_variables
+
+from ctjax import densify, losses, sharding, steps
+from ctjax.config import LossBalanceScheme, Network, Normalization
+from ctjax.data import pipeline
+from ctjax.models import UResNet
+from ctjax.state import make_state
+
+SHAPE = (40, 64)
+NETWORK = {
+    "n_initial_filters": 8,
+    "depth": 2,
+    "blocks_per_layer": 1,
+    "blocks_deepest_layer": 1,
+    "blocks_final": 1,
+    "bottleneck_deepest": 16,
+}
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(scope="module")
+def places():
+    """A GPU and a CPU of the same process."""
+    try:
+        return jax.devices("gpu")[0], jax.devices("cpu")[0]
+    except RuntimeError as error:
+        pytest.skip(f"jax has no GPU: {error}".splitlines()[0])
+
+
+@pytest.fixture(autouse=True)
+def whole_float32():
+    """Without it products of float32 are rounded to TF32 on the way in."""
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+def minibatch():
+    random = np.random.default_rng(1)
+    label = random.integers(0, 3, (2, 3, *SHAPE)).astype(np.uint8)
+    return {
+        "image": (label * random.uniform(1, 3, label.shape)).astype(np.float32),
+        "label": label,
+        "mask": np.ones(2, np.float32),
+        "stop": np.zeros(2, np.float32),
+    }
+
+
+def networks():
+    return [
+        pytest.param(Network(**NETWORK), id="batch"),
+        pytest.param(Network(**NETWORK, normalization=Normalization.NONE), id="none"),
+    ]
+
+
+def relative(value, expected):
+    value, expected = np.asarray(value, np.float64), np.asarray(expected, np.float64)
+    return np.abs(value - expected).max() / np.abs(expected).max()
+
+
+@pytest.mark.parametrize("network", networks())
+def test_logits(places, network):
+    model, image = UResNet(network), minibatch()["image"]
+    variables = random_variables(network)
+
+    def logits(place):
+        return jax.jit(model.apply)(*jax.device_put((variables, image), place))
+
+    gpu, cpu = (np.asarray(logits(place)) for place in places)
+    assert relative(gpu, cpu) < 1e-5
+
+
+def test_bfloat16_is_near(places):
+    network = Network(**NETWORK, normalization=Normalization.NONE)
+    image, variables = minibatch()["image"], random_variables(network)
+    found = jax.jit(UResNet(network, jnp.bfloat16).apply)(
+        *jax.device_put((variables, image), places[0])
+    )
+    expected = jax.jit(UResNet(network).apply)(
+        *jax.device_put((variables, image), places[1])
+    )
+    assert found.dtype == jnp.float32
+    assert 1e-5 < relative(found, expected) < 0.1
+
+
+@pytest.mark.parametrize("network", networks())
+def test_training_steps(places, network):
+    rule = optax.sgd(1e-3)
+    step = steps.make_train_step(
+        UResNet(network),
+        rule,
+        lambda step: 1e-3,
+        losses.make_loss(LossBalanceScheme.FOCAL, axis_name=sharding.EVENT_AXIS),
+        steps.make_input(SHAPE, False),
+        axis_name=sharding.EVENT_AXIS,
+    )
+    variables = {"batch_stats": {}} | random_variables(network)
+
+    def train(place):
+        mesh = sharding.make_mesh([place])
+        compiled = steps.compile_train_step(step, mesh)
+        arrays = steps.device_arrays(minibatch(), mesh)
+        state, found = sharding.replicate(make_state(variables, rule), mesh), []
+        for _ in range(3):
+            state, results = compiled(state, arrays)
+            found.append((float(results["loss"]), float(results["grad_norm"])))
+        return np.array(found), jax.tree.map(np.asarray, state.params)
+
+    (gpu, gpu_params), (cpu, cpu_params) = (train(place) for place in places)
+    # Activations at the kink of their unit fall on either side.
+    np.testing.assert_allclose(gpu, cpu, rtol=1e-3)
+    assert gpu[0, 0] == pytest.approx(cpu[0, 0], rel=1e-5)
+    differences = jax.tree.leaves(jax.tree.map(np.subtract, gpu_params, cpu_params))
+    moved = jax.tree.leaves(jax.tree.map(np.subtract, cpu_params, variables["params"]))
+    total = np.sqrt(sum(np.square(array).sum() for array in moved))
+    assert total > 0
+    missed = np.sqrt(sum(np.square(array).sum() for array in differences))
+    assert missed < 1e-2 * total
+
+
+def test_images_made_on_the_device_are_those_of_the_host(places):
+    found = {}
+    for sparse in (False, True):
+        with (
+            pipeline.open_source(synthetic=True, downsample=2, seed=3) as source,
+            pipeline.minibatches(
+                source, iter([np.arange(2)]), io_threads=1, sparse=sparse
+            ) as reader,
+        ):
+            found[sparse] = {k: np.copy(v) for k, v in next(reader).items()}
+            shape = source.image_shape
+    arrays = [found[True][name] for name in ("ids", "values", "labels")]
+    image, label = jax.jit(densify.densify, static_argnums=3)(
+        *jax.device_put(arrays, places[0]), shape
+    )
+    np.testing.assert_array_equal(image, found[False]["image"])
+    np.testing.assert_array_equal(label, found[False]["label"])
