@@ -13,13 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from ctjax.config import Normalization
+from ctjax.models import convolution
 
 LEAKY_RELU_SLOPE = 0.01  # torch.nn.functional.leaky_relu's default
 BATCH_NORM_EPSILON = 1e-5  # torch.nn.BatchNorm2d's default
 BATCH_NORM_MOMENTUM = 0.1  # likewise; the weight of the new minibatch
 LAYER_NORM_EPSILON = 1e-3  # tf.keras.layers.LayerNormalization's default
-
-DIMENSION_NUMBERS = ("NHWC", "HWIO", "NHWC")
 
 
 def leaky_relu(x: jax.Array) -> jax.Array:
@@ -130,14 +129,17 @@ class Convolution(nn.Module):
             nn.initializers.xavier_uniform(),
             (self.kernel_size, self.kernel_size, x.shape[-1], self.features),
         )
-        padding = (self.kernel_size - 1) // 2 if self.stride == 1 else 0
-        y = jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            window_strides=(self.stride, self.stride),
-            padding=[(padding, padding)] * 2,
-            dimension_numbers=DIMENSION_NUMBERS,
-        )
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        if self.stride == 1:
+            y = convolution.convolve(x, kernel)
+        else:
+            y = jax.lax.conv_general_dilated(
+                x,
+                kernel,
+                window_strides=(self.stride, self.stride),
+                padding="VALID",
+                dimension_numbers=convolution.DIMENSION_NUMBERS,
+            )
         return y, self._bias()
 
     def _bias(self):
@@ -162,7 +164,7 @@ class TransposedConvolution(Convolution):
             kernel.astype(self.dtype),
             strides=(self.stride, self.stride),
             padding="VALID",
-            dimension_numbers=DIMENSION_NUMBERS,
+            dimension_numbers=convolution.DIMENSION_NUMBERS,
         )
         return y, self._bias()
 

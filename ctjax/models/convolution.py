@@ -1,0 +1,175 @@
+"""The convolution of stride 1, written so that XLA's CPU backend is fast at it.
+
+On the CPU some of a convolution's three products (forward, with respect to its input
+and to its kernel) are far slower than matrix products of the same size. They are
+written as those here; docs/compute.md has the measurements behind each choice. Other
+backends get XLA's own convolutions.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+DIMENSION_NUMBERS = ("NHWC", "HWIO", "NHWC")
+
+MIN_PRODUCTS = 1 << 20  # fewer multiplications are not worth another way
+STACK_BYTES = 5 << 18  # of shifted gradients at a time, about a second-level cache
+MIN_DOT_OUTPUTS = 8  # below, the gradient of a 1 x 1 convolution is faster as one
+STEM_COLUMNS = 4  # of an image of one feature that are computed together
+
+
+@jax.custom_vjp
+def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolves with stride 1 and zeros beyond the edges, which keeps the size.
+
+    Args:
+      x: [N, H, W, C].
+      kernel: [k, k, C, F], k odd; of the type of `x`. Where it is differentiated under
+        `shard_map`, it must be each device's own, see `sharding.varying`.
+
+    Returns:
+      [N, H, W, F], of the type of `x`.
+    """
+    size, features = kernel.shape[0], x.shape[-1]
+    if _is_small(x, kernel):
+        return plain(x, kernel)
+    if size == 1:
+        return _on_cpu(_dot, plain)(x, kernel)
+    if features == 1 and x.shape[2] % STEM_COLUMNS == 0:
+        return _on_cpu(_stem, plain)(x, kernel)
+    return plain(x, kernel)
+
+
+def _forward(x, kernel):
+    return convolve(x, kernel), (x, kernel)
+
+
+def _backward(residuals, gradient):
+    x, kernel = residuals
+    size = kernel.shape[0]
+
+    def of_input(function, gradient):
+        return jax.linear_transpose(lambda x: function(x, kernel), x)(gradient)[0]
+
+    def of_kernel(x, gradient):
+        return jax.linear_transpose(lambda k: plain(x, k), kernel)(gradient)[0]
+
+    of_input_plain = functools.partial(of_input, plain)
+    of_input_cpu, of_kernel_cpu = of_input_plain, of_kernel
+    if not _is_small(x, kernel):
+        if size == 1 and kernel.shape[-1] >= MIN_DOT_OUTPUTS:
+            of_input_cpu = functools.partial(of_input, _dot)
+        of_kernel_cpu = {1: _dot_of_kernel, 3: _stacked_of_kernel}.get(size, of_kernel)
+    return (
+        _on_cpu(of_input_cpu, of_input_plain)(gradient),
+        _on_cpu(of_kernel_cpu, of_kernel)(x, gradient),
+    )
+
+
+convolve.defvjp(_forward, _backward)
+
+
+def _is_small(x, kernel):
+    return x.size // x.shape[-1] * kernel.size < MIN_PRODUCTS
+
+
+def _on_cpu(on_cpu, elsewhere):
+    """A function that is one on the CPU and another on all other platforms."""
+    if on_cpu is elsewhere:
+        return elsewhere
+    return functools.partial(jax.lax.platform_dependent, cpu=on_cpu, default=elsewhere)
+
+
+def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`convolve` as XLA has it."""
+    padding = (kernel.shape[0] - 1) // 2
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(1, 1),
+        padding=[(padding, padding)] * 2,
+        dimension_numbers=DIMENSION_NUMBERS,
+    )
+
+
+def _dot(x, kernel):
+    """A 1 x 1 convolution as the matrix product that it is."""
+    return jnp.tensordot(x, kernel[0, 0], 1)
+
+
+def _dot_of_kernel(x, gradient):
+    """The gradient of a 1 x 1 kernel."""
+    product = _product_over_pixels(x, gradient)
+    return product.astype(x.dtype)[None, None]
+
+
+def _product_over_pixels(x, y):
+    """[..., C] and [..., F] to [C, F] float32."""
+    x, y = (part.reshape(-1, part.shape[-1]) for part in (x, y))
+    return jax.lax.dot_general(
+        x, y, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
+    )
+
+
+def _stacked_of_kernel(x, gradient):
+    """The gradient of a 3 x 3 kernel: pixels times the nine gradients around them.
+
+    Blocks of rows, one after the other, so that the nine stay in the cache.
+    """
+    n, height, width, features = x.shape
+    outputs = gradient.shape[-1]
+    row_bytes = 9 * width * outputs * 4
+    rows = max(
+        rows
+        for rows in range(1, height + 1)
+        if height % rows == 0 and (rows == 1 or rows * row_bytes <= STACK_BYTES)
+    )
+    around = jnp.pad(gradient, ((0, 0), (1, 1), (1, 1), (0, 0)))
+
+    def add(total, block):
+        image, row = block // (height // rows), block % (height // rows) * rows
+        pixels = jax.lax.dynamic_slice(
+            x, (image, row, 0, 0), (1, rows, width, features)
+        )
+        window = jax.lax.dynamic_slice(
+            around, (image, row, 0, 0), (1, rows + 2, width + 2, outputs)
+        )
+        # The kernel's element (i, j) joins a pixel with the output 1 - i rows and
+        # 1 - j columns further.
+        shifted = [
+            window[:, i : i + rows, j : j + width] for i in (2, 1, 0) for j in (2, 1, 0)
+        ]
+        return total + _product_over_pixels(pixels, jnp.concatenate(shifted, -1)), None
+
+    # Like x: on several devices, its own on each.
+    zeros = jnp.zeros_like(x, jnp.float32, shape=(features, 9 * outputs))
+    blocks = jnp.arange(n * (height // rows))
+    total, _ = jax.lax.scan(add, zeros, blocks)
+    kernel = total.reshape(features, 3, 3, outputs).transpose(1, 2, 0, 3)
+    return kernel.astype(x.dtype)
+
+
+def _stem(x, kernel):
+    """A convolution of one feature, several columns of the image as its features.
+
+    One of C = 1 spends its time on gathering; this one multiplies more zeros instead.
+    """
+    n, height, width, _ = x.shape
+    size, outputs = kernel.shape[0], kernel.shape[-1]
+    padding, step = (size - 1) // 2, STEM_COLUMNS
+    blocks = -(-(step + size - 1) // step)
+    spare = blocks * step - step - padding
+    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, spare), (0, 0)))
+    x = x.reshape(n, height + size - 1, -1, step)
+    shifted = [
+        jnp.pad(
+            kernel, ((0, 0), (column, blocks * step - size - column), (0, 0), (0, 0))
+        )
+        for column in range(step)
+    ]
+    kernel = jnp.concatenate(shifted, -1).reshape(size, blocks, step, step * outputs)
+    y = jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "VALID", dimension_numbers=DIMENSION_NUMBERS
+    )
+    return y.reshape(n, height, width, outputs)
