@@ -25,7 +25,7 @@ from benchmarks import machine
 from ctjax import config as ctjax_config
 from ctjax import losses, sharding, steps
 from ctjax.factory import COMPUTE_TYPES
-from ctjax.models import UResNet, convolution
+from ctjax.models import UResNet, blocks, convolution
 from ctjax.state import init_variables, make_state
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
@@ -38,6 +38,7 @@ def _same_everywhere(on_cpu: Callable, elsewhere: Callable) -> Callable:
 
 LEVERS: dict[str, tuple[object, str, object]] = {
     "convolution": (convolution, "_on_cpu", _same_everywhere),
+    "normalize": (blocks, "normalize", blocks.normalize.fun),
 }
 """By name: what replaces which attribute of what to take the lever away."""
 
