@@ -91,5 +91,5 @@ def make_network(
             f"data.downsample={config.data.downsample}"
         )
     dtype = COMPUTE_TYPES[config.run.precision]
-    model = UResNet(config.network, dtype, sharding.EVENT_AXIS)
+    model = UResNet(config.network, dtype, sharding.EVENT_AXIS, config.run.remat)
     return model, state.init_variables(model, config.network.depth, config.run.seed)

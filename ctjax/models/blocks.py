@@ -410,21 +410,28 @@ class BlockSeries(nn.Module):
       block: as in `ResidualBlock`.
       n_blocks: how many.
       residual: whether they are residual blocks.
+      is_recomputed: whether the gradient keeps their inputs alone and computes the rest
+        of each anew.
     """
 
     block: Callable[..., Block]
     n_blocks: int
     residual: bool
+    is_recomputed: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps [N, H, W, C] to the same shape."""
+
+        def unit(series, x, name):
+            if series.residual:
+                return ResidualBlock(series.block, name=name)(x, train)
+            return series.block(name=name)(x, train)
+
+        if self.is_recomputed:
+            unit = nn.remat(unit, static_argnums=(2,))
         for index in range(self.n_blocks):
-            name = f"blocks_{index}"
-            if self.residual:
-                x = ResidualBlock(self.block, name=name)(x, train)
-            else:
-                x = self.block(name=name)(x, train)
+            x = unit(self, x, f"blocks_{index}")
         return x
 
 
