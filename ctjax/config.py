@@ -47,6 +47,14 @@ class Precision(enum.Enum):
     FLOAT16 = "float16"
 
 
+class Remat(enum.Enum):
+    """What the gradient computes anew, of which it keeps the inputs alone."""
+
+    NONE = "none"
+    BLOCK = "block"
+    STAGE = "stage"
+
+
 class Densify(enum.Enum):
     """Where stored voxels become dense images."""
 
@@ -153,6 +161,11 @@ class Run:
     )
     compute_mode: ComputeMode = _option(ComputeMode.AUTO, "device to compute on")
     precision: Precision = _option(Precision.FLOAT32, "number format of the network")
+    remat: Remat = _option(
+        Remat.NONE,
+        "what training computes twice to save memory: nothing, every (residual) block, "
+        "or all blocks of a level, down and up each",
+    )
     distributed: bool = _option(
         True, "join the other processes of an mpirun or srun, where there are any"
     )

@@ -89,5 +89,5 @@ def make_network(
             f"data.downsample={config.data.downsample}"
         )
     dtype = POLICIES[config.run.precision].compute_type
-    model = UResNet(config.network, dtype, sharding.EVENT_AXIS)
+    model = UResNet(config.network, dtype, sharding.EVENT_AXIS, config.run.remat)
     return model, state.init_variables(model, config.network.depth, config.run.seed)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ctjax import sharding
 from ctjax.config import Normalization
 from ctjax.models import blocks
 
@@ -109,10 +110,10 @@ def test_transposed_convolution_by_hand():
 def test_batch_norm_by_hand():
     # Two events of one pixel; planes (0, 2), (10, 14), (5, 5).
     x = jnp.array([0.0, 10, 5, 2, 14, 5]).reshape(6, 1, 1, 1)
-    module = blocks.BatchNorm(num_planes=3)
-    variables = module.init(jax.random.key(0), x, None, True)
+    module = blocks.BatchNorm(features=1, num_planes=3)
+    variables = module.init(jax.random.key(0), x, None)
     bias = jnp.array([100.0])
-    y, updated = module.apply(variables, x, bias, True, mutable=["batch_stats"])
+    y, updated = module.apply(variables, x, bias, mutable=["batch_stats"])
     np.testing.assert_allclose(y.ravel(), [-1, -1, 0, 1, 1, 0], rtol=1e-4)
     # Means 1, 12, 5 and unbiased variances 2, 8, 0, one plane after the other.
     mean, var = 0.0, 1.0
@@ -121,15 +122,19 @@ def test_batch_norm_by_hand():
     stats = updated["batch_stats"]
     np.testing.assert_allclose(stats["mean"], [mean], rtol=1e-6)
     np.testing.assert_allclose(stats["var"], [var], rtol=1e-6)
-    still = module.apply({**variables, **updated}, x, bias, False)
+    gain, constant = module.apply(
+        {**variables, **updated}, bias, method=module.affine, mutable=False
+    )
     np.testing.assert_allclose(
-        still.ravel(), (x.ravel() + 100 - mean) / np.sqrt(var + 1e-5), rtol=1e-5
+        gain * x.ravel() + constant,
+        (x.ravel() + 100 - mean) / np.sqrt(var + 1e-5),
+        rtol=1e-5,
     )
 
 
 def test_initialization_leaves_the_running_statistics_alone():
-    variables = blocks.BatchNorm(3).init(
-        jax.random.key(0), random_array(6, 2, 2, 1) + 9, None, True
+    variables = blocks.BatchNorm(1, 3).init(
+        jax.random.key(0), random_array(6, 2, 2, 1) + 9, None
     )
     np.testing.assert_array_equal(variables["batch_stats"]["mean"], [0])
     np.testing.assert_array_equal(variables["batch_stats"]["var"], [1])
@@ -137,16 +142,87 @@ def test_initialization_leaves_the_running_statistics_alone():
 
 def test_batch_norm_keeps_planes_apart():
     x = random_array(6, 4, 4, 2)
-    module = blocks.BatchNorm(num_planes=3)
-    variables = module.init(jax.random.key(0), x, None, True)
+    module = blocks.BatchNorm(features=2, num_planes=3)
+    variables = module.init(jax.random.key(0), x, None)
 
     def normalized(x):
-        return module.apply(variables, x, None, True, mutable=["batch_stats"])[0]
+        return module.apply(variables, x, None, mutable=["batch_stats"])[0]
 
     before, after = normalized(x), normalized(x.at[1::3].add(100.0 * x[0, 0, 0, 0]))
     other_scale = normalized(x.at[1::3].multiply(7.0))
     np.testing.assert_allclose(other_scale[0::3], before[0::3], rtol=1e-6)
     np.testing.assert_allclose(after, before, atol=1e-4)
+
+
+def normalize_plainly(x, scale, shift, slope, axis_name=None):
+    """`blocks.normalize`, for jax to differentiate piece by piece."""
+    wide = x.astype(jnp.float32)
+    mean = wide.mean((0, 2, 3), keepdims=True)
+    if axis_name is not None:
+        mean = jax.lax.pmean(mean, axis_name)
+    var = jnp.square(wide - mean).mean((0, 2, 3), keepdims=True)
+    if axis_name is not None:
+        var = jax.lax.pmean(var, axis_name)
+    y = (wide - mean) / jnp.sqrt(var + blocks.BATCH_NORM_EPSILON)
+    y = y * scale.reshape(1, 1, 1, 1, -1) + shift.reshape(1, 1, 1, 1, -1)
+    y = jnp.where(y > 0, y, slope * y).astype(x.dtype)
+    return y, mean[0, :, 0, 0], var[0, :, 0, 0]
+
+
+@pytest.mark.parametrize("slope", [0.01, 1.0])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("axis_name", [None, sharding.EVENT_AXIS])
+def test_normalize_and_its_gradient(slope, dtype, axis_name):
+    x = (random_array(4, 3, 5, 6, 2) * 2 + 1).astype(dtype)
+    scale, shift = random_array(2, seed=1), random_array(2, seed=2)
+    cotangent = random_array(*x.shape, seed=3).astype(dtype)
+
+    def results(function):
+        def of_device(x, scale, shift, cotangent):
+            scale, shift = sharding.varying((scale, shift), axis_name)
+            (y, *statistics), pullback = jax.vjp(
+                lambda *a: function(*a, slope, axis_name), x, scale, shift
+            )
+            zeros = [jnp.zeros_like(s) for s in statistics]
+            of_x, *others = pullback((cotangent, *zeros))
+            return y, of_x, sharding.total(others, axis_name), statistics
+
+        if axis_name is None:
+            return jax.jit(of_device)(x, scale, shift, cotangent)
+        cut, same = sharding.BY_EVENT, sharding.REPLICATED
+        return jax.jit(
+            jax.shard_map(
+                of_device,
+                mesh=sharding.make_mesh(),
+                in_specs=(cut, same, same, cut),
+                out_specs=(cut, cut, same, same),
+            )
+        )(x, scale, shift, cotangent)
+
+    found, expected = results(blocks.normalize), results(normalize_plainly)
+    tolerance = 3e-6 if dtype == jnp.float32 else 2**-7
+    for value, reference in zip(
+        jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
+    ):
+        assert value.dtype == reference.dtype
+        reference = np.asarray(reference, np.float32)
+        largest = np.abs(reference).max()
+        np.testing.assert_allclose(
+            value.astype(np.float32), reference, atol=tolerance * largest
+        )
+
+
+def test_normalize_keeps_one_array_of_the_images_size():
+    x = random_array(2, 3, 4, 4, 2)
+    one = jnp.ones(2)
+    _, pullback = jax.vjp(lambda x: blocks.normalize(x, one, one, 0.01)[0], x)
+    _, plain = jax.vjp(lambda x: normalize_plainly(x, one, one, 0.01)[0], x)
+    large, more = (
+        [leaf for leaf in jax.tree.leaves(p) if leaf.size == x.size]
+        for p in (pullback, plain)
+    )
+    assert len(large) == 1 < len(more)
+    np.testing.assert_array_equal(large[0], x)
 
 
 def make_block(**changes):
@@ -165,8 +241,8 @@ def test_block_adds_its_bias_and_activates():
     y, variables = apply(make_block(), x, False)
     params = dict(variables["params"])
     params["conv"] = {**params["conv"], "bias": jnp.full(4, -100.0)}
-    shifted = make_block(activation=None).apply({"params": params}, x, False)
-    plain = make_block(activation=None).apply(variables, x, False)
+    shifted = make_block(is_activated=False).apply({"params": params}, x, False)
+    plain = make_block(is_activated=False).apply(variables, x, False)
     np.testing.assert_allclose(shifted, plain - 100, rtol=1e-5)
     np.testing.assert_allclose(y, blocks.leaky_relu(plain), rtol=1e-6)
     assert np.any(y != plain)
@@ -174,7 +250,7 @@ def test_block_adds_its_bias_and_activates():
 
 def test_one_by_one_block_commutes_with_interpolation():
     x = random_array(3, 4, 4, 2)
-    options = {"kernel_size": 1, "activation": None}
+    options = {"kernel_size": 1, "is_activated": False}
     before = make_block(**options, upsample=blocks.upsample_bilinear)
     variables = before.init(jax.random.key(0), x, False)
     variables["params"]["conv"]["bias"] = random_array(4, seed=2)
@@ -184,9 +260,44 @@ def test_one_by_one_block_commutes_with_interpolation():
     np.testing.assert_allclose(before.apply(variables, x, False), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"is_activated": False},
+        {"kernel_size": 1, "upsample": blocks.upsample_bilinear},
+        {"kernel_size": 2, "stride": 2},
+        {"kernel_size": 2, "stride": 2, "convolution": blocks.TransposedConvolution},
+    ],
+    ids=["convolution", "bare", "upsample", "strided", "transposed"],
+)
+def test_evaluation_normalizes_by_the_running_statistics(bias, changes):
+    x = random_array(3, 4, 4, 2)
+    module = make_block(normalization=Normalization.BATCH, bias=bias, **changes)
+    variables = module.init(jax.random.key(0), x, False)
+    random = iter(range(100))
+    variables = jax.tree.map(
+        lambda leaf: jnp.abs(random_array(*leaf.shape, seed=next(random))) + 0.1,
+        variables,
+    )
+    found = module.apply(variables, x, False)
+    # By hand: the same convolution, then the running statistics.
+    plain = make_block(bias=bias, **{**changes, "is_activated": False})
+    y = plain.apply({"params": {"conv": variables["params"]["conv"]}}, x, False)
+    norm, stats = variables["params"]["norm"], variables["batch_stats"]["norm"]
+    mean, var, scale, shift = (
+        leaf.reshape(1, 1, 1, -1)
+        for leaf in (stats["mean"], stats["var"], norm["scale"], norm["bias"])
+    )
+    y = (y - mean) / jnp.sqrt(var + blocks.BATCH_NORM_EPSILON) * scale + shift
+    y = blocks.leaky_relu(y) if changes.get("is_activated", True) else y
+    np.testing.assert_allclose(found, y, atol=3e-6 * np.abs(y).max())
+
+
 def test_layer_norm_of_a_block():
     x = random_array(3, 4, 4, 2)
-    module = make_block(normalization=Normalization.LAYER, activation=None)
+    module = make_block(normalization=Normalization.LAYER, is_activated=False)
     y, variables = apply(module, x, True)
     assert set(variables) == {"params"}
     np.testing.assert_allclose(y.mean(-1), np.zeros(y.shape[:-1]), atol=1e-5)

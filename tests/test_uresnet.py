@@ -14,6 +14,7 @@ from ctjax.config import (
     GrowthRate,
     Network,
     Normalization,
+    Remat,
     Upsampling,
 )
 from ctjax.models import UResNet
@@ -182,3 +183,49 @@ def test_bfloat16_is_close_to_float32(train):
     ):
         assert value.dtype == np.float32
         np.testing.assert_allclose(value, reference, rtol=0.1, atol=0.03)
+
+
+def gradient_program(network, remat):
+    """A function of the variables: loss, gradient and running statistics."""
+    model = UResNet(network, remat=remat)
+
+    def loss(params, stats):
+        logits, updated = model.apply(
+            {"params": params, "batch_stats": stats},
+            IMAGE,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        weight = np.random.default_rng(2).normal(size=logits.shape)
+        return (logits * weight.astype(np.float32)).sum(), updated
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+
+@pytest.mark.parametrize(
+    ("remat", "residual"),
+    [(Remat.BLOCK, True), (Remat.BLOCK, False), (Remat.STAGE, True)],
+)
+def test_what_is_computed_twice_changes_nothing(remat, residual):
+    network = dataclasses.replace(BASE, residual=residual, blocks_per_layer=2)
+    variables = random_variables(network)
+    again = jax.eval_shape(
+        UResNet(network, remat=remat).init, jax.random.key(0), jnp.asarray(IMAGE)
+    )
+    assert jax.tree.structure(again) == jax.tree.structure(variables)
+    arguments = variables["params"], variables["batch_stats"]
+    texts, results = [], []
+    for option in (Remat.NONE, remat):
+        program = gradient_program(network, option)
+        texts.append(str(program.trace(*arguments).jaxpr))
+        results.append(jax.tree.map(np.asarray, program(*arguments)))
+    # Two levels and the final layer: five blocks down, up and below, or three series
+    # and that below, each once in the gradient.
+    expected = {Remat.BLOCK: 2 + 1 + 2 + 1, Remat.STAGE: 1 + 1 + 1 + 1}[remat]
+    assert "remat" not in texts[0]
+    assert texts[1].count("prevent_cse=True") >= expected
+    for value, reference in zip(
+        jax.tree.leaves(results[1]), jax.tree.leaves(results[0]), strict=True
+    ):
+        largest = max(np.abs(reference).max(), 1e-3)
+        np.testing.assert_allclose(value, reference, atol=2e-6 * largest)

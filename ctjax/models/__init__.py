@@ -1,7 +1,8 @@
 """The network: Flax linen modules and nothing of the data or of the training.
 
-blocks   convolution, normalization, residual, down- and up-sampling units
-uresnet  UResNet, composed of them
+convolution  the convolution of stride 1, as XLA's CPU backend is fast at it
+blocks       convolution, normalization, residual, down- and up-sampling units
+uresnet      UResNet, composed of them
 """
 
 from ctjax.models.uresnet import UResNet

@@ -6,6 +6,7 @@ Submodules and parameters follow the names of CosmicTagger's torch network, whic
 `ctjax.torch_weights` convert by renaming alone.
 """
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -13,13 +14,12 @@ import jax
 import jax.numpy as jnp
 
 from ctjax.config import Normalization
+from ctjax.models import convolution
 
 LEAKY_RELU_SLOPE = 0.01  # torch.nn.functional.leaky_relu's default
 BATCH_NORM_EPSILON = 1e-5  # torch.nn.BatchNorm2d's default
 BATCH_NORM_MOMENTUM = 0.1  # likewise; the weight of the new minibatch
 LAYER_NORM_EPSILON = 1e-3  # tf.keras.layers.LayerNormalization's default
-
-DIMENSION_NUMBERS = ("NHWC", "HWIO", "NHWC")
 
 
 def leaky_relu(x: jax.Array) -> jax.Array:
@@ -130,14 +130,17 @@ class Convolution(nn.Module):
             nn.initializers.xavier_uniform(),
             (self.kernel_size, self.kernel_size, x.shape[-1], self.features),
         )
-        padding = (self.kernel_size - 1) // 2 if self.stride == 1 else 0
-        y = jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            window_strides=(self.stride, self.stride),
-            padding=[(padding, padding)] * 2,
-            dimension_numbers=DIMENSION_NUMBERS,
-        )
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        if self.stride == 1:
+            y = convolution.convolve(x, kernel)
+        else:
+            y = jax.lax.conv_general_dilated(
+                x,
+                kernel,
+                window_strides=(self.stride, self.stride),
+                padding="VALID",
+                dimension_numbers=convolution.DIMENSION_NUMBERS,
+            )
         return y, self._bias()
 
     def _bias(self):
@@ -162,7 +165,7 @@ class TransposedConvolution(Convolution):
             kernel.astype(self.dtype),
             strides=(self.stride, self.stride),
             padding="VALID",
-            dimension_numbers=DIMENSION_NUMBERS,
+            dimension_numbers=convolution.DIMENSION_NUMBERS,
         )
         return y, self._bias()
 
@@ -174,8 +177,8 @@ class BatchNorm(nn.Module):
     own statistics, and the running buffers are updated plane after plane.
 
     Attributes:
+      features: of what is normalized.
       num_planes: planes folded into the leading axis.
-      dtype: type of the output; statistics are float32.
       axis_name: of the mesh over which statistics are taken; None for those of this
         device alone, as under the original's DDP.
 
@@ -183,49 +186,145 @@ class BatchNorm(nn.Module):
       torch.nn.BatchNorm2d (biased variance to normalize, unbiased in the buffer).
     """
 
+    features: int
     num_planes: int
-    dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
 
-    @nn.compact
-    def __call__(self, x: jax.Array, bias: jax.Array | None, train: bool) -> jax.Array:
-        """Normalizes [N, H, W, C]; `bias` [C] is that of the convolution before."""
-        features = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones_init(), (features,))
-        shift = self.param("bias", nn.initializers.zeros_init(), (features,))
-        mean = self.variable("batch_stats", "mean", jnp.zeros, (features,))
-        var = self.variable("batch_stats", "var", jnp.ones, (features,))
-        offset = jnp.zeros(features) if bias is None else jax.lax.stop_gradient(bias)
-        if not train:
-            gain = scale * jax.lax.rsqrt(var.value + BATCH_NORM_EPSILON)
-            constant = shift + (offset - mean.value) * gain
-            return x * gain.astype(self.dtype)[None, None, None] + constant.astype(
-                self.dtype
-            ).reshape(1, 1, 1, -1)
+    def setup(self) -> None:
+        """Makes the parameters and the running statistics, [features] each."""
+        shape = (self.features,)
+        self.scale = self.param("scale", nn.initializers.ones_init(), shape)
+        self.shift = self.param("bias", nn.initializers.zeros_init(), shape)
+        self.mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        self.var = self.variable("batch_stats", "var", jnp.ones, shape)
 
+    def __call__(
+        self, x: jax.Array, bias: jax.Array | None, slope: float = 1.0
+    ) -> jax.Array:
+        """Normalizes [N, H, W, C] by its own statistics, and updates the running ones.
+
+        Args:
+          x: output of a convolution without its bias.
+          bias: [C] the bias, of which only the running mean sees anything.
+          slope: of the activation that follows, where its input is negative.
+
+        Returns:
+          [N, H, W, C], of the type of `x`.
+        """
         planes = x.reshape(-1, self.num_planes, *x.shape[1:])
-        wide = planes.astype(jnp.float32)
-        count = planes.size // (self.num_planes * features)
-        batch_mean = wide.mean((0, 2, 3), keepdims=True)
-        if self.axis_name is not None:
-            batch_mean = jax.lax.pmean(batch_mean, self.axis_name)
-            count *= jax.lax.axis_size(self.axis_name)
-        batch_var = jnp.square(wide - batch_mean).mean((0, 2, 3), keepdims=True)
-        if self.axis_name is not None:
-            batch_var = jax.lax.pmean(batch_var, self.axis_name)
+        y, batch_mean, batch_var = normalize(
+            planes, self.scale, self.shift, slope, self.axis_name
+        )
         if not self.is_initializing():
+            count = planes.size // (self.num_planes * self.features)
+            if self.axis_name is not None:
+                count *= jax.lax.axis_size(self.axis_name)
             unbiased = batch_var * (count / max(count - 1, 1))
+            offset = 0.0 if bias is None else jax.lax.stop_gradient(bias)
             for plane in range(self.num_planes):
                 for running, new in (
-                    (mean, batch_mean[0, plane, 0, 0] + offset),
-                    (var, unbiased[0, plane, 0, 0]),
+                    (self.mean, batch_mean[plane] + offset),
+                    (self.var, unbiased[plane]),
                 ):
                     running.value += BATCH_NORM_MOMENTUM * (new - running.value)
-        gain = scale.reshape(1, 1, 1, 1, -1) * jax.lax.rsqrt(
-            batch_var + BATCH_NORM_EPSILON
-        )
-        y = (wide - batch_mean) * gain + shift.reshape(1, 1, 1, 1, -1)
-        return y.astype(self.dtype).reshape(x.shape)
+        return y.reshape(x.shape)
+
+    def affine(self, bias: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        """Returns what normalizing by the running statistics comes to.
+
+        Args:
+          bias: as above.
+
+        Returns:
+          Gain and constant, [C] each: x becomes gain * x + constant.
+        """
+        gain = self.scale * jax.lax.rsqrt(self.var.value + BATCH_NORM_EPSILON)
+        offset = 0.0 if bias is None else bias
+        return gain, self.shift + (offset - self.mean.value) * gain
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def normalize(
+    x: jax.Array,
+    scale: jax.Array,
+    shift: jax.Array,
+    slope: float,
+    axis_name: str | None = None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Normalizes every plane by its own statistics and activates the result.
+
+    The gradient needs `x` and the statistics alone and computes the rest anew:
+    differentiated piece by piece, two more arrays of that size would be kept.
+
+    Args:
+      x: [B, P, H, W, C].
+      scale: [C].
+      shift: [C].
+      slope: of the activation where its input is negative; 1 for none.
+      axis_name: as in `BatchNorm`.
+
+    Returns:
+      The result, of shape and type of `x`, and its means and biased variances, [P, C]
+      float32, through which no gradient passes.
+    """
+    wide = x.astype(jnp.float32)
+    mean = _mean_of_devices(wide.mean((0, 2, 3)), axis_name)
+    var = jnp.square(wide - _of_planes(mean)).mean((0, 2, 3))
+    var = _mean_of_devices(var, axis_name)
+    _, y = _normalized(x, mean, var, scale, shift)
+    return _activated(y, y, slope).astype(x.dtype), mean, var
+
+
+def _of_planes(statistics):
+    """[P, C] or [C] against [B, P, H, W, C]."""
+    return statistics.reshape(1, -1, 1, 1, statistics.shape[-1])
+
+
+def _mean_of_devices(x, axis_name):
+    return x if axis_name is None else jax.lax.pmean(x, axis_name)
+
+
+def _activated(y, x, slope):
+    """`x`, times the slope where `y` is negative."""
+    return x if slope == 1.0 else jnp.where(y > 0, x, slope * x)
+
+
+def _normalized(x, mean, var, scale, shift):
+    """The normalized array before and after scale and shift, float32."""
+    inverse = jax.lax.rsqrt(var + BATCH_NORM_EPSILON)
+    centred = x.astype(jnp.float32) - _of_planes(mean)
+    gain = scale[None] * inverse
+    return (
+        centred * _of_planes(inverse),
+        centred * _of_planes(gain) + _of_planes(shift),
+    )
+
+
+def _normalize_forward(x, scale, shift, slope, axis_name):
+    results = normalize(x, scale, shift, slope, axis_name)
+    return results, (x, scale, shift, *results[1:])
+
+
+def _normalize_backward(slope, axis_name, residuals, cotangents):
+    x, scale, shift, mean, var = residuals
+    normalized, y = _normalized(x, mean, var, scale, shift)
+    gradient = _activated(y, cotangents[0].astype(jnp.float32), slope)
+    count = x.size // mean.size
+    of_shift = gradient.sum((0, 2, 3))
+    of_scale = (gradient * normalized).sum((0, 2, 3))
+    # The statistics' own part. Over several devices they belong to all losses.
+    through_mean, through_var = (
+        _of_planes(_mean_of_devices(total / count, axis_name))
+        for total in (of_shift, of_scale)
+    )
+    inverse = jax.lax.rsqrt(var + BATCH_NORM_EPSILON)
+    of_x = _of_planes(scale[None] * inverse) * (
+        gradient - through_mean - normalized * through_var
+    )
+    return of_x.astype(x.dtype), of_scale.sum(0), of_shift.sum(0)
+
+
+normalize.defvjp(_normalize_forward, _normalize_backward)
 
 
 class Block(nn.Module):
@@ -238,7 +337,7 @@ class Block(nn.Module):
       bias: whether the convolution has a bias.
       normalization: which normalization follows the convolution.
       num_planes: planes folded into the leading axis.
-      activation: applied last; None for none.
+      is_activated: whether an activation comes last.
       convolution: `Convolution` or `TransposedConvolution`.
       upsample: applied between convolution and normalization. A 1 x 1 convolution
         commutes with interpolation (the weights of which sum to 1) and is four times
@@ -253,7 +352,7 @@ class Block(nn.Module):
     normalization: Normalization
     num_planes: int
     stride: int = 1
-    activation: Callable[[jax.Array], jax.Array] | None = leaky_relu
+    is_activated: bool = True
     convolution: type[Convolution] = Convolution
     upsample: Callable[[jax.Array], jax.Array] | None = None
     dtype: jnp.dtype = jnp.float32
@@ -273,10 +372,14 @@ class Block(nn.Module):
         if self.upsample is not None:
             y = self.upsample(y)
         if self.normalization is Normalization.BATCH:
-            y = BatchNorm(self.num_planes, self.dtype, self.axis_name, name="norm")(
-                y, bias, train
+            norm = BatchNorm(
+                self.features, self.num_planes, self.axis_name, name="norm"
             )
-        elif bias is not None:
+            if train:
+                return norm(y, bias, LEAKY_RELU_SLOPE if self.is_activated else 1.0)
+            gain, bias = norm.affine(bias)
+            y = y * gain.astype(self.dtype)[None, None, None]
+        if bias is not None:
             y = y + bias.astype(self.dtype)[None, None, None]
         if self.normalization is Normalization.LAYER:
             y = nn.LayerNorm(LAYER_NORM_EPSILON, dtype=self.dtype, name="norm")(y)
@@ -287,7 +390,7 @@ class Block(nn.Module):
             y = nn.InstanceNorm(
                 epsilon=BATCH_NORM_EPSILON, dtype=self.dtype, name="norm"
             )(y)
-        return y if self.activation is None else self.activation(y)
+        return leaky_relu(y) if self.is_activated else y
 
 
 class ResidualBlock(nn.Module):
@@ -303,7 +406,7 @@ class ResidualBlock(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps [N, H, W, C] to the same shape."""
         y = self.block(name="convolution_1")(x, train)
-        y = self.block(name="convolution_2", activation=None)(y, train)
+        y = self.block(name="convolution_2", is_activated=False)(y, train)
         return leaky_relu(y + x)
 
 
@@ -314,21 +417,28 @@ class BlockSeries(nn.Module):
       block: as in `ResidualBlock`.
       n_blocks: how many.
       residual: whether they are residual blocks.
+      is_recomputed: whether the gradient keeps their inputs alone and computes the rest
+        of each anew.
     """
 
     block: Callable[..., Block]
     n_blocks: int
     residual: bool
+    is_recomputed: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps [N, H, W, C] to the same shape."""
+
+        def unit(series, x, name):
+            if series.residual:
+                return ResidualBlock(series.block, name=name)(x, train)
+            return series.block(name=name)(x, train)
+
+        if self.is_recomputed:
+            unit = nn.remat(unit, static_argnums=(2,))
         for index in range(self.n_blocks):
-            name = f"blocks_{index}"
-            if self.residual:
-                x = ResidualBlock(self.block, name=name)(x, train)
-            else:
-                x = self.block(name=name)(x, train)
+            x = unit(self, x, f"blocks_{index}")
         return x
 
 

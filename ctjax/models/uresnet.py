@@ -12,6 +12,7 @@ from ctjax.config import (
     Downsampling,
     GrowthRate,
     Network,
+    Remat,
     Upsampling,
 )
 from ctjax.models import blocks
@@ -62,6 +63,7 @@ class DeepestBlock(nn.Module):
 
     network: Network
     block: functools.partial
+    series: functools.partial
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -75,7 +77,7 @@ class DeepestBlock(nn.Module):
         width = x.shape[-1]
         narrow = functools.partial(block, features=config.bottleneck_deepest)
         x = narrow(kernel_size=1, name="bottleneck")(x, train)
-        x = blocks.BlockSeries(
+        x = self.series(
             functools.partial(narrow, kernel_size=config.filter_size_deepest),
             config.blocks_deepest_layer,
             config.residual,
@@ -93,11 +95,13 @@ class Level(nn.Module):
     Attributes:
       network: the network's options.
       block: `blocks.Block` with all that is common to the network bound.
+      series: likewise `blocks.BlockSeries`.
       depth: levels below this one; 0 is the deepest block.
     """
 
     network: Network
     block: functools.partial
+    series: functools.partial
     depth: int
 
     @nn.compact
@@ -105,7 +109,8 @@ class Level(nn.Module):
         """Maps [N, H, W, C] to the same shape."""
         config = self.network
         if self.depth == 0:
-            return DeepestBlock(config, self.block, name="main_module")(x, train)
+            deepest = DeepestBlock(config, self.block, self.series, name="main_module")
+            return deepest(x, train)
 
         width = x.shape[-1]
         if config.growth_rate is GrowthRate.MULTIPLICATIVE:
@@ -115,7 +120,7 @@ class Level(nn.Module):
         here = functools.partial(self.block, features=width)
         below = functools.partial(self.block, features=width_below)
         series = functools.partial(
-            blocks.BlockSeries,
+            self.series,
             functools.partial(here, kernel_size=3),
             config.blocks_per_layer,
             config.residual,
@@ -129,7 +134,10 @@ class Level(nn.Module):
         else:
             x = MaxPoolingDownsample(below, name="downsample")(x, train)
 
-        x = Level(config, self.block, self.depth - 1, name="main_module")(x, train)
+        level = Level(
+            config, self.block, self.series, self.depth - 1, name="main_module"
+        )
+        x = level(x, train)
 
         if config.upsampling is Upsampling.CONVOLUTIONAL:
             x = here(
@@ -156,6 +164,7 @@ class UResNet(nn.Module):
         logits are float32.
       axis_name: of the mesh over which network.sync_batch_norm takes the statistics
         of a training step; None where the minibatch is whole.
+      remat: what the gradient computes anew instead of keeping it.
 
     Source:
       CosmicTagger, src/networks/torch/uresnet2D.py; doi:10.3389/frai.2021.649917.
@@ -164,6 +173,7 @@ class UResNet(nn.Module):
     network: Network
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
+    remat: Remat = Remat.NONE
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
@@ -196,13 +206,19 @@ class UResNet(nn.Module):
             dtype=self.dtype,
             axis_name=self.axis_name if config.sync_batch_norm else None,
         )
+        series = functools.partial(
+            nn.remat(blocks.BlockSeries, static_argnums=(2,))  # 2: train
+            if self.remat is Remat.STAGE
+            else blocks.BlockSeries,
+            is_recomputed=self.remat is Remat.BLOCK,
+        )
         features = config.n_initial_filters
         x = image.reshape(events * planes, height, width, 1).astype(self.dtype)
         x = block(features=features, kernel_size=5, name="initial_convolution")(
             x, train
         )
-        x = Level(config, block, config.depth, name="net_core")(x, train)
-        x = blocks.BlockSeries(
+        x = Level(config, block, series, config.depth, name="net_core")(x, train)
+        x = series(
             functools.partial(block, features=features, kernel_size=3),
             config.blocks_final,
             config.residual,

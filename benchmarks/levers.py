@@ -1,0 +1,203 @@
+"""What each lever of the computation gains: with and without it, by turns in one run.
+
+A step of each kind is compiled with all levers (`all`) and with one of them taken away,
+then they take turns; a ratio is the median over the turns of the time without a lever
+over the time with it, so that other work on the machine meets both alike.
+
+    python -m benchmarks.levers --network scc21 --turns 15
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from unittest import mock
+
+import jax
+import numpy as np
+import optax
+
+from benchmarks import machine
+from ctjax import config as ctjax_config
+from ctjax import losses, sharding, steps
+from ctjax.factory import COMPUTE_TYPES
+from ctjax.models import UResNet, blocks, convolution
+from ctjax.state import init_variables, make_state
+
+CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
+LEARNING_RATE = 3e-4
+
+
+def _same_everywhere(on_cpu: Callable, elsewhere: Callable) -> Callable:
+    return elsewhere
+
+
+LEVERS: dict[str, tuple[object, str, object]] = {
+    "convolution": (convolution, "_on_cpu", _same_everywhere),
+    "normalize": (blocks, "normalize", blocks.normalize.fun),
+}
+"""By name: what replaces which attribute of what to take the lever away."""
+
+
+def read_config(name: str) -> ctjax_config.Config:
+    """Returns the configuration of a file in `configs/`."""
+    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return ctjax_config.resolve(module.get_config())
+
+
+@contextlib.contextmanager
+def without(names: tuple[str, ...]) -> Iterator[None]:
+    """Takes levers away while programs are traced."""
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            owner, attribute, replacement = LEVERS[name]
+            stack.enter_context(mock.patch.object(owner, attribute, replacement))
+        jax.clear_caches()
+        yield
+    jax.clear_caches()
+
+
+def make_call(
+    config: ctjax_config.Config, shape: tuple[int, int], kind: str
+) -> tuple[Callable[[], None], dict[str, int]]:
+    """Compiles one step of a kind.
+
+    Args:
+      config: of the network, the loss and the number format.
+      shape: (H, W) of the images.
+      kind: "train" or "inference".
+
+    Returns:
+      A function that runs it once to its end, and its memory in bytes.
+    """
+    dtype = COMPUTE_TYPES[config.run.precision]
+    axis = sharding.EVENT_AXIS
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    model = UResNet(config.network, dtype, axis)
+    variables = init_variables(model, config.network.depth, 0)
+    loss_fn = losses.make_loss(
+        config.mode.optimizer.loss_balance_scheme, axis_name=axis
+    )
+    network_input = steps.make_input(shape, False)
+    random = np.random.default_rng(0)
+    planes = (config.run.minibatch_size, 3, *shape)
+    label = random.choice(3, planes, p=(0.99, 0.007, 0.003)).astype(np.uint8)
+    minibatch = steps.device_arrays(
+        {
+            "image": (label * random.uniform(1, 3, planes)).astype(np.float32),
+            "label": label,
+            "mask": np.ones(len(label), np.float32),
+            "stop": np.zeros(len(label), np.float32),
+        },
+        mesh,
+    )
+    if kind == "inference":
+        step = steps.make_eval_step(model, loss_fn, network_input, axis_name=axis)
+        del minibatch["stop"]
+        state = sharding.replicate(variables, mesh)
+        compiled = steps.compile_eval_step(step, mesh).lower(state, minibatch).compile()
+
+        def call() -> None:
+            jax.block_until_ready(compiled(state, minibatch))
+    else:
+        rule = optax.adam(LEARNING_RATE)
+        step = steps.make_train_step(
+            model, rule, lambda _: LEARNING_RATE, loss_fn, network_input, axis_name=axis
+        )
+        states = [sharding.replicate(make_state(variables, rule), mesh)]
+        program = steps.compile_train_step(step, mesh)
+        compiled = program.lower(states[0], minibatch).compile()
+
+        def call() -> None:
+            states[0], results = compiled(states[0], minibatch)
+            jax.block_until_ready((states[0], results))
+
+    memory = compiled.memory_analysis()
+    return call, {"temporary": memory.temp_size_in_bytes}
+
+
+def take_turns(calls: dict[str, Callable[[], None]], turns: int) -> dict[str, list]:
+    """Seconds of every call in every turn, in another order each turn."""
+    seconds: dict[str, list] = {name: [] for name in calls}
+    order = list(calls)
+    for call in calls.values():
+        call()
+    for _ in range(turns):
+        order = order[1:] + order[:1]
+        for name in order:
+            start = time.perf_counter()
+            calls[name]()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def summarize(seconds: dict[str, list], memory: dict[str, dict]) -> dict[str, dict]:
+    """Median seconds, quartiles of the ratio to `all`, and memory of every call."""
+    base = np.array(seconds["all"])
+    return {
+        name: {
+            "median_s": float(np.median(times)),
+            "fastest_s": float(np.min(times)),
+            "ratio": np.percentile(np.array(times) / base, (25, 50, 75)).tolist(),
+            **memory[name],
+        }
+        for name, times in seconds.items()
+    }
+
+
+def main(arguments: list[str]) -> None:
+    """Measures and prints one table line a lever, and all as JSON where asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--network", default="scc21", help="name of a file in configs/")
+    parser.add_argument("--kind", choices=("train", "inference"), default="train")
+    parser.add_argument("--shape", type=int, nargs=2, default=(320, 512))
+    parser.add_argument("--minibatch", type=int, default=1)
+    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--levers", nargs="*", default=list(LEVERS))
+    parser.add_argument("--output", help="JSON file")
+    options = parser.parse_args(arguments)
+    config = read_config(options.network)
+    run = ctjax_config.Run(
+        minibatch_size=options.minibatch,
+        precision=ctjax_config.Precision(options.precision),
+    )
+    config = ctjax_config.Config(
+        run=run, data=config.data, network=config.network, mode=config.mode
+    )
+    calls, memory = {}, {}
+    for name in ("all", *options.levers):
+        with without(() if name == "all" else (name,)):
+            calls[name], memory[name] = make_call(
+                config, tuple(options.shape), options.kind
+            )
+    result = {
+        "options": vars(options),
+        "machine": machine.describe("jax", "jaxlib"),
+        "calls": summarize(take_turns(calls, options.turns), memory),
+    }
+    write = sys.stdout.write
+    write(machine.words(result["machine"]) + "\n")
+    write(
+        "| without | median s | without / with: median (quartiles) | temporary MB |\n"
+    )
+    write("|---|---:|---|---:|\n")
+    for name, call in result["calls"].items():
+        low, middle, high = call["ratio"]
+        write(
+            f"| {name} | {call['median_s']:.3f} | {middle:.2f} ({low:.2f}-{high:.2f}) "
+            f"| {call['temporary'] / 1e6:.0f} |\n"
+        )
+    if options.output:
+        pathlib.Path(options.output).write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

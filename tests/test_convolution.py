@@ -1,0 +1,142 @@
+"""The convolution of stride 1 against XLA's own, on both branches of its platforms."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ctjax import sharding
+from ctjax.models import convolution
+
+# (N, H, W), kernel size, features in and out: each way of computing, and their edges.
+SHAPES = [
+    ((3, 8, 12), 3, 4, 6),
+    ((3, 7, 5), 3, 2, 3),
+    ((1, 1, 1), 3, 2, 2),
+    ((2, 6, 512), 3, 80, 80),  # blocks of fewer rows than the image has
+    ((3, 6, 4), 1, 4, 8),
+    ((3, 6, 4), 1, 4, 3),
+    ((3, 6, 8), 5, 1, 4),
+    ((3, 6, 8), 3, 1, 4),
+    ((3, 6, 7), 5, 1, 4),
+    ((1, 5, 8), 5, 6, 6),
+]
+
+
+@pytest.fixture(autouse=True)
+def none_is_small(monkeypatch):
+    monkeypatch.setattr(convolution, "MIN_PRODUCTS", 0)
+
+
+def operands(shape, size, features, outputs, dtype=jnp.float32):
+    random = np.random.default_rng(0)
+    shapes = (
+        (*shape, features),
+        (size, size, features, outputs),
+        (*shape, outputs),
+    )
+    return [jnp.asarray(random.normal(size=s), dtype) for s in shapes]
+
+
+def products(function, x, kernel, cotangent):
+    """The convolution and its gradients with respect to input and kernel."""
+    value, pullback = jax.vjp(function, x, kernel)
+    return {
+        "value": value,
+        **dict(zip(("x", "kernel"), pullback(cotangent), strict=True)),
+    }
+
+
+@pytest.mark.parametrize("options", SHAPES, ids=str)
+def test_agrees_with_xla(options):
+    arguments = operands(*options)
+    found = jax.jit(lambda *a: products(convolution.convolve, *a))(*arguments)
+    expected = jax.jit(lambda *a: products(convolution.plain, *a))(*arguments)
+    for name, value in expected.items():
+        scale = np.abs(value).max()
+        # A rounding for each of the pixels that are summed, in another order.
+        np.testing.assert_allclose(found[name], value, atol=3e-6 * scale, rtol=0)
+
+
+@pytest.mark.parametrize("options", SHAPES, ids=str)
+def test_bfloat16_agrees_with_float32(options):
+    arguments = operands(*options, dtype=jnp.bfloat16)
+    found = products(convolution.convolve, *arguments)
+    wide = [x.astype(jnp.float32) for x in arguments]
+    for name, value in products(convolution.plain, *wide).items():
+        assert found[name].dtype == jnp.bfloat16
+        scale = np.abs(value).max()
+        # Summed in float32 and rounded once.
+        np.testing.assert_allclose(
+            found[name].astype(np.float32), value, atol=2**-8 * scale, rtol=0
+        )
+
+
+def program(function, options, name, platform):
+    """Text of one of the products, as it is handed to the compiler."""
+    traced = jax.jit(lambda *a: products(function, *a)[name]).trace(*operands(*options))
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    return re.findall(r"stablehlo\.(?:convolution|dot_general)\b.*", text)
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        (SHAPES[0], "kernel"),
+        (SHAPES[4], "value"),
+        (SHAPES[4], "x"),
+        (SHAPES[4], "kernel"),
+        (SHAPES[6], "value"),
+    ],
+    ids=str,
+)
+def test_only_the_cpu_computes_otherwise(options, name):
+    cpu, gpu, xla = (
+        [line.split("loc(")[0] for line in program(function, options, name, platform)]
+        for function, platform in (
+            (convolution.convolve, "cpu"),
+            (convolution.convolve, "cuda"),
+            (convolution.plain, "cuda"),
+        )
+    )
+    shape = [re.findall(r"tensor<.*?>", "".join(lines)) for lines in (cpu, gpu, xla)]
+    assert shape[1] == shape[2] != shape[0]
+    assert len(gpu) == 1 and gpu[0].startswith("stablehlo.convolution")
+
+
+def test_small_ones_are_xlas(monkeypatch):
+    monkeypatch.setattr(convolution, "MIN_PRODUCTS", 1 << 20)
+    for options in SHAPES[0], SHAPES[4], SHAPES[6]:
+        for name in ("value", "x", "kernel"):
+            own, xla = (
+                program(function, options, name, "cpu")
+                for function in (convolution.convolve, convolution.plain)
+            )
+            assert own == xla
+
+
+@pytest.mark.parametrize("options", [SHAPES[0], SHAPES[4], SHAPES[6]], ids=str)
+def test_on_many_devices(options):
+    shape, *rest = options
+    arguments = operands((4, *shape[1:]), *rest)
+    mesh, axis = sharding.make_mesh(), sharding.EVENT_AXIS
+
+    def of_device(x, kernel, cotangent):
+        kernel = sharding.varying(kernel, axis)
+        found = products(convolution.convolve, x, kernel, cotangent)
+        return {**found, "kernel": sharding.total(found["kernel"], axis)}
+
+    cut, same = sharding.BY_EVENT, sharding.REPLICATED
+    on_all = jax.shard_map(
+        of_device,
+        mesh=mesh,
+        in_specs=(cut, same, cut),
+        out_specs={"value": cut, "x": cut, "kernel": same},
+    )
+    found = jax.jit(on_all)(*arguments)
+    for name, value in products(convolution.plain, *arguments).items():
+        np.testing.assert_allclose(
+            found[name], value, atol=3e-6 * np.abs(value).max(), rtol=0
+        )
