@@ -24,8 +24,8 @@ import optax
 from benchmarks import machine
 from ctjax import config as ctjax_config
 from ctjax import losses, sharding, steps
-from ctjax.factory import COMPUTE_TYPES
 from ctjax.models import UResNet, blocks, convolution
+from ctjax.precision import POLICIES
 from ctjax.state import init_variables, make_state
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
@@ -77,7 +77,7 @@ def make_call(
     Returns:
       A function that runs it once to its end, and its memory in bytes.
     """
-    dtype = COMPUTE_TYPES[config.run.precision]
+    dtype = POLICIES[config.run.precision].compute_type
     axis = sharding.EVENT_AXIS
     mesh = sharding.make_mesh(jax.devices()[:1])
     model = UResNet(config.network, dtype, axis)

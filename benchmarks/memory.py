@@ -22,8 +22,8 @@ from benchmarks import machine
 from benchmarks.levers import read_config
 from ctjax.config import Network, Normalization, Precision, Remat
 from ctjax.constants import NUM_PLANES
-from ctjax.factory import COMPUTE_TYPES
 from ctjax.models import UResNet, blocks
+from ctjax.precision import POLICIES
 
 NETWORKS = ("uresnet", "scc21", "a21")
 SHAPES = ((1280, 2048), (640, 1024), (320, 512))
@@ -63,7 +63,7 @@ def event_bytes(
     network: Network, shape: tuple[int, int], precision: Precision, remat: Remat
 ) -> int:
     """Bytes of a training step for every event of its minibatch."""
-    dtype = COMPUTE_TYPES[precision]
+    dtype = POLICIES[precision].compute_type
     image = jax.ShapeDtypeStruct((1, NUM_PLANES, *shape), jnp.float32)
     model = UResNet(network, dtype, remat=remat)
 

@@ -34,7 +34,7 @@ SCORE = "Average/mIoU"
 logger = logging.getLogger("ctjax")
 
 # What may differ between a checkpoint and the network that takes its weights.
-_IRRELEVANT_FIELDS = ("name", "weight_decay", "sync_batch_norm")
+_IRRELEVANT_FIELDS = ("name", "weight_decay", "sync_batch_norm", "kernels")
 
 
 class CheckpointError(ValueError):

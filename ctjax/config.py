@@ -55,6 +55,14 @@ class Remat(enum.Enum):
     STAGE = "stage"
 
 
+class Kernels(enum.Enum):
+    """Who convolves where a network has few features."""
+
+    AUTO = "auto"
+    XLA = "xla"
+    FUSED = "fused"
+
+
 class Densify(enum.Enum):
     """Where stored voxels become dense images."""
 
@@ -237,6 +245,11 @@ class Network:
     growth_rate: GrowthRate = _option(GrowthRate.ADDITIVE, "growth of the features")
     downsampling: Downsampling = _option(Downsampling.MAX_POOLING, "way down")
     upsampling: Upsampling = _option(Upsampling.INTERPOLATION, "way up")
+    kernels: Kernels = _option(
+        Kernels.AUTO,
+        "3 x 3 convolutions of 16 and 32 features: XLA's, or our own for GPUs, fused "
+        "with normalization and activation (auto: xla, as fused has not been measured)",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -306,7 +306,7 @@ def test_layer_norm_of_a_block():
 
 def test_instance_norm_of_a_block_takes_every_image_by_itself():
     x = random_array(3, 4, 6, 2)
-    module = make_block(normalization=Normalization.INSTANCE, activation=None)
+    module = make_block(normalization=Normalization.INSTANCE, is_activated=False)
     y, variables = apply(module, x, True)
     assert set(variables) == {"params"}
     np.testing.assert_allclose(y.mean((1, 2)), np.zeros((3, 4)), atol=1e-5)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from ctjax.config import Normalization
-from ctjax.models import convolution
+from ctjax.models import convolution, fused
 
 LEAKY_RELU_SLOPE = 0.01  # torch.nn.functional.leaky_relu's default
 BATCH_NORM_EPSILON = 1e-5  # torch.nn.BatchNorm2d's default
@@ -122,14 +122,9 @@ class Convolution(nn.Module):
     use_bias: bool = True
     dtype: jnp.dtype = jnp.float32
 
-    @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array | None]:
         """Convolves [N, H, W, C]; returns the output and the bias [features]."""
-        kernel = self.param(
-            "kernel",
-            nn.initializers.xavier_uniform(),
-            (self.kernel_size, self.kernel_size, x.shape[-1], self.features),
-        )
+        kernel, bias = self.parameters(x.shape[-1])
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         if self.stride == 1:
             y = convolution.convolve(x, kernel)
@@ -141,25 +136,28 @@ class Convolution(nn.Module):
                 padding="VALID",
                 dimension_numbers=convolution.DIMENSION_NUMBERS,
             )
-        return y, self._bias()
+        return y, bias
 
-    def _bias(self):
+    @nn.compact
+    def parameters(self, inputs: int) -> tuple[jax.Array, jax.Array | None]:
+        """Returns the kernel [k, k, inputs, features] and the bias, float32."""
+        kernel = self.param(
+            "kernel",
+            nn.initializers.xavier_uniform(),
+            (self.kernel_size, self.kernel_size, inputs, self.features),
+        )
         if not self.use_bias:
-            return None
-        return self.param("bias", nn.initializers.zeros_init(), (self.features,))
+            return kernel, None
+        zeros = nn.initializers.zeros_init()
+        return kernel, self.param("bias", zeros, (self.features,))
 
 
 class TransposedConvolution(Convolution):
     """A 2 x 2 convolution of stride 2, transposed: doubles rows and columns."""
 
-    @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array | None]:
         """Returns the output [N, 2H, 2W, features] and the bias [features]."""
-        kernel = self.param(
-            "kernel",
-            nn.initializers.xavier_uniform(),
-            (self.kernel_size, self.kernel_size, x.shape[-1], self.features),
-        )
+        kernel, bias = self.parameters(x.shape[-1])
         y = jax.lax.conv_transpose(
             x.astype(self.dtype),
             kernel.astype(self.dtype),
@@ -167,7 +165,7 @@ class TransposedConvolution(Convolution):
             padding="VALID",
             dimension_numbers=convolution.DIMENSION_NUMBERS,
         )
-        return y, self._bias()
+        return y, bias
 
 
 class BatchNorm(nn.Module):
@@ -215,19 +213,45 @@ class BatchNorm(nn.Module):
         y, batch_mean, batch_var = normalize(
             planes, self.scale, self.shift, slope, self.axis_name
         )
-        if not self.is_initializing():
-            count = planes.size // (self.num_planes * self.features)
-            if self.axis_name is not None:
-                count *= jax.lax.axis_size(self.axis_name)
-            unbiased = batch_var * (count / max(count - 1, 1))
-            offset = 0.0 if bias is None else jax.lax.stop_gradient(bias)
-            for plane in range(self.num_planes):
-                for running, new in (
-                    (self.mean, batch_mean[plane] + offset),
-                    (self.var, unbiased[plane]),
-                ):
-                    running.value += BATCH_NORM_MOMENTUM * (new - running.value)
+        count = planes.size // (self.num_planes * self.features)
+        self._update(batch_mean, batch_var, count, bias)
         return y.reshape(x.shape)
+
+    def affine_of_sums(
+        self, sums: fused.Statistics, count: int, bias: jax.Array | None
+    ) -> fused.Affine:
+        """Returns what normalizing by sums comes to, and updates the running ones.
+
+        Args:
+          sums: of values and of their squares, [P, C] each.
+          count: pixels of a plane that were summed.
+          bias: as above.
+
+        Returns:
+          Gain and offset of each plane, [P, C].
+        """
+        mean, square = (_mean_of_devices(x / count, self.axis_name) for x in sums)
+        # Rounding may make the variance of a constant negative.
+        var = jnp.maximum(square - mean * mean, 0.0)
+        stopped = jax.lax.stop_gradient((mean, var))
+        self._update(*stopped, count, bias)
+        gain = self.scale[None] * jax.lax.rsqrt(var + BATCH_NORM_EPSILON)
+        return gain, self.shift[None] - mean * gain
+
+    def _update(self, batch_mean, batch_var, count, bias):
+        """Moves the running statistics, plane after plane."""
+        if self.is_initializing():
+            return
+        if self.axis_name is not None:
+            count *= jax.lax.axis_size(self.axis_name)
+        unbiased = batch_var * (count / max(count - 1, 1))
+        offset = 0.0 if bias is None else jax.lax.stop_gradient(bias)
+        for plane in range(self.num_planes):
+            for running, new in (
+                (self.mean, batch_mean[plane] + offset),
+                (self.var, unbiased[plane]),
+            ):
+                running.value += BATCH_NORM_MOMENTUM * (new - running.value)
 
     def affine(self, bias: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         """Returns what normalizing by the running statistics comes to.
@@ -344,6 +368,8 @@ class Block(nn.Module):
         cheaper before it; the normalization does not commute.
       dtype: compute type.
       axis_name: as in `BatchNorm`.
+      is_fused: whether kernels that take normalization and activation in are used
+        where there are any, see `fused`.
     """
 
     features: int
@@ -357,40 +383,104 @@ class Block(nn.Module):
     upsample: Callable[[jax.Array], jax.Array] | None = None
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
+    is_fused: bool = False
 
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Maps [N, H, W, C] to [N, H', W', features]."""
-        y, bias = self.convolution(
-            self.features,
-            self.kernel_size,
-            self.stride,
-            self.bias,
-            self.dtype,
-            name="conv",
-        )(x)
-        if self.upsample is not None:
-            y = self.upsample(y)
+    def setup(self) -> None:
+        """Makes the convolution and the normalization."""
+        self.conv = self.convolution(
+            self.features, self.kernel_size, self.stride, self.bias, self.dtype
+        )
         if self.normalization is Normalization.BATCH:
-            norm = BatchNorm(
-                self.features, self.num_planes, self.axis_name, name="norm"
-            )
-            if train:
-                return norm(y, bias, LEAKY_RELU_SLOPE if self.is_activated else 1.0)
-            gain, bias = norm.affine(bias)
-            y = y * gain.astype(self.dtype)[None, None, None]
-        if bias is not None:
-            y = y + bias.astype(self.dtype)[None, None, None]
-        if self.normalization is Normalization.LAYER:
-            y = nn.LayerNorm(LAYER_NORM_EPSILON, dtype=self.dtype, name="norm")(y)
-        if self.normalization is Normalization.INSTANCE:
+            self.norm = BatchNorm(self.features, self.num_planes, self.axis_name)
+        elif self.normalization is Normalization.LAYER:
+            self.norm = nn.LayerNorm(LAYER_NORM_EPSILON, dtype=self.dtype)
+        elif self.normalization is Normalization.INSTANCE:
             # Not of the original: every image by its own statistics, in training and
             # evaluation alike. Planes differ in noise, and shared running statistics
             # fit none of them.
-            y = nn.InstanceNorm(
-                epsilon=BATCH_NORM_EPSILON, dtype=self.dtype, name="norm"
-            )(y)
-        return leaky_relu(y) if self.is_activated else y
+            self.norm = nn.InstanceNorm(epsilon=BATCH_NORM_EPSILON, dtype=self.dtype)
+
+    def __call__(
+        self, x: jax.Array, train: bool, residual: jax.Array | None = None
+    ) -> jax.Array:
+        """Maps [N, H, W, C] to [N, H', W', features].
+
+        Args:
+          x: the images.
+          train: whether batch normalization takes their own statistics.
+          residual: like the result, to be added before an activation; such a block has
+            no other.
+        """
+        by_statistics = train and self.normalization is Normalization.BATCH
+        if self.has_kernel(x) and not by_statistics:
+            return self._biased(x, residual)
+        y, bias = self.conv(x)
+        if self.upsample is not None:
+            y = self.upsample(y)
+        if by_statistics:
+            y = self.norm(y, bias, LEAKY_RELU_SLOPE if self.is_activated else 1.0)
+        else:
+            if self.normalization is Normalization.BATCH:
+                gain, bias = self.norm.affine(bias)
+                y = y * gain.astype(self.dtype)[None, None, None]
+            if bias is not None:
+                y = y + bias.astype(self.dtype)[None, None, None]
+            if self.normalization in (Normalization.LAYER, Normalization.INSTANCE):
+                y = self.norm(y)
+            if self.is_activated:
+                y = leaky_relu(y)
+        return y if residual is None else leaky_relu(y + residual)
+
+    def has_kernel(self, x: jax.Array) -> bool:
+        """Whether a fused kernel takes these images."""
+        return (
+            self.is_fused
+            and self.normalization in (Normalization.NONE, Normalization.BATCH)
+            and self.upsample is None
+            and self.stride == 1
+            and fused.fits(
+                x.shape,
+                (self.kernel_size,) * 2
+                + (x.shape[-1], self.features)(
+                    self.kernel_size, self.kernel_size, x.shape[-1], self.features
+                ),
+            )
+        )
+
+    def _biased(self, x, residual):
+        """The block without statistics of its own, in one kernel."""
+        kernel, bias = self.conv.parameters(x.shape[-1])
+        if self.normalization is Normalization.BATCH:
+            gain, bias = self.norm.affine(bias)
+            kernel = kernel * gain[None, None, None]
+        if bias is None:
+            bias = jnp.zeros_like(kernel, shape=(self.features,))
+        return fused.biased(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            bias,
+            residual,
+            self.is_activated or residual is not None,
+        )
+
+    def pending(
+        self, x: jax.Array, affine: fused.Affine | None
+    ) -> tuple[jax.Array, fused.Affine]:
+        """Training with batch normalization, which is left to whoever comes next.
+
+        Args:
+          x: [N, H, W, C]; see `has_kernel`.
+          affine: what is left to do with `x`, see `fused.normalized`.
+
+        Returns:
+          The convolution [N, H, W, features], and what is left to do with it.
+        """
+        kernel, bias = self.conv.parameters(x.shape[-1])
+        y, sums = fused.normalized(
+            x.astype(self.dtype), affine, kernel.astype(self.dtype), self.num_planes
+        )
+        count = y.size // (self.num_planes * self.features)
+        return y, self.norm.affine_of_sums(sums, count, bias)
 
 
 class ResidualBlock(nn.Module):
@@ -405,9 +495,15 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps [N, H, W, C] to the same shape."""
-        y = self.block(name="convolution_1")(x, train)
-        y = self.block(name="convolution_2", is_activated=False)(y, train)
-        return leaky_relu(y + x)
+        first = self.block(name="convolution_1")
+        second = self.block(name="convolution_2", is_activated=False)
+        by_statistics = train and first.normalization is Normalization.BATCH
+        if not by_statistics or not first.has_kernel(x):
+            return second(first(x, train), train, x)
+        y, (gain, offset) = second.pending(*first.pending(x, None))
+        planes = y.reshape(-1, first.num_planes, *y.shape[1:]).astype(jnp.float32)
+        planes = planes * _of_planes(gain) + _of_planes(offset)
+        return leaky_relu(planes.astype(y.dtype).reshape(y.shape) + x)
 
 
 class BlockSeries(nn.Module):

@@ -11,6 +11,7 @@ from ctjax.config import (
     Connection,
     Downsampling,
     GrowthRate,
+    Kernels,
     Network,
     Remat,
     Upsampling,
@@ -205,6 +206,7 @@ class UResNet(nn.Module):
             num_planes=planes,
             dtype=self.dtype,
             axis_name=self.axis_name if config.sync_batch_norm else None,
+            is_fused=config.kernels is Kernels.FUSED,
         )
         series = functools.partial(
             nn.remat(blocks.BlockSeries, static_argnums=(2,))  # 2: train
