@@ -81,18 +81,17 @@ def max_pool(x: jax.Array) -> jax.Array:
 
 
 def _max_pool_forward(x):
-    pooled = max_pool(x)
-    return pooled, (x, pooled)
+    return max_pool(x), x
 
 
-def _max_pool_backward(residuals, gradient):
-    x, pooled = residuals
-    taken = jnp.zeros(pooled.shape, bool)
-    parts = []
-    for window in _windows(x):
-        first = (window == pooled) & ~taken
-        parts.append(jnp.where(first, gradient, 0))
-        taken |= first
+def _max_pool_backward(x, gradient):
+    # A knockout, not a comparison with the stored maximum: the compiler may compute x
+    # anew and round it otherwise, and no pixel would equal its window's maximum.
+    a, b, c, d = _windows(x)
+    left, right = a >= b, c >= d
+    upper = jnp.where(left, a, b) >= jnp.where(right, c, d)
+    masks = (upper & left, upper & ~left, ~upper & right, ~upper & ~right)
+    parts = [jnp.where(mask, gradient, 0) for mask in masks]
     upper, lower = (
         jnp.stack(pair, axis=3)[:, :, None] for pair in (parts[:2], parts[2:])
     )
