@@ -3,6 +3,8 @@
 On a GPU the same comparison runs with the compiled kernel, in test_gpu.py.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,8 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from ctjax import sharding
-from ctjax.models import fused
+from ctjax.config import Kernels, Network, Normalization
+from ctjax.models import UResNet, fused
 
 PLANES = 3
 
@@ -190,3 +193,65 @@ def test_training_is_lowered_to_the_kernel_for_gpus(dtype):
     assert "xla.gpu.triton" in text or "triton_kernel_call" in text
     text = traced.lower(lowering_platforms=("cpu",)).as_text()
     assert "triton" not in text
+
+
+def random_like(network, image):
+    model = UResNet(network)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), image)
+    random = np.random.default_rng(3)
+
+    def fill(path, leaf):
+        if path[-1].key in ("var", "scale"):
+            return random.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+        return random.normal(0, 0.1, leaf.shape).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+@pytest.mark.parametrize("normalization", ["batch", "none"])
+@pytest.mark.parametrize("train", [True, False])
+def test_the_network_is_the_same_with_fused_kernels(normalization, train, monkeypatch):
+    network = Network(
+        normalization=Normalization(normalization),
+        n_initial_filters=16,
+        depth=1,
+        blocks_per_layer=1,
+        blocks_deepest_layer=0,
+        blocks_final=1,
+        bottleneck_deepest=4,
+    )
+    image = jnp.asarray(np.random.default_rng(0).exponential(1, (2, 3, 8, 64)))
+    image = image.astype(jnp.float32)
+    variables = random_like(network, image)
+    calls = []
+    for name in ("biased", "normalized"):
+        original = getattr(fused, name)
+
+        def spy(*arguments, name=name, original=original):
+            calls.append(name)
+            return original(*arguments)
+
+        monkeypatch.setattr(fused, name, spy)
+
+    def run(kernels):
+        changed = dataclasses.replace(network, kernels=kernels)
+
+        def loss(params):
+            logits, updated = UResNet(changed).apply(
+                {**variables, "params": params},
+                image,
+                train=train,
+                mutable=["batch_stats"],
+            )
+            return jnp.square(logits).mean(), (logits, updated)
+
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
+
+    expected = run(Kernels.XLA)
+    assert not calls
+    found = run(Kernels.FUSED)
+    # Two residual blocks of 16 features, above the pooling and at the end.
+    statistics = train and normalization == "batch"
+    assert calls == ["normalized" if statistics else "biased"] * 6
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4 * max(float(jnp.abs(b).max()), 1e-3))

@@ -8,6 +8,7 @@ Submodules and parameters follow the names of CosmicTagger's torch network, whic
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -209,9 +210,8 @@ class BatchNorm(nn.Module):
           [N, H, W, C], of the type of `x`.
         """
         planes = x.reshape(-1, self.num_planes, *x.shape[1:])
-        y, batch_mean, batch_var = normalize(
-            planes, self.scale, self.shift, slope, self.axis_name
-        )
+        results: Any = normalize(planes, self.scale, self.shift, slope, self.axis_name)
+        y, batch_mean, batch_var = results
         count = planes.size // (self.num_planes * self.features)
         self._update(batch_mean, batch_var, count, bias)
         return y.reshape(x.shape)
@@ -324,7 +324,7 @@ def _normalized(x, mean, var, scale, shift):
 
 
 def _normalize_forward(x, scale, shift, slope, axis_name):
-    results = normalize(x, scale, shift, slope, axis_name)
+    results: Any = normalize(x, scale, shift, slope, axis_name)
     return results, (x, scale, shift, *results[1:])
 
 
@@ -389,6 +389,7 @@ class Block(nn.Module):
         self.conv = self.convolution(
             self.features, self.kernel_size, self.stride, self.bias, self.dtype
         )
+        self.norm: Any = None
         if self.normalization is Normalization.BATCH:
             self.norm = BatchNorm(self.features, self.num_planes, self.axis_name)
         elif self.normalization is Normalization.LAYER:
@@ -439,10 +440,7 @@ class Block(nn.Module):
             and self.stride == 1
             and fused.fits(
                 x.shape,
-                (self.kernel_size,) * 2
-                + (x.shape[-1], self.features)(
-                    self.kernel_size, self.kernel_size, x.shape[-1], self.features
-                ),
+                (self.kernel_size, self.kernel_size, x.shape[-1], self.features),
             )
         )
 
@@ -475,9 +473,10 @@ class Block(nn.Module):
           The convolution [N, H, W, features], and what is left to do with it.
         """
         kernel, bias = self.conv.parameters(x.shape[-1])
-        y, sums = fused.normalized(
+        results: Any = fused.normalized(
             x.astype(self.dtype), affine, kernel.astype(self.dtype), self.num_planes
         )
+        y, sums = results
         count = y.size // (self.num_planes * self.features)
         return y, self.norm.affine_of_sums(sums, count, bias)
 

@@ -10,6 +10,7 @@ Written in Pallas for Triton; gradients are XLA's own.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -111,8 +112,8 @@ def normalized(
 
 
 def _normalized_forward(x, affine, kernel, num_planes):
-    y, sums = normalized(x, affine, kernel, num_planes)
-    return (y, sums), (x, affine, kernel, y)
+    results: Any = normalized(x, affine, kernel, num_planes)
+    return results, (x, affine, kernel, results[0])
 
 
 def _normalized_backward(num_planes, residuals, gradients):
