@@ -4,12 +4,15 @@
 
 A small tmpfs is mounted (and unmounted at the end) as the run's folder. Training must
 go on and say so, older checkpoints must stay whole, and once there is room again the
-run must end where an unbroken one ends.
+run must end where an unbroken one ends. The slow disk is a file in memory, mounted so
+that every write waits for it, at so many bytes a second; it needs control groups of the
+first version.
 """
 
 import argparse
 import json
 import logging
+import os
 import pathlib
 import subprocess
 import sys
@@ -21,11 +24,13 @@ from tests import tiny
 
 logger = logging.getLogger("full_disk")
 STEPS = 60
+THROTTLE = pathlib.Path("/sys/fs/cgroup/blkio/blkio.throttle.write_bps_device")
+SLOW_BYTES_PER_S = 200_000
 FIELDS = {"run__iterations": STEPS, "mode__checkpoint_iteration": 2}
 
 
 def main() -> int:
-    """Runs the three faults; returns 0 if all went as they must."""
+    """Runs the faults; returns 0 if all went as they must."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.full_disk")
     parser.add_argument("--output", type=pathlib.Path)
     options = parser.parse_args()
@@ -40,6 +45,8 @@ def main() -> int:
             with_fault(folder / fault, fault, expected)
             for fault in ("full", "read-only")
         ]
+        slow = on_slow_disk(folder / "slow", expected) if THROTTLE.exists() else None
+    results += [slow] if slow else []
     for result in results:
         logger.info("%s", json.dumps(result))
     if options.output:
@@ -108,6 +115,37 @@ def with_fault(folder: pathlib.Path, fault: str, expected: list[str]) -> dict:
     finally:
         for mounted in (covered, folder):
             subprocess.run(["umount", str(mounted)], check=False, capture_output=True)
+
+
+def on_slow_disk(folder: pathlib.Path, expected: list[str]) -> dict:
+    """Runs from start to end on a disk that takes little at a time."""
+    folder.mkdir()
+    image = pathlib.Path(tempfile.mkstemp(dir="/dev/shm")[1])
+    with open(image, "wb") as file:
+        file.truncate(2**26)
+    subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
+    subprocess.run(["mount", "-o", "loop,sync", str(image), str(folder)], check=True)
+    device = os.stat(folder).st_dev
+    name = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        THROTTLE.write_text(f"{name} {SLOW_BYTES_PER_S}")
+        run, start = folder / "run", time.monotonic()
+        training = train(run)
+        output, _ = training.communicate(timeout=1800)
+        seconds = time.monotonic() - start
+        return {
+            "fault": "slow",
+            "status": training.returncode,
+            "went_on": f"train Step {STEPS - 1} metrics" in output,
+            "loud": training.returncode == 0,  # nothing to be loud about
+            "bytes_per_s": SLOW_BYTES_PER_S,
+            "seconds": round(seconds, 1),
+            "same_end": last_losses(run) == expected,
+        }
+    finally:
+        THROTTLE.write_text(f"{name} 0")
+        subprocess.run(["umount", str(folder)], check=False)
+        image.unlink()
 
 
 def fill(path: pathlib.Path) -> None:
