@@ -47,10 +47,11 @@ def run(config: Config, processes: Processes = ALONE) -> dict[str, float]:
         seed=data.seed,
     ) as source:
         logger.info(
-            "Reading %d events of %d x %d pixels: processes %d, threads of each %d",
+            "Reading %d events of %d x %d pixels: %d process%s of %d threads",
             source.num_events,
             *source.image_shape,
             processes.count,
+            "es" if processes.count > 1 else "",
             threads,
         )
         entries = (

@@ -24,5 +24,10 @@ def test_no_damage_restores_a_wrong_state(tmp_path):
 
 def test_nothing_grows_in_a_hundred_steps():
     report = soak.run(100)
-    assert report["open_files"][-1] <= report["open_files"][1]
-    assert report["threads"][-1] <= report["threads"][1]
+    assert soak.growth(report["open_files"]) <= 0
+    assert soak.growth(report["threads"]) <= 0
+
+
+def test_growth_is_seen_through_open_checkpoints():
+    assert soak.growth([9, 14, 17, 14, 14, 14, 14, 18, 14, 17]) <= 0
+    assert soak.growth([9, 14, 15, 16, 17, 18, 19, 20, 21, 22]) > 0
