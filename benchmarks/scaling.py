@@ -81,7 +81,11 @@ def run_case(options: argparse.Namespace, count: int, events: int) -> dict:
             "synthetic": not options.file,
             "file": options.file or "none",
         },
-        "network": {"n_initial_filters": options.filters},
+        "network": {
+            "n_initial_filters": options.filters,
+            # 1280 rows can be halved eight times in all.
+            "depth": min(6, 8 - options.downsample),
+        },
     }
     with tempfile.TemporaryDirectory() as folder:
         output = os.path.join(folder, "result.json")
