@@ -31,3 +31,15 @@ def random_variables(network, seed=0):
         return values.astype(np.float32)
 
     return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+def random_minibatch(shape, events, seed=0):
+    """Events of random classes [B, P, *shape], charged but for background."""
+    random = np.random.default_rng(seed)
+    label = random.integers(0, 3, (events, 3, *shape)).astype(np.uint8)
+    return {
+        "image": (label * random.uniform(1, 3, label.shape)).astype(np.float32),
+        "label": label,
+        "mask": np.ones(events, np.float32),
+        "stop": np.zeros(events, np.float32),
+    }

@@ -17,6 +17,7 @@ from ctjax.models import UResNet
 from ctjax.precision import POLICIES, LossScale, first_scale, next_scale
 from ctjax.state import init_variables, make_state
 from tests import tiny
+from tests.small_networks import random_minibatch
 from tests.test_parity import network_of
 from tests.test_train import table
 
@@ -87,14 +88,7 @@ def test_the_light_events_are_learnt_as_well(one_device, tmp_path, number_format
 
 
 def minibatch(events=4, seed=0):
-    random = np.random.default_rng(seed)
-    label = random.integers(0, 3, (events, 3, *SHAPE)).astype(np.uint8)
-    return {
-        "image": (label * random.uniform(1, 3, label.shape)).astype(np.float32),
-        "label": label,
-        "mask": np.ones(events, np.float32),
-        "stop": np.zeros(events, np.float32),
-    }
+    return random_minibatch(SHAPE, events, seed)
 
 
 def make_step(axis_name=None, spoil=False, **options):

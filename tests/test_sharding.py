@@ -14,6 +14,7 @@ from ctjax.config import LossBalanceScheme, Network, Normalization
 from ctjax.data.order import local_entries
 from ctjax.models import UResNet
 from ctjax.state import count_parameters, init_variables, make_state
+from tests.small_networks import random_minibatch
 
 SHAPE = (16, 24)
 NUM_STEPS = 20
@@ -42,14 +43,7 @@ def network(**changes):
 
 
 def minibatch(events, seed):
-    random = np.random.default_rng(seed)
-    label = random.integers(0, 3, (events, 3, *SHAPE)).astype(np.uint8)
-    return {
-        "image": (label * random.uniform(1, 3, label.shape)).astype(np.float32),
-        "label": label,
-        "mask": np.ones(events, np.float32),
-        "stop": np.zeros(events, np.float32),
-    }
+    return random_minibatch(SHAPE, events, seed)
 
 
 def make_step(

@@ -8,6 +8,7 @@ from ctjax import losses, steps
 from ctjax.config import LossBalanceScheme, Network, Normalization
 from ctjax.models import UResNet
 from ctjax.state import init_variables, make_state
+from tests.small_networks import random_minibatch
 
 SHAPE = (16, 24)
 
@@ -26,14 +27,7 @@ def network(**changes):
 
 
 def minibatch(events=2, seed=0):
-    random = np.random.default_rng(seed)
-    label = random.integers(0, 3, (events, 3, *SHAPE)).astype(np.uint8)
-    return {
-        "image": (label * random.uniform(1, 3, label.shape)).astype(np.float32),
-        "label": label,
-        "mask": np.ones(events, np.float32),
-        "stop": np.zeros(events, np.float32),
-    }
+    return random_minibatch(SHAPE, events, seed)
 
 
 def make(model_network, accumulation=1, rule=None):
