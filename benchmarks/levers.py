@@ -23,7 +23,7 @@ import optax
 
 from benchmarks import machine
 from ctjax import config as ctjax_config
-from ctjax import losses, sharding, steps
+from ctjax import huge_pages, losses, sharding, steps
 from ctjax.models import UResNet, blocks, convolution
 from ctjax.precision import POLICIES
 from ctjax.state import init_variables, make_state
@@ -37,6 +37,7 @@ def _same_everywhere(on_cpu: Callable, elsewhere: Callable) -> Callable:
 
 
 LEVERS: dict[str, tuple[object, str, object]] = {
+    "libraries": (sharding, "_compiler_options", lambda platform: {}),
     "convolution": (convolution, "_on_cpu", _same_everywhere),
     "normalize": (blocks, "normalize", blocks.normalize.fun),
 }
@@ -200,4 +201,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.ask_for()  # as ctjax.main does
     main(sys.argv[1:])

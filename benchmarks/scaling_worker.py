@@ -19,7 +19,16 @@ import numpy as np
 
 from benchmarks import machine
 from ctjax import config as ctjax_config
-from ctjax import devices, distributed, factory, losses, optimizer, sharding, steps
+from ctjax import (
+    devices,
+    distributed,
+    factory,
+    huge_pages,
+    losses,
+    optimizer,
+    sharding,
+    steps,
+)
 from ctjax.config import Config
 from ctjax.data import order
 from ctjax.state import count_parameters, make_state
@@ -150,4 +159,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.ask_for()  # as ctjax.main does
     main()

@@ -11,6 +11,7 @@ from typing import Any
 from ctjax import (
     command_line,
     distributed,
+    huge_pages,
     interruption,
     liveness,
     report,
@@ -118,4 +119,5 @@ def _is_loss(error: Exception) -> bool:
 
 
 if __name__ == "__main__":
+    huge_pages.ask_for()
     sys.exit(main(sys.argv))

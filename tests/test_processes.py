@@ -86,7 +86,12 @@ def largest_difference(a, b):
     )
 
 
-TRAINING = {"network__normalization": "none", "run__iterations": 20}
+TRAINING = {
+    "network__normalization": "none",
+    "run__iterations": 20,
+    # One in which no activation comes within rounding of its kink, see test_sharding.
+    "run__seed": 1,
+}
 
 
 @pytest.fixture(scope="module")
@@ -346,7 +351,9 @@ def test_the_others_end_and_name_the_rank_that_was_killed(tmp_path):
         # 1, or that of an abort where rank 0, which keeps jax's store, is gone first.
         assert statuses[rank] != 0
         errors = (tmp_path / f"rank{rank}.err").read_text()
-        assert f"ctjax: error: rank {rank}: lost rank 2 (noticed by" in errors
+        # By its connection where they were sending, else by its silence.
+        lost = rf"ctjax: error: rank {rank}: lost rank 2 \((noticed by|no sign of life)"
+        assert re.search(lost, errors), errors
     # What it had saved is whole, and for one process alone to go on with.
     config = tiny.make(tmp_path / "run")
     _, step = last_variables(tmp_path / "run", config)

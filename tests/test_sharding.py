@@ -20,7 +20,7 @@ SHAPE = (16, 24)
 NUM_STEPS = 20
 RATE = 0.01
 AXIS = sharding.EVENT_AXIS
-SEED_WITHOUT_KINKS = 1900
+SEED_WITHOUT_KINKS = 3460
 """Of the first minibatch of a training of many steps.
 
 With batch normalization, some activation often comes within rounding of its kink during
@@ -206,6 +206,43 @@ def test_bfloat16_gradients_halve_the_bytes():
     assert "bf16" not in summed[False] and "bf16" in summed[True]
     difference = largest_difference(summed[False, "params"], summed[True, "params"])
     assert 0 < difference < 2**-8
+
+
+def test_arrays_of_a_type_are_summed_as_one():
+    tree = {
+        "a": jnp.arange(6.0).reshape(2, 3),
+        "b": jnp.arange(3),
+        "c": (jnp.float32(7), jnp.ones((0, 4))),
+    }
+    seen = []
+
+    def double(x):
+        seen.append((x.dtype.name, x.shape))
+        return 2 * x
+
+    doubled = sharding._joined(double, tree)
+    assert seen == [("float32", (7,)), ("int32", (3,))]
+    jax.tree.map(np.testing.assert_array_equal, doubled, jax.tree.map(double, tree))
+
+
+def test_on_a_cpu_the_gradients_are_one_array():
+    mesh = sharding.make_mesh()
+    state, step = make_step(network(), LossBalanceScheme.LIGHT)
+    state = sharding.replicate(state, mesh)
+    arrays = steps.device_arrays(minibatch(4, 0), mesh)
+    program = steps.compile_train_step(step, mesh).lower(state, arrays).as_text()
+    # The three norms of the loss, and all the rest.
+    assert len(re.findall("all_reduce", program)) == 2
+
+
+def test_compiler_options_are_those_that_xla_knows(monkeypatch):
+    sharding._compiler_options.cache_clear()
+    assert sharding._compiler_options("gpu") == {}
+    assert sharding._compiler_options("cpu") in ({}, sharding.CPU_COMPILER_OPTIONS)
+    sharding._compiler_options.cache_clear()
+    monkeypatch.setattr(sharding, "CPU_COMPILER_OPTIONS", {"xla_no_such_option": True})
+    assert sharding._compiler_options("cpu") == {}
+    sharding._compiler_options.cache_clear()
 
 
 def test_collectives_are_read_off_a_program():
