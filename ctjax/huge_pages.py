@@ -11,7 +11,7 @@ def ask_for() -> None:
     """Starts this process anew, once, if the C library has to be told of huge pages.
 
     XLA allocates what a step needs anew for every step. In pages of 4 kB that is half a
-    million page faults a step of scc21 on the CPU, a fifth of its processor time. glibc
+    million page faults a step of scc21 on the CPU, a sixth of its processor time. glibc
     reads the variable when a process starts and at no other time; other C libraries and
     kernels without huge pages ignore it. What the user has set stays.
     """

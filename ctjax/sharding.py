@@ -122,7 +122,7 @@ def total(tree: Any, axis_name: str | None) -> Any:
     add = functools.partial(jax.lax.psum, axis_name=axis_name)
     if jax.lax.axis_size(axis_name) == 1:
         return add(tree)
-    # Between CPU processes every array costs messages of its own, up to 4 ms each.
+    # Between CPU processes every array costs messages of its own, milliseconds each.
     # Elsewhere they are one group of messages anyway, and go while others are computed.
     return jax.lax.platform_dependent(
         tree, cpu=functools.partial(_joined, add), default=add
