@@ -238,7 +238,7 @@ def test_on_a_cpu_the_gradients_are_one_array():
 def test_compiler_options_are_those_that_xla_knows(monkeypatch):
     sharding._compiler_options.cache_clear()
     assert sharding._compiler_options("gpu") == {}
-    # A version of XLA that knows them no longer fails here: the steps got slower.
+    # Fails where a newer XLA has lost one of them: the steps are slower there.
     assert sharding._compiler_options("cpu") == sharding.CPU_COMPILER_OPTIONS
     sharding._compiler_options.cache_clear()
     monkeypatch.setattr(sharding, "CPU_COMPILER_OPTIONS", {"xla_no_such_option": True})
