@@ -25,9 +25,10 @@ from ctjax import config as ctjax_config
 from ctjax import liveness
 from ctjax.config import ComputeMode, Config, ConfigError, ModeName
 
-HEARTBEAT_TIMEOUT_S = 45
+HEARTBEAT_TIMEOUT_S = 90
 """After which jaxlib takes a process that says nothing for dead and aborts the others:
-a last resort, should `liveness` not have ended them."""
+a last resort, should `liveness` not have ended them. jaxlib counts from the last of the
+heartbeats, which come at half of this: the abort may come after 45 s of silence."""
 
 FIRST_PORT = 49152  # of the range that is nobody's by registration
 NUM_PORTS = 16384

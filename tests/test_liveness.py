@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from ctjax import distributed, liveness
 from tests import test_processes, tiny
 from tests.test_processes import CONFIGURATION, MPIRUN, ROOT, environment
 
@@ -42,6 +43,13 @@ def test_the_others_end_and_name_a_rank_that_is_silent(tmp_path, silent):
         assert f"ctjax: error: rank {rank}: " in errors
         assert f"lost rank {silent}" in errors
         assert "Traceback" not in errors and "Check failure" not in errors
+
+
+def test_the_others_have_ended_before_jaxlib_aborts_them():
+    # At the latest: all looks, one to see what the first one says, and what it waits.
+    longest = (liveness.SILENT_LOOKS + 1 + 2) * liveness.POLL_S
+    # jaxlib's heartbeats come at half of its timeout, which counts from the last one.
+    assert distributed.HEARTBEAT_TIMEOUT_S / 2 > 1.5 * longest
 
 
 def test_no_process_aborts_at_its_end(tmp_path):
