@@ -1,6 +1,7 @@
 """Installation of ctjax; development settings are in pyproject.toml."""
 
 import pathlib
+import platform
 import re
 
 from setuptools import Extension, find_packages, setup
@@ -15,6 +16,8 @@ REQUIREMENTS = [
     if line and not line.startswith("#")
 ]
 
+IS_X86 = platform.machine() in ("x86_64", "AMD64")
+
 setup(
     name="ctjax",
     version=VERSION,
@@ -23,7 +26,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["ctjax", "ctjax.*"]),
-    # Without a compiler the same loops run in numpy. One build serves every Python.
+    # Without a compiler numpy and XLA do the same. One build serves every Python.
     ext_modules=[
         Extension(
             "ctjax.data._native",
@@ -31,7 +34,16 @@ setup(
             extra_compile_args=["-O3", "-ffp-contract=off"],
             optional=True,
             py_limited_api=True,
-        )
+        ),
+        Extension(
+            "ctjax.models._cpu_kernels",
+            ["ctjax/models/cpu_kernels.c"],
+            # On processors without these instructions the library is not used.
+            extra_compile_args=["-O3", *(["-mavx2", "-mfma"] if IS_X86 else [])],
+            extra_link_args=["-pthread"],
+            optional=True,
+            py_limited_api=True,
+        ),
     ],
     package_data={"ctjax.report": ["*.html", "*.css", "*.js"]},
     python_requires=">=3.11",

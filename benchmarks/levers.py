@@ -24,7 +24,7 @@ import optax
 from benchmarks import machine
 from ctjax import config as ctjax_config
 from ctjax import huge_pages, losses, sharding, steps
-from ctjax.models import UResNet, blocks, convolution
+from ctjax.models import UResNet, blocks, convolution, cpu_kernels
 from ctjax.precision import POLICIES
 from ctjax.state import init_variables, make_state
 
@@ -38,7 +38,9 @@ def _same_everywhere(on_cpu: Callable, elsewhere: Callable) -> Callable:
 
 LEVERS: dict[str, tuple[object, str, object]] = {
     "libraries": (sharding, "_compiler_options", lambda platform: {}),
+    "kernels in C": (cpu_kernels, "are_usable", lambda: False),
     "convolution": (convolution, "_on_cpu", _same_everywhere),
+    "activation": (blocks, "leaky_relu", blocks.leaky_relu.fun),
     "normalize": (blocks, "normalize", blocks.normalize.fun),
 }
 """By name: what replaces which attribute of what to take the lever away."""

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import shutil
+import sysconfig
 import tempfile
 
 import hypothesis
@@ -49,6 +50,14 @@ def loops(request, monkeypatch) -> str:
     elif native.library is None:
         pytest.skip("native.c is not built: pip install -e . with a C compiler")
     return request.param
+
+
+@pytest.fixture
+def needs_compiler():
+    """Skips the test where there is no C compiler."""
+    compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
+    if shutil.which(compiler) is None:
+        pytest.skip(f"no C compiler: {compiler}")
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """The convolution of stride 1 against XLA's own, on both branches of its platforms."""
 
+import concurrent.futures
 import re
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from ctjax import sharding
-from ctjax.models import convolution
+from ctjax.models import convolution, cpu_kernels
 
 # (N, H, W), kernel size, features in and out: each way of computing, and their edges.
 SHAPES = [
@@ -22,6 +23,18 @@ SHAPES = [
     ((3, 6, 8), 3, 1, 4),
     ((3, 6, 7), 5, 1, 4),
     ((1, 5, 8), 5, 6, 6),
+]
+
+# Those of cpu_kernels.c: tiles of lines and columns and what is left of them, rows that
+# are summed in pieces, images lower than the kernel.
+KERNEL_SHAPES = [
+    ((3, 8, 16), 3, 16, 16),
+    ((2, 5, 17), 3, 3, 8),
+    ((1, 1, 29), 3, 2, 24),
+    ((2, 2, 131), 3, 5, 40),
+    ((3, 7, 128), 5, 1, 16),
+    ((1, 2, 259), 5, 1, 8),
+    ((1, 3, 22), 7, 8, 16),
 ]
 
 
@@ -49,7 +62,22 @@ def products(function, x, kernel, cotangent):
     }
 
 
-@pytest.mark.parametrize("options", SHAPES, ids=str)
+@pytest.fixture
+def kernels_in_c():
+    if not cpu_kernels.are_usable():
+        pytest.skip("cpu_kernels.c is not built: pip install -e . with a C compiler")
+
+
+@pytest.mark.parametrize("options", KERNEL_SHAPES, ids=str)
+@pytest.mark.parametrize("name", ["value", "x", "kernel"])
+def test_c_computes_what_it_can(kernels_in_c, options, name):
+    _, _, features, outputs = options
+    served = outputs if name != "x" else features
+    lines = calls(convolution.convolve, options, name)
+    assert bool(lines) == (served % cpu_kernels.LANES == 0)
+
+
+@pytest.mark.parametrize("options", [*SHAPES, *KERNEL_SHAPES], ids=str)
 def test_agrees_with_xla(options):
     arguments = operands(*options)
     found = jax.jit(lambda *a: products(convolution.convolve, *a))(*arguments)
@@ -58,6 +86,31 @@ def test_agrees_with_xla(options):
         scale = np.abs(value).max()
         # A rounding for each of the pixels that are summed, in another order.
         np.testing.assert_allclose(found[name], value, atol=3e-6 * scale, rtol=0)
+
+
+@pytest.mark.parametrize("options", KERNEL_SHAPES, ids=str)
+def test_agrees_with_xla_without_c(options, monkeypatch):
+    monkeypatch.setattr(cpu_kernels, "are_usable", lambda: False)
+    assert not calls(convolution.convolve, options, "value")
+    test_agrees_with_xla(options)
+
+
+def test_c_gives_the_same_bits_again(kernels_in_c):
+    arguments = operands((4, 64, 96), 3, 16, 16)
+    function = jax.jit(lambda *a: products(convolution.convolve, *a))
+    first = function(*arguments)
+    for _ in range(20):
+        jax.tree.map(np.testing.assert_array_equal, function(*arguments), first)
+
+
+def test_c_serves_several_at_a_time(kernels_in_c):
+    # As the devices of a process do.
+    arguments = operands((4, 32, 64), 3, 16, 16)
+    function = jax.jit(lambda *a: products(convolution.convolve, *a))
+    first = function(*arguments)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for found in pool.map(lambda _: function(*arguments), range(40)):
+            jax.tree.map(np.testing.assert_array_equal, found, first)
 
 
 @pytest.mark.parametrize("options", SHAPES, ids=str)
@@ -76,9 +129,21 @@ def test_bfloat16_agrees_with_float32(options):
 
 def program(function, options, name, platform):
     """Text of one of the products, as it is handed to the compiler."""
+    return re.findall(
+        r"stablehlo\.(?:convolution|dot_general)\b.*",
+        lowered(function, options, name, platform),
+    )
+
+
+def calls(function, options, name, platform="cpu"):
+    """Calls of C in one of the products."""
+    text = lowered(function, options, name, platform)
+    return re.findall(r"custom_call.*ctjax_.*", text)
+
+
+def lowered(function, options, name, platform):
     traced = jax.jit(lambda *a: products(function, *a)[name]).trace(*operands(*options))
-    text = traced.lower(lowering_platforms=(platform,)).as_text()
-    return re.findall(r"stablehlo\.(?:convolution|dot_general)\b.*", text)
+    return traced.lower(lowering_platforms=(platform,)).as_text()
 
 
 @pytest.mark.parametrize(
@@ -106,9 +171,14 @@ def test_only_the_cpu_computes_otherwise(options, name):
     assert len(gpu) == 1 and gpu[0].startswith("stablehlo.convolution")
 
 
+@pytest.mark.parametrize("name", ["value", "x", "kernel"])
+def test_other_devices_do_not_call_c(kernels_in_c, name):
+    assert not calls(convolution.convolve, KERNEL_SHAPES[0], name, "cuda")
+
+
 def test_small_ones_are_xlas(monkeypatch):
     monkeypatch.setattr(convolution, "MIN_PRODUCTS", 1 << 20)
-    for options in SHAPES[0], SHAPES[4], SHAPES[6]:
+    for options in SHAPES[0], SHAPES[4], SHAPES[6], KERNEL_SHAPES[0]:
         for name in ("value", "x", "kernel"):
             own, xla = (
                 program(function, options, name, "cpu")
@@ -117,7 +187,9 @@ def test_small_ones_are_xlas(monkeypatch):
             assert own == xla
 
 
-@pytest.mark.parametrize("options", [SHAPES[0], SHAPES[4], SHAPES[6]], ids=str)
+@pytest.mark.parametrize(
+    "options", [SHAPES[0], SHAPES[4], SHAPES[6], KERNEL_SHAPES[0]], ids=str
+)
 def test_on_many_devices(options):
     shape, *rest = options
     arguments = operands((4, *shape[1:]), *rest)

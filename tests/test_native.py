@@ -2,10 +2,8 @@
 
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
-import sysconfig
 
 import numpy as np
 import pytest
@@ -192,10 +190,7 @@ def build(folder, **environ):
     return folder / "ctjax/data/_native.abi3.so"
 
 
-def test_installation_builds_the_library(tmp_path, monkeypatch):
-    compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
-    if shutil.which(compiler) is None:
-        pytest.skip(f"no C compiler: {compiler}")
+def test_installation_builds_the_library(tmp_path, monkeypatch, needs_compiler):
     monkeypatch.setattr(native, "__file__", str(build(tmp_path)))
     assert native._load() is not None
 

@@ -23,9 +23,26 @@ BATCH_NORM_MOMENTUM = 0.1  # likewise; the weight of the new minibatch
 LAYER_NORM_EPSILON = 1e-3  # tf.keras.layers.LayerNormalization's default
 
 
+@jax.custom_vjp
 def leaky_relu(x: jax.Array) -> jax.Array:
-    """Applies the activation of every unit; its slope at 0 is 0.01, as in torch."""
+    """Applies the activation of every unit; its slope at 0 is 0.01, as in torch.
+
+    Kept for the gradient is the result, which the next convolution keeps anyway.
+    """
     return jnp.where(x > 0, x, LEAKY_RELU_SLOPE * x)
+
+
+def _leaky_relu_forward(x):
+    y = leaky_relu(x)
+    return y, y
+
+
+def _leaky_relu_backward(y, gradient):
+    # The result has the sign of x.
+    return (jnp.where(y > 0, gradient, LEAKY_RELU_SLOPE * gradient),)
+
+
+leaky_relu.defvjp(_leaky_relu_forward, _leaky_relu_backward)
 
 
 def upsample_bilinear(x: jax.Array) -> jax.Array:

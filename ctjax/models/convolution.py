@@ -1,8 +1,9 @@
-"""The convolution of stride 1, written so that XLA's CPU backend is fast at it.
+"""The convolution of stride 1, computed so that the CPU is fast at it.
 
-On the CPU some of a convolution's three products (forward, with respect to its input
-and to its kernel) are far slower than matrix products of the same size. They are
-written as those here; docs/compute.md has the measurements behind each choice. Other
+There some of the three products of XLA's convolution (forward, with respect to its
+input and to its kernel) are far slower than matrix products of the same size. Where
+cpu_kernels.c could be built, its functions compute them; elsewhere they are written as
+matrix products here. docs/compute.md has the measurements behind each choice. Other
 backends get XLA's own convolutions.
 """
 
@@ -10,6 +11,8 @@ import functools
 
 import jax
 import jax.numpy as jnp
+
+from ctjax.models import cpu_kernels
 
 DIMENSION_NUMBERS = ("NHWC", "HWIO", "NHWC")
 
@@ -34,6 +37,8 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     size, features = kernel.shape[0], x.shape[-1]
     if _is_small(x, kernel):
         return plain(x, kernel)
+    if cpu_kernels.serve(x, kernel.shape[-1], size):
+        return _on_cpu(cpu_kernels.convolve, plain)(x, kernel)
     if size == 1:
         return _on_cpu(_dot, plain)(x, kernel)
     if features == 1 and x.shape[2] % STEM_COLUMNS == 0:
@@ -60,7 +65,13 @@ def _backward(residuals, gradient):
     if not _is_small(x, kernel):
         if size == 1 and kernel.shape[-1] >= MIN_DOT_OUTPUTS:
             of_input_cpu = functools.partial(of_input, _dot)
-        of_kernel_cpu = {1: _dot_of_kernel, 3: _stacked_of_kernel}.get(size, of_kernel)
+        elif cpu_kernels.serve(gradient, x.shape[-1], size):
+            of_input_cpu = functools.partial(_native_of_input, kernel)
+        if cpu_kernels.serve_gradient(x, kernel.shape[-1], size):
+            of_kernel_cpu = functools.partial(cpu_kernels.gradient_of_kernel, size=size)
+        else:
+            ways = {1: _dot_of_kernel, 3: _stacked_of_kernel}
+            of_kernel_cpu = ways.get(size, of_kernel)
     return (
         _on_cpu(of_input_cpu, of_input_plain)(gradient),
         _on_cpu(of_kernel_cpu, of_kernel)(x, gradient),
@@ -91,6 +102,11 @@ def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
         padding=[(padding, padding)] * 2,
         dimension_numbers=DIMENSION_NUMBERS,
     )
+
+
+def _native_of_input(kernel, gradient):
+    """The gradient of the input: a convolution with the kernel turned around."""
+    return cpu_kernels.convolve(gradient, kernel[::-1, ::-1].swapaxes(2, 3))
 
 
 def _dot(x, kernel):

@@ -1,0 +1,307 @@
+/* Convolutions of stride 1 as XLA's CPU backend calls them; see cpu_kernels.py.
+
+   In an image [H, W, C] with zeros left and right, the C * k values that a kernel of
+   size k meets in one row are neighbours. So a row is already the matrix of a matrix
+   product whose lines overlap, and nothing has to be gathered. */
+
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define VERSION 1
+#define MAX_SIZE 7     /* of a kernel */
+#define LANES 8        /* floats of a vector */
+#define MAX_THREADS 512
+#define COLUMNS 128    /* that are summed before the sums go back to memory */
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float vector __attribute__((vector_size(4 * LANES)));
+typedef float unaligned __attribute__((vector_size(4 * LANES), aligned(4)));
+
+typedef struct {
+    int64_t images, height, width, inputs, outputs, size;
+    const float *x;      /* [images, height, width, inputs] */
+    const float *second; /* the kernel, or the gradient of the output */
+    float *out;
+    int64_t parts; /* into which all rows are split */
+} Task;
+
+/* ---- threads: they wait for one task after the other, and share its parts ---- */
+
+static pthread_mutex_t one_task = PTHREAD_MUTEX_INITIALIZER;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t begun = PTHREAD_COND_INITIALIZER;
+static pthread_cond_t ended = PTHREAD_COND_INITIALIZER;
+static void (*work)(const Task *, int64_t);
+static const Task *task;
+static int64_t num_parts, next_part, parts_left;
+static int num_threads = 1; /* with the one that calls */
+
+/* Holds the lock at its beginning and its end. */
+static void take_parts(void)
+{
+    while (next_part < num_parts) {
+        const int64_t part = next_part++;
+        pthread_mutex_unlock(&lock);
+        work(task, part);
+        pthread_mutex_lock(&lock);
+        if (--parts_left == 0)
+            pthread_cond_signal(&ended);
+    }
+}
+
+static void *help(void *unused)
+{
+    (void)unused;
+    pthread_mutex_lock(&lock);
+    for (;;) {
+        take_parts();
+        pthread_cond_wait(&begun, &lock);
+    }
+    return NULL;
+}
+
+static void share(const Task *shared, void (*function)(const Task *, int64_t))
+{
+    pthread_mutex_lock(&one_task);
+    pthread_mutex_lock(&lock);
+    task = shared;
+    work = function;
+    next_part = 0;
+    num_parts = parts_left = shared->parts;
+    pthread_cond_broadcast(&begun);
+    take_parts();
+    while (parts_left > 0)
+        pthread_cond_wait(&ended, &lock);
+    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&one_task);
+}
+
+/* Starts the threads, once; those that cannot be started are done without. */
+void ctjax_start_threads(int count)
+{
+    pthread_attr_t attributes;
+    pthread_mutex_lock(&lock);
+    if (pthread_attr_init(&attributes) == 0) {
+        pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+        while (num_threads < count && num_threads < MAX_THREADS) {
+            pthread_t thread;
+            if (pthread_create(&thread, &attributes, help, NULL))
+                break;
+            num_threads++;
+        }
+        pthread_attr_destroy(&attributes);
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+/* ---- the product ---- */
+
+/* M lines and V vectors of a product; sums stay in registers.
+
+   out[m][n] (+)= sum over i < blocks, k < count of
+       x[i][m * line + k * step] * y[i * skip + k * stride + n] */
+INLINE void tile(const float *const *x, int64_t offset, int64_t line, int64_t step,
+                 const float *y, int64_t skip, int64_t stride, int64_t blocks,
+                 int64_t count, float *out, int add, const int M, const int V)
+{
+    vector sums[12];
+    for (int i = 0; i < M * V; i++)
+        sums[i] = (vector){0};
+    for (int64_t i = 0; i < blocks; i++) {
+        const float *a = x[i] + offset, *b = y + i * skip;
+        for (int64_t k = 0; k < count; k++, a += step, b += stride) {
+            vector row[2];
+            for (int v = 0; v < V; v++)
+                row[v] = *(const unaligned *)(b + v * LANES);
+            for (int m = 0; m < M; m++)
+                for (int v = 0; v < V; v++)
+                    sums[m * V + v] += a[m * line] * row[v];
+        }
+    }
+    for (int m = 0; m < M; m++)
+        for (int v = 0; v < V; v++) {
+            unaligned *place = (unaligned *)(out + m * stride + v * LANES);
+            *place = add ? *place + sums[m * V + v] : sums[m * V + v];
+        }
+}
+
+/* All lines and columns of a product: `stride` columns, a multiple of LANES. */
+INLINE void product(const float *const *x, int64_t lines, int64_t line, int64_t step,
+                    const float *y, int64_t skip, int64_t stride, int64_t blocks,
+                    int64_t count, float *out, const int add)
+{
+#define TILES(M, V)                                                                    \
+    for (; m + (M) <= lines; m += (M))                                                 \
+    tile(x, m * line, line, step, y + n, skip, stride, blocks, count,                  \
+         out + m * stride + n, add, M, V)
+    int64_t n = 0;
+    for (; n + 2 * LANES <= stride; n += 2 * LANES) {
+        int64_t m = 0;
+        TILES(6, 2);
+        TILES(4, 2);
+        TILES(2, 2);
+        TILES(1, 2);
+    }
+    if (n < stride) {
+        int64_t m = 0;
+        TILES(12, 1);
+        TILES(4, 1);
+        TILES(2, 1);
+        TILES(1, 1);
+    }
+#undef TILES
+}
+
+static void *allocate(int64_t bytes)
+{
+    void *memory = malloc(bytes);
+    if (memory == NULL) {
+        fprintf(stderr, "ctjax: no memory for %lld bytes\n", (long long)bytes);
+        abort();
+    }
+    return memory;
+}
+
+/* ---- rows of the input, with zeros left and right ---- */
+
+typedef struct {
+    float *values; /* [size, width + size - 1, inputs] */
+    int64_t line, held[MAX_SIZE];
+} Rows;
+
+static Rows make_rows(const Task *t)
+{
+    Rows rows = {NULL, (t->width + t->size - 1) * t->inputs, {0}};
+    rows.values = allocate(t->size * rows.line * sizeof(float));
+    memset(rows.values, 0, t->size * rows.line * sizeof(float));
+    for (int64_t i = 0; i < t->size; i++)
+        rows.held[i] = -1;
+    return rows;
+}
+
+/* Finds the rows that the output's row `row` (of all images) meets: `found` holds
+   them, the first belongs to the kernel's row `*first`. Returns how many there are. */
+static int64_t find_rows(const Task *t, Rows *rows, int64_t row, int64_t *first,
+                         const float *found[MAX_SIZE])
+{
+    const int64_t padding = (t->size - 1) / 2, y = row % t->height;
+    const int64_t low = y < padding ? -y : -padding;
+    const int64_t high = t->height - 1 - y < padding ? t->height - 1 - y : padding;
+    *first = low + padding;
+    for (int64_t i = low; i <= high; i++) {
+        const int64_t slot = (row + i) % t->size;
+        float *values = rows->values + slot * rows->line;
+        if (rows->held[slot] != row + i) {
+            memcpy(values + padding * t->inputs,
+                   t->x + (row + i) * t->width * t->inputs,
+                   t->width * t->inputs * sizeof(float));
+            rows->held[slot] = row + i;
+        }
+        found[i - low] = values;
+    }
+    return high - low + 1;
+}
+
+static int64_t first_row(const Task *t, int64_t part)
+{
+    return t->images * t->height * part / t->parts;
+}
+
+/* ---- what XLA calls ---- */
+
+static void convolve_part(const Task *t, int64_t part)
+{
+    const int64_t count = t->size * t->inputs, skip = count * t->outputs;
+    Rows rows = make_rows(t);
+    for (int64_t row = first_row(t, part); row < first_row(t, part + 1); row++) {
+        const float *found[MAX_SIZE];
+        int64_t first;
+        const int64_t blocks = find_rows(t, &rows, row, &first, found);
+        product(found, t->width, t->inputs, 1, t->second + first * skip, skip,
+                t->outputs, blocks, count, t->out + row * t->width * t->outputs, 0);
+    }
+    free(rows.values);
+}
+
+static void kernel_gradient_part(const Task *t, int64_t part)
+{
+    const int64_t count = t->size * t->inputs, skip = count * t->outputs;
+    float *out = t->out + part * t->size * skip;
+    Rows rows = make_rows(t);
+    memset(out, 0, t->size * skip * sizeof(float));
+    for (int64_t row = first_row(t, part); row < first_row(t, part + 1); row++) {
+        const float *gradient = t->second + row * t->width * t->outputs;
+        const float *found[MAX_SIZE];
+        int64_t first;
+        const int64_t blocks = find_rows(t, &rows, row, &first, found);
+        for (int64_t column = 0; column < t->width; column += COLUMNS) {
+            const int64_t left = t->width - column;
+            for (int64_t i = 0; i < blocks; i++) {
+                const float *x = found[i] + column * t->inputs;
+                product(&x, count, 1, t->inputs, gradient + column * t->outputs, 0,
+                        t->outputs, 1, left < COLUMNS ? left : COLUMNS,
+                        out + (first + i) * skip, 1);
+            }
+        }
+    }
+    free(rows.values);
+}
+
+static Task read_task(const void **in, const char *text, size_t length)
+{
+    Task t = {.x = in[0], .second = in[1]};
+    int64_t *fields[] = {&t.images, &t.height, &t.width, &t.inputs, &t.outputs, &t.size};
+    char copy[256], *position = copy;
+    memcpy(copy, text, length < sizeof copy ? length : sizeof copy - 1);
+    copy[length < sizeof copy ? length : sizeof copy - 1] = 0;
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
+        *fields[i] = strtoll(position, &position, 10);
+    return t;
+}
+
+static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* in: x [N, H, W, C] and kernel [k, k, C, F]; out: [N, H, W, F]. */
+void ctjax_convolve(void *out, const void **in, const char *text, size_t length,
+                    void *status)
+{
+    (void)status;
+    Task t = read_task(in, text, length);
+    t.out = out;
+    /* More than threads, so that one that other programs disturb does less. */
+    t.parts = smaller(4 * num_threads, t.images * t.height);
+    share(&t, convolve_part);
+}
+
+/* in: x [N, H, W, C] and gradient [N, H, W, F]; out: [k, k, C, F]. */
+void ctjax_kernel_gradient(void *out, const void **in, const char *text,
+                           size_t length, void *status)
+{
+    (void)status;
+    Task t = read_task(in, text, length);
+    const int64_t elements = t.size * t.size * t.inputs * t.outputs;
+    t.parts = smaller(num_threads, t.images * t.height);
+    t.out = allocate(t.parts * elements * sizeof(float));
+    share(&t, kernel_gradient_part);
+    /* In the order of the rows, whichever thread had them: the same bits every time. */
+    for (int64_t part = 1; part < t.parts; part++)
+        for (int64_t i = 0; i < elements; i++)
+            t.out[i] += t.out[part * elements + i];
+    memcpy(out, t.out, elements * sizeof(float));
+    free(t.out);
+}
+
+int ctjax_kernels_version(void) { return VERSION; }
+
+/* Whether this processor has the instructions that the file was built for. */
+int ctjax_kernels_run_here(void)
+{
+#if defined(__x86_64__)
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
+    return 1;
+#endif
+}
