@@ -34,6 +34,7 @@ import numpy as np
 from benchmarks import compute_report, machine, roofline
 from ctjax import config as ctjax_config
 from ctjax import factory, torch_weights
+from ctjax.models import cpu_kernels
 
 ROOT = pathlib.Path(__file__).parent.parent
 MOST_STEPS = 100  # of a block
@@ -186,6 +187,7 @@ def main() -> int:
         "machine": machine.describe(*packages),
         "device": options.device,
         "threads": len(options.cpus),
+        "convolutions": "C" if cpu_kernels.are_usable() else "XLA",
         "repeats": options.repeats,
         "limits": measure_limits(options, precisions, deadline),
         "cases": [],

@@ -144,7 +144,8 @@ def _section(result: dict) -> list[str]:
         f"- Command: `{result['command']}`",
         f"- Machine: {machine.words(result['machine'])}",
         f"- Device: {', '.join(sorted(kinds))}; {result['threads']} threads; load "
-        f"average {min(loads):.1f} to {max(loads):.1f}",
+        f"average {min(loads):.1f} to {max(loads):.1f}"
+        + (f"; convolutions in {result['convolutions']}" if kinds == {"cpu"} else ""),
         f"- Measured limits: {best['bytes'] / 1e9:.3g} GB/s (triad), {products} "
         "(matrix products)",
         f"- {result['repeats']} blocks a contender",

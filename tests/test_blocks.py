@@ -26,6 +26,12 @@ def test_leaky_relu_and_its_slope():
     np.testing.assert_allclose(slope, [0.01, 0.01, 1])
 
 
+def test_leaky_relu_keeps_its_result_alone():
+    y, pullback = jax.vjp(blocks.leaky_relu, jnp.array([-2.0, 3.0]))
+    (kept,) = jax.tree.leaves(pullback)
+    np.testing.assert_array_equal(kept, y)
+
+
 def test_bilinear_by_hand():
     x = jnp.array([[0.0, 4.0], [8.0, 12.0]]).reshape(1, 2, 2, 1)
     expected = np.array([0, 2, 6, 8])[:, None] + np.array([0, 1, 3, 4])
