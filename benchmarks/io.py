@@ -102,7 +102,7 @@ def work(case: dict) -> None:
 def start_reading(case: dict):
     """A step that takes one minibatch and gives it back."""
     if case["what"] == "ctjax in numpy":
-        native.library = None
+        native.routines = None
     source = pipeline.open_source(file=case["file"], downsample=case["downsample"])
     reader = pipeline.minibatches(
         source,

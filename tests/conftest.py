@@ -46,8 +46,8 @@ def one_device(monkeypatch):
 def loops(request, monkeypatch) -> str:
     """Runs a test with the loops of native.c and with those in numpy."""
     if request.param == "numpy":
-        monkeypatch.setattr(native, "library", None)
-    elif native.library is None:
+        monkeypatch.setattr(native, "routines", None)
+    elif native.routines is None:
         pytest.skip("native.c is not built: pip install -e . with a C compiler")
     return request.param
 

@@ -26,7 +26,7 @@ from ctjax.data.larcv_file import LarcvFileError
 from ctjax.data.sources import open_source
 from tests import larcv_fixtures as fx
 
-LIBRARY = native.library
+LIBRARY = native.routines
 TIME_LIMIT_S = 60
 MEMORY_LIMIT = 6 * 2**30
 TABLES = ("extents", "voxel_extents", "image_meta", "voxels")
@@ -230,7 +230,7 @@ def judge(number, seed, folder, undamaged):
     for strict in modes:
         for raw_chunks in (True, False):
             in_c = raw_chunks == (number // len(damages) % 2 == 0)
-            native.library = LIBRARY if in_c else None
+            native.routines = LIBRARY if in_c else None
             try:
                 found = checksums(path, strict=strict, raw_chunks=raw_chunks)
             except LarcvFileError as error:

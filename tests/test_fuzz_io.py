@@ -25,7 +25,7 @@ def test_damaged_files():
 
 
 def test_the_fuzzer_finds_a_wrong_image(monkeypatch, tmp_path):
-    monkeypatch.setattr(native, "library", native.library)  # which `judge` changes
+    monkeypatch.setattr(native, "routines", native.routines)  # which `judge` changes
     # One checksum is made wrong: whatever is read right must then be reported.
     paths = fuzz_io.write_undamaged(str(tmp_path))[:1]
     wrong = {paths[0]: [c ^ 1 for c in fuzz_io.checksums(paths[0])]}

@@ -19,7 +19,7 @@ NUM_PIXELS = SHAPE[0] * SHAPE[1]
 ROOT = pathlib.Path(__file__).parents[1]
 
 needs_library = pytest.mark.skipif(
-    native.library is None,
+    native.routines is None,
     reason="native.c is not built: pip install -e . with a C compiler",
 )
 PLANE = st.dictionaries(
@@ -73,7 +73,7 @@ def test_both_give_the_same_bits(planes, others, labels, downsample):
         classed = classed._replace(ids=charged.ids)
     found = fill(charged, classed, downsample)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(native, "library", None)
+        patch.setattr(native, "routines", None)
         assert fill(charged, classed, downsample) == found
 
 

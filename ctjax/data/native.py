@@ -20,36 +20,36 @@ VERSION = 1
 def _load() -> ctypes.CDLL | None:
     path = pathlib.Path(__file__).with_name("_native.abi3.so")
     try:
-        library = ctypes.CDLL(str(path))
-        if library.ctjax_version() != VERSION:
+        routines = ctypes.CDLL(str(path))
+        if routines.ctjax_version() != VERSION:
             return None
     except (OSError, AttributeError):
         return None
     pointer, count, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
-    library.ctjax_split_records.argtypes = [
+    routines.ctjax_split_records.argtypes = [
         *(pointer, pointer, count, count),
         *(pointer, pointer, pointer),
     ]
-    library.ctjax_pool.argtypes = [
+    routines.ctjax_pool.argtypes = [
         *(pointer, pointer, pointer, pointer, count, number, number, number),
         *(pointer, pointer, pointer, pointer),
     ]
-    library.ctjax_fill.argtypes = [
+    routines.ctjax_fill.argtypes = [
         *(pointer, pointer, pointer, pointer, count, number, number),
         *(pointer, pointer, pointer),
     ]
-    library.ctjax_clear.argtypes = [pointer, count, pointer, pointer]
-    library.ctjax_clear.restype = None
-    return library
+    routines.ctjax_clear.argtypes = [pointer, count, pointer, pointer]
+    routines.ctjax_clear.restype = None
+    return routines
 
 
-library = _load()
+routines = _load()
 """None where numpy does it all; looked up at every call."""
 
 
 def language() -> str:
     """What the loops are written in, for logs: "C" or "numpy"."""
-    return "numpy" if library is None else "C"
+    return "numpy" if routines is None else "C"
 
 
 def split_records(
@@ -67,12 +67,12 @@ def split_records(
       Ids [V] int32, and charges [V] float32 or classes [V] uint8. None for records of
       another type, ids that do not ascend in a plane, and whatever is an error.
     """
-    if library is None or records.dtype != VOXEL:
+    if routines is None or records.dtype != VOXEL:
         return None
     ids = np.empty(len(records), np.int32)
     values = np.empty(len(records), np.float32 if charges else np.uint8)
     spans = _spans(planes, len(records))
-    is_usual = library.ctjax_split_records(
+    is_usual = routines.ctjax_split_records(
         _address(records, VOXEL),
         _address(spans, np.int64),
         len(spans),
@@ -106,13 +106,13 @@ def pool(
       Cells [U] int32, P slices of them, charges [U] and classes [U]; None for ids that
       do not ascend in a plane.
     """
-    if library is None:
+    if routines is None:
         return None
     spans = _spans(planes, len(ids))
     cells, pooled_spans = np.empty_like(ids), np.empty_like(spans)
     sums = None if charges is None else np.empty_like(charges)
     highest = None if classes is None else np.empty_like(classes)
-    is_usual = library.ctjax_pool(
+    is_usual = routines.ctjax_pool(
         _address(ids, np.int32),
         _address(charges, np.float32),
         _address(classes, np.uint8),
@@ -159,13 +159,13 @@ def fill(
       [V] int32 pixels written, flat; None, with nothing written, for ids outside of
       the image.
     """
-    if library is None:
+    if routines is None:
         return None
     pixels = np.empty_like(ids)
     spans = _spans(planes, len(ids))
     if image.shape != label.shape or len(image) != len(spans):
         raise ValueError(f"expected one shape, got {image.shape} and {label.shape}")
-    written = library.ctjax_fill(
+    written = routines.ctjax_fill(
         _address(ids, np.int32),
         _address(charges, np.float32),
         _address(classes, np.uint8),
@@ -192,9 +192,9 @@ def clear(
     Returns:
       Whether it was done.
     """
-    if library is None or pixels.dtype != np.int32:
+    if routines is None or pixels.dtype != np.int32:
         return False
-    library.ctjax_clear(
+    routines.ctjax_clear(
         _address(pixels, np.int32),
         len(pixels),
         _address(image, np.float32),
