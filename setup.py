@@ -3,6 +3,7 @@
 import pathlib
 import platform
 import re
+import sys
 
 from setuptools import Extension, find_packages, setup
 
@@ -43,6 +44,20 @@ setup(
             extra_link_args=["-pthread"],
             optional=True,
             py_limited_api=True,
+        ),
+        *(
+            [
+                Extension(
+                    "ctjax._host_memory",
+                    ["ctjax/host_memory.c"],
+                    extra_compile_args=["-O2"],
+                    extra_link_args=["-pthread", "-ldl"],
+                    optional=True,
+                    py_limited_api=True,
+                )
+            ]
+            if sys.platform.startswith("linux")
+            else []
         ),
     ],
     package_data={"ctjax.report": ["*.html", "*.css", "*.js"]},

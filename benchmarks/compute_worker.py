@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ctjax import huge_pages
+from ctjax import host_memory
 
 CHECKED_STEPS = 3
 ELEMENTS = {"cpu": 2**26, "gpu": 2**28}
@@ -312,7 +312,7 @@ def main() -> None:
     """Does one job."""
     job = json.loads(sys.argv[1])
     if job["framework"] == "ctjax":
-        huge_pages.ask_for()  # as ctjax.main does
+        host_memory.prepare()  # as ctjax.main does
     os.sched_setaffinity(0, job["cpus"])
     # Answers go out by a channel of their own: libraries print to stdout.
     channel = os.fdopen(os.dup(1), "w", buffering=1)

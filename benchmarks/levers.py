@@ -23,7 +23,7 @@ import optax
 
 from benchmarks import machine
 from ctjax import config as ctjax_config
-from ctjax import huge_pages, losses, sharding, steps
+from ctjax import host_memory, losses, sharding, steps
 from ctjax.models import UResNet, blocks, convolution, cpu_kernels
 from ctjax.precision import POLICIES
 from ctjax.state import init_variables, make_state
@@ -203,5 +203,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    huge_pages.ask_for()  # as ctjax.main does
+    host_memory.prepare()  # as ctjax.main does
     main(sys.argv[1:])

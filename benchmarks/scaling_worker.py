@@ -23,7 +23,7 @@ from ctjax import (
     devices,
     distributed,
     factory,
-    huge_pages,
+    host_memory,
     losses,
     optimizer,
     sharding,
@@ -159,5 +159,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    huge_pages.ask_for()  # as ctjax.main does
+    host_memory.prepare()  # as ctjax.main does
     main()

@@ -11,7 +11,7 @@ from typing import Any
 from ctjax import (
     command_line,
     distributed,
-    huge_pages,
+    host_memory,
     interruption,
     liveness,
     report,
@@ -119,5 +119,5 @@ def _is_loss(error: Exception) -> bool:
 
 
 if __name__ == "__main__":
-    huge_pages.ask_for()
+    host_memory.prepare()
     sys.exit(main(sys.argv))
