@@ -83,7 +83,7 @@ def make_call(
     dtype = POLICIES[config.run.precision].compute_type
     axis = sharding.EVENT_AXIS
     mesh = sharding.make_mesh(jax.devices()[:1])
-    model = UResNet(config.network, dtype, axis)
+    model = UResNet(config.network, dtype, axis, config.run.remat)
     variables = init_variables(model, config.network.depth, 0)
     loss_fn = losses.make_loss(
         config.mode.optimizer.loss_balance_scheme, axis_name=axis

@@ -1,26 +1,31 @@
-"""The largest minibatch for a device's memory, counted, without running anything.
+"""The largest minibatch for a device's memory, counted, and what `run.remat` saves.
 
-A training step is traced on shapes alone, and the arrays that it keeps from the forward
-for the backward pass are summed. The largest piece of what is computed twice, two of
-the largest array for what is under way and the training state come on top.
+Counted without running anything: a training step is traced on shapes alone, and the
+arrays that it keeps from the forward for the backward pass are summed. The largest
+piece of what is computed twice, two of the largest array for what is under way and the
+training state come on top. Measured on the device that is there: the memory of compiled
+steps, and their time, by turns.
 
     python -m benchmarks.memory --output docs/benchmarks/memory.md
 """
 
 import argparse
+import dataclasses
 import functools
 import math
 import pathlib
+import shlex
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from benchmarks import machine
-from benchmarks.levers import read_config
-from ctjax.config import Network, Normalization, Precision, Remat
+from benchmarks import levers, machine
+from ctjax import host_memory
+from ctjax.config import Network, Normalization, Precision, Remat, Run
 from ctjax.constants import NUM_PLANES
 from ctjax.models import UResNet, blocks
 from ctjax.precision import POLICIES
@@ -148,18 +153,63 @@ def table(network: Network) -> list[str]:
     return lines
 
 
+def measured_table(
+    names: list[str], shape: tuple[int, int], precision: Precision, turns: int
+) -> list[str]:
+    """Lines of the compiled training steps of networks with each kind of remat."""
+    lines = [
+        "| network | remat | GB counted | GB compiled | time over none | quartiles |",
+        "|---|---|---:|---:|---:|---|",
+    ]
+    for name in names:
+        config = levers.read_config(name)
+        calls, compiled, counted = {}, {}, {}
+        for remat in Remat:
+            run = Run(minibatch_size=1, precision=precision, remat=remat)
+            calls[remat], memory = levers.make_call(
+                dataclasses.replace(config, run=run), shape, "train"
+            )
+            compiled[remat] = memory["temporary"]
+            counted[remat] = event_bytes(config.network, shape, precision, remat)
+        seconds = levers.take_turns(calls, turns)
+        base = np.array(seconds[Remat.NONE])
+        for remat in Remat:
+            low, middle, high = np.percentile(seconds[remat] / base, (25, 50, 75))
+            lines.append(
+                f"| {name} | {remat.value} | {counted[remat] / 1e9:.2f} "
+                f"| {compiled[remat] / 1e9:.2f} | {middle:.2f} "
+                f"| {low:.2f} to {high:.2f} |"
+            )
+    return lines
+
+
 PREFACE = """\
 # Memory: the largest minibatch of a device
 
-**Counted, not measured, and not on a GPU.** A training step is traced on shapes alone
-and what it keeps from the forward for the backward pass is summed, for no backend in
+- Command: `{command}`
+- Machine: {machine}
+"""
+
+MEASURED = """\
+
+## Measured: what `run.remat` saves
+
+The temporary memory of the compiled training step ({device}, {shape}, {precision}, one
+event), which holds all that it keeps and works on, and what is counted for it
+below; a step's time over that of `none`, by turns, {turns} of them.
+"""
+
+COUNTED = """\
+
+## Counted
+
+**Not measured, and not on a GPU.** A training step is traced on shapes alone and what
+it keeps from the forward for the backward pass is summed, for no backend in
 particular; the compiler may keep less (it fuses and computes cheap things anew) or
-more (workspaces, other layouts): the CPU's, at 320 x 512 in
-float32, takes 2.1 GB for scc21 and 0.46 GB for a21 where 1.3 and 0.38 are counted here.
-Take the numbers as upper bounds. Included: the arrays kept, the largest piece that
-`run.remat` computes twice, two arrays of the first level under way, and {copies}
-float32 copies of the parameters (Adam). {usable:.0%} of a device's memory are taken as
-usable. 0: not even one event fits.
+more (workspaces, other layouts), as above. Included: the arrays kept, the largest
+piece that `run.remat` computes twice, two arrays of the first level under way, and
+{copies} float32 copies of the parameters (Adam). {usable:.0%} of a device's memory are
+taken as usable. 0: not even one event fits.
 """
 
 
@@ -167,17 +217,32 @@ def main(arguments: list[str]) -> None:
     """Writes the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
+    parser.add_argument("--shape", type=int, nargs=2, default=SHAPES[-1])
+    parser.add_argument("--precision", type=Precision, default=Precision.FLOAT32)
+    parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--output", help="markdown file; otherwise standard output")
     options = parser.parse_args(arguments)
-    lines = [PREFACE.format(copies=ADAM_COPIES, usable=USABLE)]
-    described = machine.words(machine.describe("jax", "flax"))
-    lines.append("- Command: `python -m benchmarks.memory`")
-    lines.append(f"- Counted on: {described}")
+    lines = [
+        PREFACE.format(
+            command=f"python -m benchmarks.memory {shlex.join(arguments)}".strip(),
+            machine=machine.words(machine.describe("jax", "jaxlib", "flax")),
+        )
+        + MEASURED.format(
+            device=jax.devices()[0].device_kind,
+            shape=" x ".join(map(str, options.shape)),
+            precision=options.precision.value,
+            turns=options.turns,
+        ),
+        *measured_table(
+            options.networks, tuple(options.shape), options.precision, options.turns
+        ),
+        COUNTED.format(copies=ADAM_COPIES, usable=USABLE),
+    ]
     for name in options.networks:
-        network = read_config(name).network
+        network = levers.read_config(name).network
         words = "without" if network.normalization is Normalization.NONE else "with"
-        lines += ["", f"## {name} ({words} normalization)", "", *table(network)]
-    text = "\n".join(lines) + "\n"
+        lines += [f"### {name} ({words} normalization)", "", *table(network), ""]
+    text = "\n".join(lines)
     if options.output:
         pathlib.Path(options.output).write_text(text)
     else:
@@ -185,4 +250,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    host_memory.prepare()  # as ctjax.main does
     main(sys.argv[1:])
