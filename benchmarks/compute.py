@@ -26,6 +26,8 @@ import sys
 import tempfile
 import threading
 import time
+import types
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -33,7 +35,7 @@ import numpy as np
 
 from benchmarks import compute_report, machine, roofline
 from ctjax import config as ctjax_config
-from ctjax import factory, torch_weights
+from ctjax import factory, host_memory, torch_weights
 from ctjax.models import cpu_kernels
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -82,12 +84,42 @@ CASES = {
     ),
 }
 
-CONTENDERS = {
-    "channels-last": {"channels_last": True, "compile": False},
-    "compile": {"channels_last": True, "compile": True},
-    "eager": {"channels_last": False, "compile": False},
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """What ctjax is compared with.
+
+    Attributes:
+      options: of PyTorch; None for ctjax itself, elsewhere set up.
+      environment: of its process, beside this one's.
+    """
+
+    options: dict[str, bool] | None
+    environment: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+EAGER = {"channels_last": False, "compile": False}
+CHANNELS_LAST = {"channels_last": True, "compile": False}
+KEPT = {
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    "LD_PRELOAD": str(host_memory.find_library() or ""),
 }
-"""Of PyTorch; the last are left out where time runs out."""
+
+CONTENDERS = {
+    "channels-last": Contender(CHANNELS_LAST),
+    "compile": Contender({"channels_last": True, "compile": True}),
+    "eager": Contender(EAGER),
+}
+"""The last are left out where time runs out."""
+
+SETTINGS = {
+    "channels-last-kept": Contender(CHANNELS_LAST, KEPT),
+    "returned": Contender(None, {"LD_PRELOAD": ""}),
+    "small-pages": Contender(
+        None, {"LD_PRELOAD": "", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}
+    ),
+}
+"""Compared where asked for: how `ctjax.host_memory` serves PyTorch and ctjax."""
 
 
 class WorkerError(RuntimeError):
@@ -97,7 +129,13 @@ class WorkerError(RuntimeError):
 class Worker:
     """A process of benchmarks/compute_worker.py."""
 
-    def __init__(self, job: dict, folder: str, deadline: float):
+    def __init__(
+        self,
+        job: dict,
+        folder: str,
+        deadline: float,
+        changes: Mapping[str, str] = types.MappingProxyType({}),
+    ):
         """Starts it; past the deadline (of time.monotonic) it is ended."""
         self._deadline = deadline
         environment = os.environ | {
@@ -106,6 +144,7 @@ class Worker:
             "TORCHINDUCTOR_CACHE_DIR": os.path.join(folder, "inductor"),
             "TRITON_CACHE_DIR": os.path.join(folder, "triton"),
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+            **changes,
         }
         self._log = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
@@ -224,7 +263,8 @@ def parse() -> argparse.Namespace:
         "--contenders",
         type=words,
         default=list(CONTENDERS),
-        help=f"of PyTorch, some of {','.join(CONTENDERS)}",
+        help=f"some of {','.join(CONTENDERS | SETTINGS)}; the first "
+        f"{len(CONTENDERS)}, which are PyTorch's, unless given",
     )
     parser.add_argument("--repeats", type=int, default=7, help="blocks of a contender")
     parser.add_argument(
@@ -376,8 +416,12 @@ def measure(
             if time.monotonic() > deadline:
                 row["failed"] = "left out: the time for this case was over"
                 continue
-            changed = {"framework": "torch", "contender": CONTENDERS[name]}
-            with Worker(job | changed, folder, deadline) as b:
+            contender = (CONTENDERS | SETTINGS)[name]
+            theirs = job | {
+                "framework": "ctjax" if contender.options is None else "torch",
+                "contender": contender.options,
+            }
+            with Worker(theirs, folder, deadline, contender.environment) as b:
                 try:
                     row |= b.answer()
                     alternate(a, b, ours, row, options)

@@ -13,6 +13,9 @@ WORDS = {
     "eager": "torch, eager",
     "channels-last": "torch, channels last",
     "compile": "torch, channels last, compile",
+    "channels-last-kept": "torch, channels last, freed memory kept",
+    "returned": "ctjax, freed memory returned",
+    "small-pages": "ctjax, freed memory returned, small pages",
 }
 
 HEADER = [
@@ -115,8 +118,7 @@ def write(result: dict, folder: pathlib.Path) -> None:
         "Blocks of steps of ctjax and of one contender alternate, each side in a",
         "process of its own with the same number of threads; a step before each block",
         "is not timed. ctjax asks for huge pages and keeps freed memory, as",
-        "`ctjax.main` does (docs/compute.md); PyTorch does where the command has the",
-        "same `GLIBC_TUNABLES` and `LD_PRELOAD` in its environment.",
+        "`ctjax.main` does (docs/compute.md); PyTorch does where its row says so.",
         'Images a second: median and quartiles of the blocks. "ctjax over it":',
         "ctjax's rate over the contender's, median and quartiles of neighbouring",
         "blocks; above 1 ctjax is faster. By processor time: the same of the seconds",
