@@ -14,10 +14,11 @@ import json
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -36,11 +37,16 @@ def _same_everywhere(on_cpu: Callable, elsewhere: Callable) -> Callable:
     return elsewhere
 
 
+def _together(parts: Sequence[jax.Array], kernel: jax.Array) -> jax.Array:
+    return convolution.convolve(jnp.concatenate(parts, -1), kernel)
+
+
 LEVERS: dict[str, tuple[object, str, object]] = {
     "libraries": (sharding, "_compiler_options", lambda platform: {}),
     "kernels in C": (cpu_kernels, "are_usable", lambda: False),
     "convolution": (convolution, "_on_cpu", _same_everywhere),
     "activation": (blocks, "leaky_relu", blocks.leaky_relu.fun),
+    "split": (convolution, "convolve_parts", _together),
     "normalize": (blocks, "normalize", blocks.normalize.fun),
 }
 """By name: what replaces which attribute of what to take the lever away."""

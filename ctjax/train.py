@@ -30,7 +30,7 @@ from ctjax import (
     sharding,
     watchdog,
 )
-from ctjax.config import Config, Mode, OnNonfinite
+from ctjax.config import Config, Mode, OnNonfinite, Remat
 from ctjax.data import pipeline
 from ctjax.data.order import local_entries
 from ctjax.distributed import ALONE, Processes
@@ -125,6 +125,12 @@ def _train(
             count_parameters(variables["params"]),
         )
         logger.info(reporting.pixel_rules(config.mode))
+        if options.remat is not Remat.NONE and mesh.devices.flat[0].platform == "cpu":
+            logger.warning(
+                "run.remat=%s saves no memory on a CPU, whose compiler ignores it: "
+                "expected none, and a smaller run.minibatch_size for less memory",
+                options.remat.value,
+            )
         schedule = optimizer.make_schedule(
             rule, source.num_events / images_per_step, options.iterations
         )

@@ -77,6 +77,20 @@ def test_c_computes_what_it_can(kernels_in_c, options, name):
     assert bool(lines) == (served % cpu_kernels.LANES == 0)
 
 
+@pytest.mark.parametrize("widths", [(4, 4), (2, 5, 1), (8,)])
+def test_parts_are_as_one(widths):
+    x, kernel, cotangent = operands((2, 6, 8), 3, sum(widths), 5)
+    ends = np.cumsum(widths)[:-1]
+
+    def in_parts(x, kernel):
+        return convolution.convolve_parts(jnp.split(x, ends, axis=-1), kernel)
+
+    found = products(in_parts, x, kernel, cotangent)
+    expected = products(convolution.plain, x, kernel, cotangent)
+    for name in expected:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.parametrize("options", [*SHAPES, *KERNEL_SHAPES], ids=str)
 def test_agrees_with_xla(options):
     arguments = operands(*options)

@@ -208,6 +208,13 @@ def test_profile_writes_a_trace(tmp_path, iterations, caplog):
     assert flop > 0 and most == pytest.approx(sum(parts), rel=0.01)
 
 
+@pytest.mark.parametrize("remat, count", [("none", 0), ("stage", 1)])
+def test_what_saves_nothing_on_a_cpu_is_said(tmp_path, caplog, remat, count):
+    train.run(tiny.make(tmp_path, run__iterations=1, run__remat=remat))
+    words = "run.remat=stage saves no memory on a CPU"
+    assert sum(words in message for message in caplog.messages) == count
+
+
 def test_depth_that_cannot_halve_the_image_is_refused(tmp_path):
     with pytest.raises(
         ConfigError, match=r"network\.depth=4.*divisible by 16.*40 x 64"

@@ -22,6 +22,9 @@ BATCH_NORM_EPSILON = 1e-5  # torch.nn.BatchNorm2d's default
 BATCH_NORM_MOMENTUM = 0.1  # likewise; the weight of the new minibatch
 LAYER_NORM_EPSILON = 1e-3  # tf.keras.layers.LayerNormalization's default
 
+Images = jax.Array | tuple[jax.Array, ...]
+"""[N, H, W, C], or several whose features belong one after the other."""
+
 
 @jax.custom_vjp
 def leaky_relu(x: jax.Array) -> jax.Array:
@@ -139,8 +142,12 @@ class Convolution(nn.Module):
     use_bias: bool = True
     dtype: jnp.dtype = jnp.float32
 
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+    def __call__(self, x: Images) -> tuple[jax.Array, jax.Array | None]:
         """Convolves [N, H, W, C]; returns the output and the bias [features]."""
+        if isinstance(x, tuple):
+            kernel, bias = self.parameters(sum(part.shape[-1] for part in x))
+            parts = [part.astype(self.dtype) for part in x]
+            return convolution.convolve_parts(parts, kernel.astype(self.dtype)), bias
         kernel, bias = self.parameters(x.shape[-1])
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         if self.stride == 1:
@@ -418,18 +425,18 @@ class Block(nn.Module):
             self.norm = nn.InstanceNorm(epsilon=BATCH_NORM_EPSILON, dtype=self.dtype)
 
     def __call__(
-        self, x: jax.Array, train: bool, residual: jax.Array | None = None
+        self, x: Images, train: bool, residual: jax.Array | None = None
     ) -> jax.Array:
         """Maps [N, H, W, C] to [N, H', W', features].
 
         Args:
-          x: the images.
+          x: the images; several, for a stride of 1, are not put together.
           train: whether batch normalization takes their own statistics.
           residual: like the result, to be added before an activation; such a block has
             no other.
         """
         by_statistics = train and self.normalization is Normalization.BATCH
-        if self.has_kernel(x) and not by_statistics:
+        if not isinstance(x, tuple) and self.has_kernel(x) and not by_statistics:
             return self._biased(x, residual)
         y, bias = self.conv(x)
         if self.upsample is not None:

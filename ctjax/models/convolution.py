@@ -8,9 +8,11 @@ backends get XLA's own convolutions.
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ctjax.models import cpu_kernels
 
@@ -44,6 +46,24 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     if features == 1 and x.shape[2] % STEM_COLUMNS == 0:
         return _on_cpu(_stem, plain)(x, kernel)
     return plain(x, kernel)
+
+
+def convolve_parts(parts: Sequence[jax.Array], kernel: jax.Array) -> jax.Array:
+    """`convolve` of images that are not put together before.
+
+    Args:
+      parts: [N, H, W, C_i] each, whose features belong one after the other.
+      kernel: [k, k, sum of C_i, F].
+
+    Returns:
+      [N, H, W, F].
+    """
+    ends = np.cumsum([part.shape[-1] for part in parts])
+    kernels = jnp.split(kernel, ends[:-1], axis=2)
+    y = convolve(parts[0], kernels[0])
+    for part, own in zip(parts[1:], kernels[1:], strict=True):
+        y = y + convolve(part, own)
+    return y
 
 
 def _forward(x, kernel):

@@ -44,15 +44,18 @@ class InterpolationUpsample(nn.Module):
 
 
 class ConcatConnection(nn.Module):
-    """Joins the skip connection by a 1 x 1 block over both inputs' features."""
+    """Joins the skip connection by a 1 x 1 block over both inputs' features.
+
+    A product with features side by side is the sum of the products with each part: the
+    array that holds both is neither written nor kept.
+    """
 
     block: functools.partial
 
     @nn.compact
     def __call__(self, x: jax.Array, skip: jax.Array, train: bool) -> jax.Array:
         """Maps two arrays [N, H, W, C] to one."""
-        joined = jnp.concatenate([x, skip], axis=-1)
-        return self.block(kernel_size=1, name="bottleneck")(joined, train)
+        return self.block(kernel_size=1, name="bottleneck")((x, skip), train)
 
 
 class DeepestBlock(nn.Module):
