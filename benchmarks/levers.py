@@ -15,26 +15,62 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 from unittest import mock
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from benchmarks import machine
 from ctjax import config as ctjax_config
 from ctjax import host_memory, losses, sharding, steps
-from ctjax.models import UResNet, blocks, convolution, cpu_kernels
+from ctjax.models import UResNet, blocks, convolution, cpu_kernels, uresnet
 from ctjax.precision import POLICIES
 from ctjax.state import init_variables, make_state
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 LEARNING_RATE = 3e-4
+OVER_EVENTS = sharding.over_events
+NORMALIZE = blocks.BatchNorm.__call__
 
 
 def _same_everywhere(on_cpu: Callable, elsewhere: Callable) -> Callable:
     return elsewhere
+
+
+def _resize(x: jax.Array) -> jax.Array:
+    n, height, width, features = x.shape
+    return jax.image.resize(x, (n, 2 * height, 2 * width, features), "bilinear")
+
+
+def _pool(x: jax.Array) -> jax.Array:
+    return nn.max_pool(x, (2, 2), (2, 2))
+
+
+class _UpsampleFirst(uresnet.InterpolationUpsample):
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        x = blocks.upsample_bilinear(x)
+        return self.block(kernel_size=1, name="bottleneck")(x, train)
+
+
+def _not_donated(
+    function: Callable, mesh: Mesh, out_specs: Any, donate: bool = False
+) -> Callable:
+    del donate
+    return OVER_EVENTS(function, mesh, out_specs)
+
+
+def _biased(
+    norm: blocks.BatchNorm, x: jax.Array, bias: jax.Array | None, slope: float = 1.0
+) -> jax.Array:
+    return NORMALIZE(
+        norm, x if bias is None else x + bias[None, None, None], None, slope
+    )
 
 
 def _together(parts: Sequence[jax.Array], kernel: jax.Array) -> jax.Array:
@@ -46,6 +82,11 @@ LEVERS: dict[str, tuple[object, str, object]] = {
     "kernels in C": (cpu_kernels, "are_usable", lambda: False),
     "convolution": (convolution, "_on_cpu", _same_everywhere),
     "activation": (blocks, "leaky_relu", blocks.leaky_relu.fun),
+    "slices": (blocks, "upsample_bilinear", _resize),
+    "1 x 1 first": (uresnet, "InterpolationUpsample", _UpsampleFirst),
+    "max-pool": (blocks, "max_pool", _pool),
+    "dead biases": (blocks.BatchNorm, "__call__", _biased),
+    "donation": (sharding, "over_events", _not_donated),
     "split": (convolution, "convolve_parts", _together),
     "normalize": (blocks, "normalize", blocks.normalize.fun),
 }
