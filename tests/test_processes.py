@@ -277,14 +277,15 @@ def test_an_error_of_one_rank_ends_all(larcv_file, tmp_path):
     damaged = tmp_path / "damaged.h5"
     shutil.copy(larcv_file, damaged)
     with h5py.File(damaged, "r+") as file:
-        # The last event only, which the second process reads in the first minibatch.
+        # The last event only. With all ten in every minibatch it is always the second
+        # process that reads it, however far ahead either is.
         voxels = file["Data/sparse2d_sbndwire_group/voxels"]
         row = voxels[-1]
         row["id"] = 10**9
         voxels[-1] = row
     fields = {
         "mode__name": "iotest",
-        "mode__start_index": 6,
+        "run__minibatch_size": 10,
         "run__iterations": 100000,
         "data__synthetic": False,
         "data__downsample": 0,
