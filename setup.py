@@ -39,6 +39,7 @@ setup(
         Extension(
             "ctjax.models._cpu_kernels",
             ["ctjax/models/cpu_kernels.c"],
+            depends=["ctjax/models/cpu_kernels_product.h"],
             # On processors without these instructions the library is not used.
             extra_compile_args=["-O3", *(["-mavx2", "-mfma"] if IS_X86 else [])],
             extra_link_args=["-pthread"],

@@ -226,7 +226,11 @@ def main() -> int:
         "machine": machine.describe(*packages),
         "device": options.device,
         "threads": len(options.cpus),
-        "convolutions": "C" if cpu_kernels.are_usable() else "XLA",
+        "convolutions": (
+            f"C, vectors of {cpu_kernels.vector_lanes()}"
+            if cpu_kernels.are_usable()
+            else "XLA"
+        ),
         "repeats": options.repeats,
         "limits": measure_limits(options, precisions, deadline),
         "cases": [],

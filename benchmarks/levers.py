@@ -80,6 +80,7 @@ def _together(parts: Sequence[jax.Array], kernel: jax.Array) -> jax.Array:
 LEVERS: dict[str, tuple[object, str, object]] = {
     "libraries": (sharding, "_compiler_options", lambda platform: {}),
     "kernels in C": (cpu_kernels, "are_usable", lambda: False),
+    "wide vectors": (cpu_kernels, "vector_lanes", lambda: cpu_kernels.LANES),
     "convolution": (convolution, "_on_cpu", _same_everywhere),
     "activation": (blocks, "leaky_relu", blocks.leaky_relu.fun),
     "slices": (blocks, "upsample_bilinear", _resize),

@@ -117,6 +117,26 @@ def test_c_gives_the_same_bits_again(kernels_in_c):
         jax.tree.map(np.testing.assert_array_equal, function(*arguments), first)
 
 
+@pytest.mark.parametrize("options", KERNEL_SHAPES, ids=str)
+def test_c_gives_the_same_bits_by_wide_vectors(kernels_in_c, options, monkeypatch):
+    if cpu_kernels.vector_lanes() == cpu_kernels.LANES:
+        pytest.skip("vectors of this processor are short")
+    found = []
+    for lanes in (cpu_kernels.vector_lanes(), cpu_kernels.LANES):
+        monkeypatch.setattr(cpu_kernels, "vector_lanes", lambda lanes=lanes: lanes)
+        jax.clear_caches()
+        function = jax.jit(lambda *a: products(convolution.convolve, *a))
+        (config,) = set(
+            re.findall(
+                r'backend_config = "[\d ]* (\d+)"',
+                function.lower(*operands(*options)).as_text(),
+            )
+        )
+        assert int(config) == lanes
+        found.append(function(*operands(*options)))
+    jax.tree.map(np.testing.assert_array_equal, *found)
+
+
 def test_c_serves_several_at_a_time(kernels_in_c):
     # As the devices of a process do.
     arguments = operands((4, 32, 64), 3, 16, 16)

@@ -10,18 +10,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define VERSION 1
-#define MAX_SIZE 7     /* of a kernel */
-#define LANES 8        /* floats of a vector */
+#define VERSION 2
+#define MAX_SIZE 7 /* of a kernel */
 #define MAX_THREADS 512
-#define COLUMNS 128    /* that are summed before the sums go back to memory */
-#define INLINE static inline __attribute__((always_inline))
-
-typedef float vector __attribute__((vector_size(4 * LANES)));
-typedef float unaligned __attribute__((vector_size(4 * LANES), aligned(4)));
+#define COLUMNS 128 /* that are summed before the sums go back to memory */
 
 typedef struct {
-    int64_t images, height, width, inputs, outputs, size;
+    int64_t images, height, width, inputs, outputs, size, lanes;
     const float *x;      /* [images, height, width, inputs] */
     const float *second; /* the kernel, or the gradient of the output */
     float *out;
@@ -99,60 +94,57 @@ void ctjax_start_threads(int count)
 
 /* ---- the product ---- */
 
-/* M lines and V vectors of a product; sums stay in registers.
+/* out[m][n] (+)= sum over i < blocks, k < count of
+       x[i][m * line + k * step] * y[i * skip + k * stride + n]
+   for m < lines and n < columns, a multiple of 8; lines of out lie `stride` apart. */
+typedef struct {
+    const float *const *x;
+    int64_t lines, line, step;
+    const float *y;
+    int64_t columns, skip, stride, blocks, count;
+    float *out;
+    int add;
+} Product;
 
-   out[m][n] (+)= sum over i < blocks, k < count of
-       x[i][m * line + k * step] * y[i * skip + k * stride + n] */
-INLINE void tile(const float *const *x, int64_t offset, int64_t line, int64_t step,
-                 const float *y, int64_t skip, int64_t stride, int64_t blocks,
-                 int64_t count, float *out, int add, const int M, const int V)
+#define LANES 8
+#define TILES_OF_TWO(TILE) TILE(6, 2) TILE(4, 2) TILE(2, 2) TILE(1, 2)
+#define TILES_OF_ONE(TILE) TILE(12, 1) TILE(4, 1) TILE(2, 1) TILE(1, 1)
+#define NAME(name) name##_8
+#define TARGET
+#include "cpu_kernels_product.h"
+
+#if defined(__x86_64__)
+/* AVX-512 has twice the registers as well. */
+#define LANES 16
+#define TILES_OF_TWO(TILE) TILE(12, 2) TILE(8, 2) TILE(4, 2) TILE(1, 2)
+#define TILES_OF_ONE(TILE) TILE(12, 1) TILE(8, 1) TILE(4, 1) TILE(1, 1)
+#define NAME(name) name##_16
+#define TARGET __attribute__((target("avx512f")))
+#include "cpu_kernels_product.h"
+
+static void wide_product(const Product *p)
 {
-    vector sums[12];
-    for (int i = 0; i < M * V; i++)
-        sums[i] = (vector){0};
-    for (int64_t i = 0; i < blocks; i++) {
-        const float *a = x[i] + offset, *b = y + i * skip;
-        for (int64_t k = 0; k < count; k++, a += step, b += stride) {
-            vector row[2];
-            for (int v = 0; v < V; v++)
-                row[v] = *(const unaligned *)(b + v * LANES);
-            for (int m = 0; m < M; m++)
-                for (int v = 0; v < V; v++)
-                    sums[m * V + v] += a[m * line] * row[v];
-        }
-    }
-    for (int m = 0; m < M; m++)
-        for (int v = 0; v < V; v++) {
-            unaligned *place = (unaligned *)(out + m * stride + v * LANES);
-            *place = add ? *place + sums[m * V + v] : sums[m * V + v];
-        }
+    Product rest = *p;
+    const int64_t done = product_16(p);
+    rest.y += done;
+    rest.out += done;
+    rest.columns -= done;
+    product_8(&rest);
 }
+#endif
 
-/* All lines and columns of a product: `stride` columns, a multiple of LANES. */
-INLINE void product(const float *const *x, int64_t lines, int64_t line, int64_t step,
-                    const float *y, int64_t skip, int64_t stride, int64_t blocks,
-                    int64_t count, float *out, const int add)
+/* The same bits, whatever the vectors. */
+static void product(const Task *t, const Product *p)
 {
-#define TILES(M, V)                                                                    \
-    for (; m + (M) <= lines; m += (M))                                                 \
-    tile(x, m * line, line, step, y + n, skip, stride, blocks, count,                  \
-         out + m * stride + n, add, M, V)
-    int64_t n = 0;
-    for (; n + 2 * LANES <= stride; n += 2 * LANES) {
-        int64_t m = 0;
-        TILES(6, 2);
-        TILES(4, 2);
-        TILES(2, 2);
-        TILES(1, 2);
+#if defined(__x86_64__)
+    if (t->lanes == 16) {
+        wide_product(p);
+        return;
     }
-    if (n < stride) {
-        int64_t m = 0;
-        TILES(12, 1);
-        TILES(4, 1);
-        TILES(2, 1);
-        TILES(1, 1);
-    }
-#undef TILES
+#else
+    (void)t;
+#endif
+    product_8(p);
 }
 
 static void *allocate(int64_t bytes)
@@ -220,8 +212,12 @@ static void convolve_part(const Task *t, int64_t part)
         const float *found[MAX_SIZE];
         int64_t first;
         const int64_t blocks = find_rows(t, &rows, row, &first, found);
-        product(found, t->width, t->inputs, 1, t->second + first * skip, skip,
-                t->outputs, blocks, count, t->out + row * t->width * t->outputs, 0);
+        product(t, &(Product){
+            .x = found, .lines = t->width, .line = t->inputs, .step = 1,
+            .y = t->second + first * skip, .columns = t->outputs, .skip = skip,
+            .stride = t->outputs, .blocks = blocks, .count = count,
+            .out = t->out + row * t->width * t->outputs,
+        });
     }
     free(rows.values);
 }
@@ -241,9 +237,13 @@ static void kernel_gradient_part(const Task *t, int64_t part)
             const int64_t left = t->width - column;
             for (int64_t i = 0; i < blocks; i++) {
                 const float *x = found[i] + column * t->inputs;
-                product(&x, count, 1, t->inputs, gradient + column * t->outputs, 0,
-                        t->outputs, 1, left < COLUMNS ? left : COLUMNS,
-                        out + (first + i) * skip, 1);
+                product(t, &(Product){
+                    .x = &x, .lines = count, .line = 1, .step = t->inputs,
+                    .y = gradient + column * t->outputs, .columns = t->outputs,
+                    .stride = t->outputs, .blocks = 1,
+                    .count = left < COLUMNS ? left : COLUMNS,
+                    .out = out + (first + i) * skip, .add = 1,
+                });
             }
         }
     }
@@ -253,7 +253,8 @@ static void kernel_gradient_part(const Task *t, int64_t part)
 static Task read_task(const void **in, const char *text, size_t length)
 {
     Task t = {.x = in[0], .second = in[1]};
-    int64_t *fields[] = {&t.images, &t.height, &t.width, &t.inputs, &t.outputs, &t.size};
+    int64_t *fields[] = {&t.images,  &t.height, &t.width, &t.inputs,
+                         &t.outputs, &t.size,   &t.lanes};
     char copy[256], *position = copy;
     memcpy(copy, text, length < sizeof copy ? length : sizeof copy - 1);
     copy[length < sizeof copy ? length : sizeof copy - 1] = 0;
@@ -304,4 +305,15 @@ int ctjax_kernels_run_here(void)
 #else
     return 1;
 #endif
+}
+
+/* Floats of the vectors that this processor is fastest with. Zen 4 computes with halves
+   of the wide ones and gained nothing by them; other AMDs were not tried. */
+int ctjax_kernels_lanes(void)
+{
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_is("intel"))
+        return 16;
+#endif
+    return 8;
 }

@@ -16,10 +16,10 @@ import jax.numpy as jnp
 
 logger = logging.getLogger("ctjax")
 
-VERSION = 1
+VERSION = 2
 """Of cpu_kernels.c; a library built from another one is not used."""
 
-LANES = 8  # of a vector in C: the features of the output are a multiple of it
+LANES = 8  # of a short vector in C: the features of the output are a multiple of it
 MAX_SIZE = 7  # of a kernel
 MIN_WIDTH = 16  # of an image; below, the kernel is read too often
 MAX_PANEL = 1 << 10  # elements of the kernel to an output: what stays in a cache
@@ -51,6 +51,13 @@ def are_usable() -> bool:
             name, jax.ffi.pycapsule(getattr(library, name)), "cpu", api_version=0
         )
     return _are_called()
+
+
+@functools.cache
+def vector_lanes() -> int:
+    """Floats of the vectors that C computes with here; the results are the same."""
+    library = _load()
+    return LANES if library is None else library.ctjax_kernels_lanes()
 
 
 def num_threads() -> int:
@@ -116,7 +123,9 @@ def _call(name, shape, x, second, outputs, size):
         jax.eval_shape(lambda x: jnp.zeros_like(x, shape=shape), x),
         vmap_method="sequential",
         custom_call_api_version=3,
-        legacy_backend_config=" ".join(map(str, (*x.shape, outputs, size))),
+        legacy_backend_config=" ".join(
+            map(str, (*x.shape, outputs, size, vector_lanes()))
+        ),
     )
     return call(x, second)
 
