@@ -8,6 +8,7 @@ over the time with it, so that other work on the machine meets both alike.
 """
 
 import argparse
+import collections
 import contextlib
 import importlib.util
 import json
@@ -36,6 +37,9 @@ CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 LEARNING_RATE = 3e-4
 OVER_EVENTS = sharding.over_events
 NORMALIZE = blocks.BatchNorm.__call__
+LOOP_STEPS = 8
+RESULTS_LATE = 1
+"""Steps that a training is ahead of the results it reads; of the kind "loop" alone."""
 
 
 def _same_everywhere(on_cpu: Callable, elsewhere: Callable) -> Callable:
@@ -90,6 +94,7 @@ LEVERS: dict[str, tuple[object, str, object]] = {
     "donation": (sharding, "over_events", _not_donated),
     "split": (convolution, "convolve_parts", _together),
     "normalize": (blocks, "normalize", blocks.normalize.fun),
+    "late results": (sys.modules[__name__], "RESULTS_LATE", 0),
 }
 """By name: what replaces which attribute of what to take the lever away."""
 
@@ -123,7 +128,8 @@ def make_call(
     Args:
       config: of the network, the loss and the number format.
       shape: (H, W) of the images.
-      kind: "train" or "inference".
+      kind: "train", "inference" or "loop": training steps one after the other, each
+        with its minibatch from the host and its results back there.
 
     Returns:
       A function that runs it once to its end, and its memory in bytes.
@@ -140,15 +146,13 @@ def make_call(
     random = np.random.default_rng(0)
     planes = (config.run.minibatch_size, 3, *shape)
     label = random.choice(3, planes, p=(0.99, 0.007, 0.003)).astype(np.uint8)
-    minibatch = steps.device_arrays(
-        {
-            "image": (label * random.uniform(1, 3, planes)).astype(np.float32),
-            "label": label,
-            "mask": np.ones(len(label), np.float32),
-            "stop": np.zeros(len(label), np.float32),
-        },
-        mesh,
-    )
+    arrays = {
+        "image": (label * random.uniform(1, 3, planes)).astype(np.float32),
+        "label": label,
+        "mask": np.ones(len(label), np.float32),
+        "stop": np.zeros(len(label), np.float32),
+    }
+    minibatch = steps.device_arrays(arrays, mesh)
     if kind == "inference":
         step = steps.make_eval_step(model, loss_fn, network_input, axis_name=axis)
         del minibatch["stop"]
@@ -166,9 +170,23 @@ def make_call(
         program = steps.compile_train_step(step, mesh)
         compiled = program.lower(states[0], minibatch).compile()
 
-        def call() -> None:
+        def one_step() -> None:
             states[0], results = compiled(states[0], minibatch)
             jax.block_until_ready((states[0], results))
+
+        late = RESULTS_LATE
+
+        def loop() -> None:
+            waiting: collections.deque = collections.deque()
+            for _ in range(LOOP_STEPS):
+                given = steps.device_arrays(arrays, mesh)
+                states[0], results = compiled(states[0], given)
+                waiting.append(results)
+                if len(waiting) > late:
+                    jax.device_get(waiting.popleft())
+            jax.block_until_ready((states[0], waiting))
+
+        call = loop if kind == "loop" else one_step
 
     memory = compiled.memory_analysis()
     return call, {"temporary": memory.temp_size_in_bytes}
@@ -207,7 +225,9 @@ def main(arguments: list[str]) -> None:
     """Measures and prints one table line a lever, and all as JSON where asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--network", default="scc21", help="name of a file in configs/")
-    parser.add_argument("--kind", choices=("train", "inference"), default="train")
+    parser.add_argument(
+        "--kind", choices=("train", "inference", "loop"), default="train"
+    )
     parser.add_argument("--shape", type=int, nargs=2, default=(320, 512))
     parser.add_argument("--minibatch", type=int, default=1)
     parser.add_argument("--precision", default="float32")
