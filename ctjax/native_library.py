@@ -37,4 +37,7 @@ def address(array: np.ndarray | None, dtype: npt.DTypeLike) -> int | None:
         return None
     if array.dtype != dtype or not array.flags.c_contiguous:
         raise ValueError(f"expected {dtype} in C order, got {array.dtype}")
+    if array.size and array.flags.writeable:
+        # A quarter of the time of the other way, which counts for short arrays.
+        return ctypes.addressof(ctypes.c_char.from_buffer(array.data))
     return array.ctypes.data

@@ -1,4 +1,4 @@
-/* The inner loops of drift.py and readout.py; called by native.py.
+/* The inner loops of showers.py, drift.py and readout.py; called by native.py.
 
    Every sum and product is of the type and in the order of the loops in numpy, so that
    both give the same bits; what is not a sum or product (exp, log, random numbers) is
@@ -268,4 +268,152 @@ end:
   free(label);
   free(bits);
   return number;
+}
+
+/* Rows of an array of particles; see Particles in segments.py. */
+enum { POSITION = 0, DIRECTION = 3, ENERGY = 6, PARTICLE_ROWS = 9 };
+
+/* Half width, half height and depth of the active volume, and the margin around it. */
+struct box {
+  double half_width, half_height, depth, margin;
+};
+
+static inline int32_t is_inside(const struct box *box, const double at[3]) {
+  return (fabs(at[0]) < box->half_width + box->margin) &
+         (fabs(at[1]) < box->half_height + box->margin) & (at[2] > -box->margin) &
+         (at[2] < box->depth + box->margin);
+}
+
+static inline double larger(double a, double b) { return a > b ? a : b; }
+
+static inline double length(const double v[3]) {
+  return sqrt(v[0] * v[0] + v[1] * v[1] + v[2] * v[2]);
+}
+
+/* Particle i of [PARTICLE_ROWS][stride]. */
+static inline void get(const double *data, int64_t stride, int64_t i, double *particle) {
+  for (int32_t row = 0; row < PARTICLE_ROWS; row++) particle[row] = data[row * stride + i];
+}
+
+static inline void put(double *data, int64_t stride, int64_t i, const double *particle) {
+  for (int32_t row = 0; row < PARTICLE_ROWS; row++) data[row * stride + i] = particle[row];
+}
+
+/* Turns a direction as segments.turn does. */
+static inline void turn(double direction[3], double cosine, double cosine_azimuth,
+                        double sine_azimuth) {
+  double x = direction[0], y = direction[1], z = direction[2];
+  double sign = z >= 0 ? 1.0 : -1.0, scale = -1.0 / (sign + z), mixed = x * y * scale;
+  double first[3] = {1.0 + sign * x * x * scale, sign * mixed, -sign * x};
+  double second[3] = {mixed, sign + y * y * scale, -y};
+  double sine = sqrt(larger(1.0 - cosine * cosine, 0.0));
+  for (int32_t k = 0; k < 3; k++)
+    direction[k] = cosine * direction[k] +
+                   sine * (cosine_azimuth * first[k] + sine_azimuth * second[k]);
+  double size = length(direction);
+  for (int32_t k = 0; k < 3; k++) direction[k] /= size;
+}
+
+/* Ends one straight piece of each electron, as showers._end_step does.
+
+   data is [PARTICLE_ROWS][number]; random and trigonometry (of the polar angle, then
+   cosine and sine of the azimuth) come from numpy. ends is [5][number]: where the piece
+   ends, energy and energy per cm left on it. radiated and left are like data and take as
+   many as counts says. */
+void ctjax_end_step(const struct box *box, double cut, int64_t number,
+                    const double *restrict data, const double *restrict step,
+                    const double *restrict flight, const double *restrict energy,
+                    const double *restrict photon, const double *restrict random,
+                    const double *restrict cosine, const double *restrict cosine_azimuth,
+                    const double *restrict sine_azimuth, double *restrict ends,
+                    double *restrict radiated, double *restrict left,
+                    int64_t *restrict counts) {
+  int64_t emitted = 0, going = 0;
+  for (int64_t i = 0; i < number; i++) {
+    double electron[PARTICLE_ROWS], after = energy[i];
+    get(data, number, i, electron);
+    for (int32_t k = 0; k < 3; k++) {
+      electron[k] += electron[DIRECTION + k] * step[i];
+      ends[k * number + i] = electron[k];
+    }
+    double lost = electron[ENERGY] - after;
+    ends[3 * number + i] = lost;
+    ends[4 * number + i] = lost / larger(step[i], 1e-6);
+    double share = photon[i] / larger(after, cut);
+    if ((step[i] >= flight[i]) & (after > cut) &
+        (random[i] < 1 - share + 0.75 * (share * share))) {
+      electron[ENERGY] = photon[i];
+      put(radiated, number, emitted++, electron);
+      after -= photon[i];
+    }
+    if ((after > 0.02) & is_inside(box, electron)) {
+      electron[ENERGY] = after;
+      turn(electron + DIRECTION, cosine[i], cosine_azimuth[i], sine_azimuth[i]);
+      put(left, number, going++, electron);
+    }
+  }
+  counts[0] = emitted;
+  counts[1] = going;
+}
+
+/* Flies photons on and drops those that leave, with a number of each, as showers._fly
+   does. Returns how many stay. */
+int64_t ctjax_fly(const struct box *box, int64_t number, const double *restrict data,
+                  const double *restrict flight, const double *restrict of_each,
+                  double *restrict flown, double *restrict of_flown) {
+  int64_t staying = 0;
+  for (int64_t i = 0; i < number; i++) {
+    double photon[PARTICLE_ROWS];
+    get(data, number, i, photon);
+    for (int32_t k = 0; k < 3; k++) photon[k] += photon[DIRECTION + k] * flight[i];
+    if (!is_inside(box, photon)) continue;
+    of_flown[staying] = of_each[i];
+    put(flown, number, staying++, photon);
+  }
+  return staying;
+}
+
+/* Makes pairs of photons, or scatters them, as showers._convert does.
+
+   share is of each pair, random and azimuth of each scattered photon. electrons takes
+   the first of all pairs, the second of all pairs, then the recoils. Returns how many
+   scattered photons have more energy than the cut. */
+int64_t ctjax_convert(double electron_mev, double cut, int64_t number, int64_t pairs,
+                      const double *restrict data, const uint8_t *restrict is_pair,
+                      const double *restrict share, const double *restrict random,
+                      const double *restrict cosine_azimuth,
+                      const double *restrict sine_azimuth, double *restrict electrons,
+                      double *restrict scattered) {
+  int64_t pair = 0, scatter = 0, going = 0, stride = number + pairs;
+  for (int64_t i = 0; i < number; i++) {
+    double photon[PARTICLE_ROWS];
+    get(data, number, i, photon);
+    double energy = photon[ENERGY];
+    if (is_pair[i]) {
+      double available = larger(energy - 2 * electron_mev, 0.0);
+      photon[ENERGY] = share[pair] * available;
+      put(electrons, stride, pair, photon);
+      photon[ENERGY] = (1 - share[pair]) * available;
+      put(electrons, stride, pairs + pair++, photon);
+      continue;
+    }
+    double ratio = energy / electron_mev;
+    double recoil = energy * (2 * ratio / (1 + 2 * ratio)) * random[scatter];
+    double left = larger(energy - recoil, 1e-3);
+    double cosine = 1 - electron_mev * (1 / left - 1 / energy);
+    cosine = cosine < -1 ? -1 : cosine > 1 ? 1 : cosine;
+    double electron[PARTICLE_ROWS];
+    memcpy(electron, photon, sizeof electron);
+    turn(photon + DIRECTION, cosine, cosine_azimuth[scatter], sine_azimuth[scatter]);
+    photon[ENERGY] = left;
+    double *momentum = electron + DIRECTION;
+    for (int32_t k = 0; k < 3; k++)
+      momentum[k] = energy * momentum[k] - left * photon[DIRECTION + k];
+    double size = length(momentum) + 1e-12;
+    for (int32_t k = 0; k < 3; k++) momentum[k] /= size;
+    electron[ENERGY] = recoil;
+    put(electrons, stride, 2 * pairs + scatter++, electron);
+    if (left > cut) put(scattered, number, going++, photon);
+  }
+  return going;
 }

@@ -1,7 +1,7 @@
 """The loops of native.c, where the installation could build them.
 
-drift.py and readout.py have the same in numpy, for installations without a compiler;
-both give the same bits. Each function gives None where numpy is to do it.
+showers.py, drift.py and readout.py have the same in numpy, for installations without a
+compiler; both give the same bits. Each function gives None where numpy is to do it.
 """
 
 import ctypes
@@ -28,6 +28,15 @@ class Plane(ctypes.Structure):
     )
 
 
+class Box(ctypes.Structure):
+    """The active volume and a margin around it in cm, `struct box` in C."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_double)
+        for name in ("half_width", "half_height", "depth", "margin")
+    )
+
+
 def _load() -> ctypes.CDLL | None:
     routines = load(__file__, "_native", VERSION)
     if routines is None:
@@ -49,6 +58,21 @@ def _load() -> ctypes.CDLL | None:
         *(count, pointer, pointer, pointer, pointer, pointer),
     ]
     routines.ctjax_store.restype = count
+    box, real = ctypes.POINTER(Box), ctypes.c_double
+    routines.ctjax_end_step.argtypes = [
+        *(box, real, count, pointer, pointer, pointer, pointer, pointer, pointer),
+        *(pointer, pointer, pointer, pointer, pointer, pointer, pointer),
+    ]
+    routines.ctjax_end_step.restype = None
+    routines.ctjax_fly.argtypes = [
+        *(box, count, pointer, pointer, pointer, pointer, pointer)
+    ]
+    routines.ctjax_fly.restype = count
+    routines.ctjax_convert.argtypes = [
+        *(real, real, count, count, pointer, pointer, pointer, pointer, pointer),
+        *(pointer, pointer, pointer),
+    ]
+    routines.ctjax_convert.restype = count
     return routines
 
 
@@ -158,3 +182,98 @@ def store(
         address(labels, np.float32),
     )
     return None if number < 0 else (ids[:number], charges[:number], labels[:number])
+
+
+def end_step(
+    box: Box,
+    cut: float,
+    data: np.ndarray,
+    step: np.ndarray,
+    flight: np.ndarray,
+    energy: np.ndarray,
+    photon: np.ndarray,
+    random: np.ndarray,
+    cosine: np.ndarray,
+    cosine_azimuth: np.ndarray,
+    sine_azimuth: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Ends a piece of each electron as showers._end_step does; see there."""
+    if routines is None:
+        return None
+    data = np.ascontiguousarray(data)
+    number = data.shape[1]
+    ends, counts = np.empty((5, number)), np.empty(2, np.int64)
+    radiated, left = np.empty_like(data), np.empty_like(data)
+    routines.ctjax_end_step(
+        box,
+        cut,
+        number,
+        address(data, np.float64),
+        address(step, np.float64),
+        address(flight, np.float64),
+        address(energy, np.float64),
+        address(photon, np.float64),
+        address(random, np.float64),
+        address(cosine, np.float64),
+        address(cosine_azimuth, np.float64),
+        address(sine_azimuth, np.float64),
+        address(ends, np.float64),
+        address(radiated, np.float64),
+        address(left, np.float64),
+        address(counts, np.int64),
+    )
+    emitted, going = counts.tolist()
+    return ends, radiated[:, :emitted], left[:, :going]
+
+
+def fly(
+    box: Box, data: np.ndarray, flight: np.ndarray, of_each: np.ndarray
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Flies photons on as showers._fly does; see there."""
+    if routines is None:
+        return None
+    data = np.ascontiguousarray(data)
+    flown, of_flown = np.empty_like(data), np.empty_like(of_each)
+    number = routines.ctjax_fly(
+        box,
+        data.shape[1],
+        address(data, np.float64),
+        address(flight, np.float64),
+        address(of_each, np.float64),
+        address(flown, np.float64),
+        address(of_flown, np.float64),
+    )
+    return flown[:, :number], of_flown[:number]
+
+
+def convert(
+    electron_mev: float,
+    cut: float,
+    data: np.ndarray,
+    is_pair: np.ndarray,
+    share: np.ndarray,
+    random: np.ndarray,
+    cosine_azimuth: np.ndarray,
+    sine_azimuth: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Pairs and Compton scattering as showers._convert does; see there."""
+    if routines is None:
+        return None
+    data = np.ascontiguousarray(data)
+    rows, number = data.shape
+    electrons, scattered = np.empty((rows, number + share.size)), np.empty_like(data)
+    going = routines.ctjax_convert(
+        electron_mev,
+        cut,
+        number,
+        share.size,
+        address(data, np.float64),
+        address(is_pair, np.bool_),
+        address(share, np.float64),
+        address(random, np.float64),
+        address(cosine_azimuth, np.float64),
+        address(sine_azimuth, np.float64),
+        address(electrons, np.float64),
+        address(scattered, np.float64),
+    )
+    return electrons, scattered[:, :going]
