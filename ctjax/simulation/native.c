@@ -17,8 +17,9 @@
 /* To be raised with every change of what a function takes or gives. */
 int32_t ctjax_version(void) { return 1; }
 
-/* Samples summed side by side, which compilers put into one vector. */
+/* Samples summed side by side, in one vector. */
 #define LANES 4
+typedef float lanes __attribute__((vector_size(LANES * sizeof(float))));
 
 /* As in constants.py. */
 enum { BACKGROUND, COSMIC, NEUTRINO };
@@ -100,10 +101,11 @@ static inline float largest(const float *restrict samples, const float *restrict
                             int64_t per_row, int64_t taps) {
   float most = -INFINITY;
   for (int64_t first = 0; first < per_row; first += LANES) {
-    float sum[LANES] = {0};
-    for (int64_t tap = 0; tap < taps; tap++)
-      for (int64_t k = 0; k < LANES; k++)
-        sum[k] += kernel[tap] * samples[first + tap + k];
+    lanes sum = {0}, window;
+    for (int64_t tap = 0; tap < taps; tap++) {
+      memcpy(&window, samples + first + tap, sizeof window);
+      sum += kernel[tap] * window;
+    }
     for (int64_t k = 0; k < LANES && first + k < per_row; k++)
       most = sum[k] > most ? sum[k] : most;
   }
