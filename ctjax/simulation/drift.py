@@ -161,8 +161,8 @@ def _within_reach(
         & (arrival < geometry.window_us + slack_us)
     )
     return Segments(
-        segments.start[:, kept],
-        segments.end[:, kept],
+        segments.start.take(kept, axis=1),
+        segments.end.take(kept, axis=1),
         segments.energy[kept],
         segments.density[kept],
         segments.time[kept],
