@@ -156,7 +156,7 @@ class Table:
             data = chunks.shuffle(data, self.dtype.itemsize)
         if self._gzip_level:
             data = chunks.deflated(data, self._gzip_level)
-        self.dataset.resize((self.length,))
+        self.dataset.id.set_extent((self.length,))
         first = (self.length - 1) // self._chunk * self._chunk
         self.dataset.id.write_direct_chunk((first,), data)
         self._rows = self._empty_rows()

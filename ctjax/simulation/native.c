@@ -1,4 +1,4 @@
-/* The inner loops of showers.py, drift.py and readout.py; called by native.py.
+/* The inner loops of showers.py, drift.py, noise.py and readout.py; called by native.py.
 
    Every sum and product is of the type and in the order of the loops in numpy, so that
    both give the same bits; what is not a sum or product (exp, log, random numbers) is
@@ -418,4 +418,34 @@ int64_t ctjax_convert(double electron_mev, double cut, int64_t number, int64_t p
     if (left > cut) put(scattered, number, going++, photon);
   }
   return going;
+}
+
+/* Places the runs of bursts, as noise._spread does.
+
+   runs, start and column are of each burst; gap and kind of each run, which has kind + 1
+   pixels; random of each pixel. columns, rows and excesses take all pixels. Returns how
+   many of them lie within the rows. */
+int64_t ctjax_spread(double gap_rows, int64_t num_rows, int64_t bursts,
+                     const double *restrict mean_excess, const int64_t *restrict runs,
+                     const double *restrict gap, const int64_t *restrict start,
+                     const int64_t *restrict column, const int64_t *restrict kind,
+                     const double *restrict random, int64_t *restrict columns,
+                     int64_t *restrict rows, double *restrict excesses) {
+  int64_t run = 0, pixel = 0, kept = 0;
+  /* One sum over all bursts, as that is how numpy rounds it. */
+  double sum = 0;
+  for (int64_t burst = 0; burst < bursts; burst++) {
+    double begin = sum;
+    for (int64_t stop = run + runs[burst], first = run; run < stop; run++) {
+      if (run > first) sum += 1.0 + gap_rows * gap[run];
+      int64_t row = start[burst] + (int64_t)(sum - begin);
+      for (int64_t end = row + kind[run]; row <= end; row++, pixel++) {
+        if (row >= num_rows) continue;
+        columns[kept] = column[burst];
+        rows[kept] = row;
+        excesses[kept++] = mean_excess[kind[run]] * random[pixel];
+      }
+    }
+  }
+  return kept;
 }

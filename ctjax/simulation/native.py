@@ -1,7 +1,8 @@
 """The loops of native.c, where the installation could build them.
 
-showers.py, drift.py and readout.py have the same in numpy, for installations without a
-compiler; both give the same bits. Each function gives None where numpy is to do it.
+showers.py, drift.py, noise.py and readout.py have the same in numpy, for installations
+without a compiler; both give the same bits. Each function gives None where numpy is to
+do it.
 """
 
 import ctypes
@@ -73,6 +74,11 @@ def _load() -> ctypes.CDLL | None:
         *(pointer, pointer, pointer),
     ]
     routines.ctjax_convert.restype = count
+    routines.ctjax_spread.argtypes = [
+        *(real, count, count, pointer, pointer, pointer, pointer, pointer, pointer),
+        *(pointer, pointer, pointer, pointer),
+    ]
+    routines.ctjax_spread.restype = count
     return routines
 
 
@@ -277,3 +283,37 @@ def convert(
         address(scattered, np.float64),
     )
     return electrons, scattered[:, :going]
+
+
+def spread(
+    gap_rows: float,
+    num_rows: int,
+    mean_excess: np.ndarray,
+    runs: np.ndarray,
+    gap: np.ndarray,
+    start: np.ndarray,
+    column: np.ndarray,
+    kind: np.ndarray,
+    random: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Places the runs of bursts as noise._spread does; see there."""
+    if routines is None:
+        return None
+    columns, rows = np.empty(random.size, np.int64), np.empty(random.size, np.int64)
+    excesses = np.empty(random.size)
+    number = routines.ctjax_spread(
+        gap_rows,
+        num_rows,
+        runs.size,
+        address(mean_excess, np.float64),
+        address(runs, np.int64),
+        address(gap, np.float64),
+        address(start, np.int64),
+        address(column, np.int64),
+        address(kind, np.int64),
+        address(random, np.float64),
+        address(columns, np.int64),
+        address(rows, np.int64),
+        address(excesses, np.float64),
+    )
+    return columns[:number], rows[:number], excesses[:number]
