@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from ctjax.constants import COSMIC, NEUTRINO
-from ctjax.simulation import native
+from ctjax.simulation import native, noise, showers
 from ctjax.simulation.drift import Points, drift
 from ctjax.simulation.events import Simulator
 from ctjax.simulation.geometry import make_geometry
 from ctjax.simulation.parameters import SimulationParameters
 from ctjax.simulation.readout import Readout
-from ctjax.simulation.segments import Segments
+from ctjax.simulation.segments import Particles, Segments, isotropic
 from tests.test_native import build
 
 needs_library = pytest.mark.skipif(
@@ -131,6 +131,77 @@ def test_both_read_out_the_same_image(variant, number):
     # Nothing is left behind for the next event.
     for scratch in (theirs.samples, theirs.energy, theirs.flags):
         assert not scratch.any()
+
+
+def particles_around(rng, number):
+    """Particles inside and around the volume, in all directions, of all energies."""
+    position = rng.uniform(-1.2, 1.2, (3, number)) * [[200.0], [200.0], [250.0]]
+    position[2] += 250
+    direction = isotropic(rng, number)
+    direction[:, ::9] = np.array([[0.0], [0.0], [-1.0]])
+    direction[:, 1::9] = np.array([[0.0], [0.0], [1.0]])
+    direction[2, 2::9] *= 0.0
+    energy = 10 ** rng.uniform(-4, 3.5, number)
+    return Particles.make(position, direction, energy, rng.random(number), COSMIC)
+
+
+def angles(rng, number):
+    azimuth = rng.uniform(0, 2 * np.pi, number)
+    return np.cos(azimuth), np.sin(azimuth)
+
+
+BOX = native.Box(200.0, 200.0, 500.0, 10.0)
+
+
+@needs_library
+@pytest.mark.parametrize("number", [0, 1, 5000])
+def test_both_end_steps_alike(number):
+    rng = np.random.default_rng(number)
+    data = particles_around(rng, number).data
+    flight, other = rng.exponential(1.0, (2, number))
+    arguments = (
+        *(BOX, 0.4, data, np.minimum(flight, other) * (rng.random(number) < 0.9)),
+        *(flight, data[6] * rng.random(number), 10 ** rng.uniform(-1, 2, number)),
+        *(rng.random(number), rng.uniform(-1, 1, number), *angles(rng, number)),
+    )
+    found = native.end_step(*arguments)
+    assert bits(found) == bits(showers._end_step(*arguments))
+    assert number < 2 or 0 < found[1].shape[1] < found[2].shape[1] < number
+
+
+@needs_library
+@pytest.mark.parametrize("number", [0, 1, 5000])
+def test_both_fly_and_convert_photons_alike(number):
+    rng = np.random.default_rng(number)
+    data = particles_around(rng, number).data
+    flying = BOX, data, rng.exponential(30.0, number), rng.random(number)
+    found = native.fly(*flying)
+    assert bits(found) == bits(showers._fly(*flying))
+    assert number < 2 or 0 < found[1].size < number
+
+    is_pair = rng.random(number) < 0.4
+    pairs = int(is_pair.sum())
+    arguments = (
+        *(0.511, 0.1, data, is_pair, rng.random(pairs), rng.random(number - pairs)),
+        *angles(rng, number - pairs),
+    )
+    found = native.convert(*arguments)
+    assert bits(found) == bits(showers._convert(*arguments))
+
+
+@needs_library
+@pytest.mark.parametrize("bursts", [0, 1, 3000])
+def test_both_spread_bursts_alike(bursts):
+    rng = np.random.default_rng(bursts)
+    runs = rng.geometric(0.5, bursts)
+    kind = rng.integers(0, 9, runs.sum())
+    arguments = (
+        *(7.0, 640, np.arange(1.0, 10.0), runs, rng.exponential(1.0, kind.size)),
+        *(rng.integers(0, 640, bursts), rng.integers(31, 2017, bursts), kind),
+        rng.exponential(1.0, int((kind + 1).sum())),
+    )
+    found = native.spread(*arguments)
+    assert bits(found) == bits(noise._spread(*arguments))
 
 
 @needs_library
