@@ -37,6 +37,13 @@ setup(
             py_limited_api=True,
         ),
         Extension(
+            "ctjax.simulation._native",
+            ["ctjax/simulation/native.c"],
+            extra_compile_args=["-O3", "-ffp-contract=off"],
+            optional=True,
+            py_limited_api=True,
+        ),
+        Extension(
             "ctjax.models._cpu_kernels",
             ["ctjax/models/cpu_kernels.c"],
             depends=["ctjax/models/cpu_kernels_product.h"],

@@ -8,7 +8,9 @@ import sys
 import pytest
 
 PACKAGE = pathlib.Path(__file__).parent.parent / "ctjax"
-GROUND = {"ctjax.constants", "ctjax.config", "ctjax.sharding"}
+GROUND = {
+    f"ctjax.{name}" for name in ("constants", "config", "sharding", "native_library")
+}
 TOP = {
     f"ctjax.{name}" for name in ("train", "inference", "iotest", "quickstart", "main")
 }

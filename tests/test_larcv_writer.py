@@ -3,14 +3,15 @@
 import os
 import subprocess
 import sys
+import zlib
 
 import h5py
 import numpy as np
 import pytest
 
-from ctjax.data import larcv_writer
+from ctjax.data import chunks, larcv_writer
 from ctjax.data.larcv_records import BBOX, PARTICLE, PlaneMeta, Storage
-from ctjax.data.larcv_writer import FLUSH_EVENTS, LarcvWriter
+from ctjax.data.larcv_writer import LarcvWriter
 from ctjax.simulation.checksum import content_checksum
 
 WIDTH, HEIGHT = 24, 16
@@ -114,18 +115,56 @@ def test_records_lie_as_larcv3_writes_them(tmp_path, events):
                 assert made.maxshape == wanted.maxshape == (None,)
 
 
-def test_flushes_join_without_a_seam(tmp_path):
-    number = 2 * FLUSH_EVENTS + 3
-    events = [(planes(5, 1, 2, seed=e), planes(0, 0, 1)) for e in range(number)]
-    with h5py.File(write(tmp_path / "a.h5", events)) as file:
+@pytest.mark.parametrize("number", [2, 64, 131])
+def test_chunks_join_without_a_seam(tmp_path, number):
+    storage = Storage(voxel_chunk=16, row_chunk=6)
+    events = [(planes(5, 1, 2, seed=e), planes(0, 0, 33)) for e in range(number)]
+    with h5py.File(write(tmp_path / "a.h5", events, storage)) as file:
         group = file["Data/sparse2d_wire_group"]
         extents = group["voxel_extents"][:]
         assert len(extents) == 3 * number
         np.testing.assert_array_equal(
             extents["first"], np.cumsum(extents["N"]) - extents["N"]
         )
-        ids = np.concatenate([ids for wire, _ in events for ids, _ in wire])
-        np.testing.assert_array_equal(group["voxels"]["id"], ids)
+        for column, product in enumerate(("wire", "a_b")):
+            rows = file[f"Data/sparse2d_{product}_group/voxels"]
+            for column_of_plane, member in enumerate(("id", "value")):
+                wanted = np.concatenate(
+                    [plane[column_of_plane] for e in events for plane in e[column]]
+                )
+                np.testing.assert_array_equal(rows[member], wanted)
+        assert file["Events/event_id"]["event"].tolist() == list(range(number))
+
+
+def test_hdf5_itself_stores_the_same_rows(tmp_path, events):
+    """What was written past HDF5's filters is what goes in and out of them."""
+    with (
+        h5py.File(write(tmp_path / "a.h5", events)) as file,
+        h5py.File(tmp_path / "b.h5", "w") as other,
+    ):
+        for group in file["Data"]:
+            for name, table in file["Data"][group].items():
+                copy = other.create_dataset(
+                    f"{group}/{name}", data=table[:], chunks=table.chunks,
+                    maxshape=(None,), compression="gzip", compression_opts=1,
+                    shuffle=True,
+                )  # fmt: skip
+                ours, theirs = (d.id.get_create_plist() for d in (table, copy))
+                number = ours.get_nfilters()
+                assert number == theirs.get_nfilters() == 2
+                for place in range(number):
+                    assert ours.get_filter(place) == theirs.get_filter(place)
+                _, stored = table.id.read_direct_chunk((0,))
+                _, wanted = copy.id.read_direct_chunk((0,))
+                assert zlib.decompress(stored) == zlib.decompress(wanted)
+                assert table.id.get_num_chunks() == 1
+
+
+def test_zlib_where_libdeflate_is_not(tmp_path, events, monkeypatch):
+    made = write(tmp_path / "a.h5", events)
+    monkeypatch.setattr(chunks, "deflate", None)
+    other = write(tmp_path / "b.h5", events)
+    assert content_checksum(made) == content_checksum(other)
 
 
 @pytest.mark.parametrize(

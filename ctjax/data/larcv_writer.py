@@ -27,9 +27,6 @@ from ctjax.data.larcv_records import (
     Table,
 )
 
-FLUSH_EVENTS = 64
-"""Events held in memory before they are appended; h5py appends rows slowly."""
-
 SparsePlanes = Sequence[tuple[np.ndarray, np.ndarray]]
 """(ids, values) of each plane."""
 
@@ -115,7 +112,8 @@ class LarcvWriter:
             self._discard()
             return
         try:
-            self._flush()
+            for table in self._tables.values():
+                table.finish()
             self._close()
             os.fsync(disk.fileno())
             disk.close()
@@ -167,8 +165,7 @@ class LarcvWriter:
         for producer, planes in bboxes.items():
             self._append_boxes(f"bbox2d_{producer}_group", planes)
         self.number_of_events += 1
-        if self.number_of_events % FLUSH_EVENTS == 0:
-            self._flush()
+        self._raise_disk_error()
 
     def _create_tables(self, file: h5py.File) -> None:
         """Makes all groups and empty datasets."""
@@ -251,11 +248,6 @@ class LarcvWriter:
         starts = first + np.cumsum([0, *sizes[:-1]])
         extents.append(NUM_PLANES, first=starts, N=sizes, ID=np.arange(NUM_PLANES))
         self._tables[f"{group}/image_meta"].append_rows(self._metas)
-
-    def _flush(self) -> None:
-        for table in self._tables.values():
-            table.flush()
-        self._raise_disk_error()
 
     def _close(self) -> None:
         if self._file is not None:

@@ -6,24 +6,19 @@ the same bits.
 """
 
 import ctypes
-import pathlib
 
 import numpy as np
-import numpy.typing as npt
 
 from ctjax.data.larcv_records import VOXEL
+from ctjax.native_library import address, load
 
 VERSION = 1
 """Of native.c; a library built from another one is not used."""
 
 
 def _load() -> ctypes.CDLL | None:
-    path = pathlib.Path(__file__).with_name("_native.abi3.so")
-    try:
-        routines = ctypes.CDLL(str(path))
-        if routines.ctjax_version() != VERSION:
-            return None
-    except (OSError, AttributeError):
+    routines = load(__file__, "_native", VERSION)
+    if routines is None:
         return None
     pointer, count, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
     routines.ctjax_split_records.argtypes = [
@@ -73,13 +68,13 @@ def split_records(
     values = np.empty(len(records), np.float32 if charges else np.uint8)
     spans = _spans(planes, len(records))
     is_usual = routines.ctjax_split_records(
-        _address(records, VOXEL),
-        _address(spans, np.int64),
+        address(records, VOXEL),
+        address(spans, np.int64),
         len(spans),
         num_pixels,
-        _address(ids, np.int32),
-        _address(values if charges else None, np.float32),
-        _address(None if charges else values, np.uint8),
+        address(ids, np.int32),
+        address(values if charges else None, np.float32),
+        address(None if charges else values, np.uint8),
     )
     return (ids, values) if is_usual else None
 
@@ -113,17 +108,17 @@ def pool(
     sums = None if charges is None else np.empty_like(charges)
     highest = None if classes is None else np.empty_like(classes)
     is_usual = routines.ctjax_pool(
-        _address(ids, np.int32),
-        _address(charges, np.float32),
-        _address(classes, np.uint8),
-        _address(spans, np.int64),
+        address(ids, np.int32),
+        address(charges, np.float32),
+        address(classes, np.uint8),
+        address(spans, np.int64),
         len(spans),
         *image_shape,
         downsample,
-        _address(cells, np.int32),
-        _address(sums, np.float32),
-        _address(highest, np.uint8),
-        _address(pooled_spans, np.int64),
+        address(cells, np.int32),
+        address(sums, np.float32),
+        address(highest, np.uint8),
+        address(pooled_spans, np.int64),
     )
     if not is_usual:
         return None
@@ -166,15 +161,15 @@ def fill(
     if image.shape != label.shape or len(image) != len(spans):
         raise ValueError(f"expected one shape, got {image.shape} and {label.shape}")
     written = routines.ctjax_fill(
-        _address(ids, np.int32),
-        _address(charges, np.float32),
-        _address(classes, np.uint8),
-        _address(spans, np.int64),
+        address(ids, np.int32),
+        address(charges, np.float32),
+        address(classes, np.uint8),
+        address(spans, np.int64),
         len(spans),
         *image.shape[1:],
-        _address(image, np.float32),
-        _address(label, np.uint8),
-        _address(pixels, np.int32),
+        address(image, np.float32),
+        address(label, np.uint8),
+        address(pixels, np.int32),
     )
     return pixels if written else None
 
@@ -195,25 +190,12 @@ def clear(
     if routines is None or pixels.dtype != np.int32:
         return False
     routines.ctjax_clear(
-        _address(pixels, np.int32),
+        address(pixels, np.int32),
         len(pixels),
-        _address(image, np.float32),
-        _address(label, np.uint8),
+        address(image, np.float32),
+        address(label, np.uint8),
     )
     return True
-
-
-def _address(array: np.ndarray | None, dtype: npt.DTypeLike) -> int | None:
-    """Where an array's numbers are, None (a null pointer) for no array.
-
-    Raises:
-      ValueError: for an array of another type, or not in one piece.
-    """
-    if array is None:
-        return None
-    if array.dtype != dtype or not array.flags.c_contiguous:
-        raise ValueError(f"expected {dtype} in C order, got {array.dtype}")
-    return array.ctypes.data
 
 
 def _spans(planes: tuple[slice, ...], length: int) -> np.ndarray:

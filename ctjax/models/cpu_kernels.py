@@ -9,10 +9,11 @@ import ctypes
 import functools
 import logging
 import os
-import pathlib
 
 import jax
 import jax.numpy as jnp
+
+from ctjax import native_library
 
 logger = logging.getLogger("ctjax")
 
@@ -29,12 +30,10 @@ _KERNEL_GRADIENT = "ctjax_kernel_gradient"
 
 
 def _load() -> ctypes.CDLL | None:
-    path = pathlib.Path(__file__).with_name("_cpu_kernels.abi3.so")
-    try:
-        library = ctypes.CDLL(str(path))
-        if library.ctjax_kernels_version() != VERSION:
-            return None
-    except (OSError, AttributeError):
+    library = native_library.load(
+        __file__, "_cpu_kernels", VERSION, "ctjax_kernels_version"
+    )
+    if library is None:
         return None
     return library if library.ctjax_kernels_run_here() else None
 

@@ -8,6 +8,7 @@ tracks      muons, pions, protons; showers: electrons, photons
 cosmics     cosmic rays; neutrino: one interaction
 drift       deposits to charges at the wires; noise: pixels of noise
 readout     charges at the wires to stored pixels and labels
+native      the inner loops of these in C, with the bits of numpy
 events      seed and number to a whole event
 truth       an event as larcv3 records
 production  many events into one file, on several processes

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from ctjax.constants import NEUTRINO
+from ctjax.simulation import native
 from ctjax.simulation.geometry import Geometry
 from ctjax.simulation.parameters import SimulationParameters
 from ctjax.simulation.segments import Segments
@@ -15,7 +16,7 @@ class Points:
     """N point charges after the drift.
 
     Attributes:
-      tick: [N] int64, sample within the volume.
+      tick: [N] int32, sample within the volume.
       volume: [N] bool, whether x >= 0.
       y, z: [N] float64, cm, after diffusion.
       charge: [N] float32, MeV that survive recombination and attachment.
@@ -57,15 +58,6 @@ def drift(
     path = segments.end - segments.start
     pieces = np.sqrt((path**2).sum(0)) / parameters.point_step_cm
     pieces = np.ceil(pieces).astype(np.int64) + 1
-    owner = np.repeat(np.arange(pieces.size), pieces)
-    number = np.arange(owner.size) - (np.cumsum(pieces) - pieces)[owner]
-    along = (number + np.float32(0.5)) * (1 / pieces).astype(np.float32)[owner]
-    x, y, z = (
-        first[owner] + along * step[owner]
-        for first, step in zip(
-            segments.start.astype(np.float32), path.astype(np.float32), strict=True
-        )
-    )
     # Diffusion and attachment hardly change within a segment: once for each.
     distance = np.abs(segments.start[0] + segments.end[0]) / 2
     drift_us = np.maximum(parameters.half_width_cm - distance, 0.0)
@@ -80,27 +72,73 @@ def drift(
     per_tick = 1 / (parameters.drift_cm_per_us * geometry.tick_us)
     at_anode = (segments.time - geometry.start_us) / geometry.tick_us
     at_anode += parameters.half_width_cm * per_tick
-    kicks = rng.standard_normal((3, owner.size), dtype=np.float32)
-    tick = at_anode.astype(np.float32)[owner] - np.abs(x) * np.float32(per_tick)
-    inside = (
-        (np.abs(x) < parameters.half_width_cm)
-        & (np.abs(y) < parameters.half_height_cm)
-        & (np.abs(z - parameters.depth_cm / 2) < parameters.depth_cm / 2)
-        & (tick > 0)
-        & (tick < geometry.ticks_per_volume)
+    per_segment = np.empty((12, pieces.size), np.float32)
+    per_segment[:3], per_segment[3:6] = segments.start, path
+    per_segment[6], per_segment[7] = 1 / pieces, at_anode
+    per_segment[8], per_segment[9] = spread_us / geometry.tick_us, spread
+    per_segment[10], per_segment[11] = charge, energy
+    of_neutrino = segments.origin == NEUTRINO
+    kicks = rng.standard_normal((3, int(pieces.sum())), dtype=np.float32)
+    limits = (
+        parameters.half_width_cm,
+        parameters.half_height_cm,
+        parameters.depth_cm / 2,
+        geometry.ticks_per_volume,
     )
-    tick += (spread_us / geometry.tick_us).astype(np.float32)[owner] * kicks[0]
-    across = spread.astype(np.float32)[owner]
+    arguments = per_segment, pieces, of_neutrino, kicks, limits, per_tick
+    points = native.drift(*arguments)
+    return Points(*(_points(*arguments) if points is None else points))
+
+
+def _points(
+    per_segment: np.ndarray,
+    pieces: np.ndarray,
+    of_neutrino: np.ndarray,
+    kicks: np.ndarray,
+    limits: tuple[float, float, float, int],
+    per_tick: float,
+) -> tuple[np.ndarray, ...]:
+    """Cuts segments into points and drifts them; `native.drift` does the same.
+
+    Args:
+      per_segment: [12, S] float32: start, path (cm), share of a piece, tick of what is
+        at the cathode, spread along the drift (ticks) and across (cm), charge and
+        energy of a piece (MeV).
+      pieces: [S] int64, points of each segment, N in all.
+      of_neutrino: [S] bool.
+      kicks: [3, N] float32, standard normal: along the drift, in y and in z.
+      limits: half width, half height, half depth (cm), ticks of the window.
+      per_tick: ticks for a cm of drift.
+
+    Returns:
+      [N] arrays, the attributes of `Points`.
+    """
+    half_width, half_height, half_depth, ticks = limits
+    owner = np.repeat(np.arange(pieces.size), pieces)
+    number = np.arange(owner.size) - (np.cumsum(pieces) - pieces)[owner]
+    along = (number + np.float32(0.5)) * per_segment[6][owner]
+    x, y, z = (
+        per_segment[k][owner] + along * per_segment[3 + k][owner] for k in range(3)
+    )
+    tick = per_segment[7][owner] - np.abs(x) * np.float32(per_tick)
+    inside = (
+        (np.abs(x) < half_width)
+        & (np.abs(y) < half_height)
+        & (np.abs(z - half_depth) < half_depth)
+        & (tick > 0)
+        & (tick < ticks)
+    )
+    tick += per_segment[8][owner] * kicks[0]
+    across = per_segment[9][owner]
     # Outside the volume or window there is no charge; a mask costs less than a copy.
-    charge = charge.astype(np.float32)[owner] * inside
-    return Points(
-        np.clip(tick, 0, geometry.ticks_per_volume - 1).astype(np.int32),
+    return (
+        np.clip(tick, 0, ticks - 1).astype(np.int32),
         x >= 0,
         y + across * kicks[1],
         z + across * kicks[2],
-        charge,
-        energy.astype(np.float32)[owner] * inside,
-        (segments.origin == NEUTRINO)[owner],
+        per_segment[10][owner] * inside,
+        per_segment[11][owner] * inside,
+        of_neutrino[owner],
     )
 
 
@@ -123,8 +161,8 @@ def _within_reach(
         & (arrival < geometry.window_us + slack_us)
     )
     return Segments(
-        segments.start[:, kept],
-        segments.end[:, kept],
+        segments.start.take(kept, axis=1),
+        segments.end.take(kept, axis=1),
         segments.energy[kept],
         segments.density[kept],
         segments.time[kept],

@@ -92,6 +92,12 @@ def make_geometry(parameters: SimulationParameters) -> Geometry:
     )
 
 
+def wire_direction(parameters: SimulationParameters, plane: int) -> tuple[float, float]:
+    """Cosine and sine of the angle of a plane's wires from the vertical."""
+    angle = math.radians(parameters.wire_angles_deg[plane])
+    return math.cos(angle), math.sin(angle)
+
+
 def wire_coordinate(
     parameters: SimulationParameters, plane: int, y_cm: np.ndarray, z_cm: np.ndarray
 ) -> np.ndarray:
@@ -109,9 +115,9 @@ def wire_coordinate(
     Source:
       Signs and origin fitted to the five neutrino vertices of the light file.
     """
-    angle = math.radians(parameters.wire_angles_deg[plane])
+    cosine, sine = wire_direction(parameters, plane)
     along = z_cm - parameters.depth_cm / 2
-    return math.cos(angle) * along - math.sin(angle) * y_cm
+    return cosine * along - sine * y_cm
 
 
 def wired_columns(

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ctjax.simulation import native
 from ctjax.simulation.parameters import SimulationParameters
 
 
@@ -72,22 +73,57 @@ def _bursts(
     mean_length = float((np.diff(shares, prepend=0.0) * lengths).sum() / shares[-1])
     bursts = rng.poisson(mean / (mean_length * parameters.runs_per_burst))
     runs = rng.geometric(1 / parameters.runs_per_burst, bursts)
-    burst = np.repeat(np.arange(bursts), runs)
+    gap = rng.standard_exponential(int(runs.sum()))
+    start = rng.integers(0, height // 2, bursts)
+    column = rng.integers(*columns, bursts)
+    kind = np.searchsorted(shares, rng.random(gap.size) * shares[-1])
+    random = rng.standard_exponential(int(lengths[kind].sum()))
+    arguments = (
+        *(parameters.burst_gap_rows, height // 2, np.asarray(parameters.run_excess)),
+        *(runs, gap, start, column, kind, random),
+    )
+    return native.spread(*arguments) or _spread(*arguments)
+
+
+def _spread(
+    gap_rows: float,
+    num_rows: int,
+    mean_excess: np.ndarray,
+    runs: np.ndarray,
+    gap: np.ndarray,
+    start: np.ndarray,
+    column: np.ndarray,
+    kind: np.ndarray,
+    random: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Places the runs of bursts; `native.spread` does the same.
+
+    Args:
+      gap_rows: mean distance of runs in a burst.
+      num_rows: of a volume; what lies beyond is dropped.
+      mean_excess: counts of each kind of run.
+      runs: [B] int64, of each burst.
+      gap: [R] exponential, of each run.
+      start: [B] int64 first row.
+      column: [B] int64.
+      kind: [R] int64, of each run; a run has one pixel more.
+      random: [N] exponential, of each pixel.
+
+    Returns:
+      Column, row and excess of the pixels.
+    """
+    burst = np.repeat(np.arange(runs.size), runs)
     first = np.cumsum(runs) - runs
     # Rows within a burst: its start, then gaps that add up from run to run.
-    gaps = 1.0 + parameters.burst_gap_rows * rng.standard_exponential(burst.size)
+    gaps = 1.0 + gap_rows * gap
     gaps[first] = 0.0
     offset = np.cumsum(gaps)
     offset -= offset[first][burst]
-    start = rng.integers(0, height // 2, bursts)[burst] + offset.astype(np.int64)
-    column = rng.integers(*columns, bursts)[burst]
-
-    kind = np.searchsorted(shares, rng.random(burst.size) * shares[-1])
-    length = lengths[kind]
+    begin = start[burst] + offset.astype(np.int64)
+    length = kind + 1
     run = np.repeat(np.arange(burst.size), length)
     within = np.arange(run.size) - np.repeat(np.cumsum(length) - length, length)
-    row = start[run] + within
-    excess = np.asarray(parameters.run_excess)[kind][run]
-    excess *= rng.standard_exponential(run.size)
-    kept = row < height // 2
-    return column[run][kept], row[kept], excess[kept]
+    row = begin[run] + within
+    excess = mean_excess[kind][run] * random
+    kept = row < num_rows
+    return column[burst][run][kept], row[kept], excess[kept]

@@ -1,12 +1,21 @@
 """Charge at the wires to stored pixels: pulses, threshold, labels."""
 
 import dataclasses
+import functools
+import math
 
 import numpy as np
 
 from ctjax.constants import BACKGROUND, COSMIC, NEUTRINO, NUM_PLANES
+from ctjax.native_library import address
+from ctjax.simulation import native
 from ctjax.simulation.drift import Points, drift
-from ctjax.simulation.geometry import Geometry, wire_coordinate, wired_columns
+from ctjax.simulation.geometry import (
+    Geometry,
+    wire_coordinate,
+    wire_direction,
+    wired_columns,
+)
 from ctjax.simulation.noise import noise_pixels
 from ctjax.simulation.parameters import SimulationParameters
 from ctjax.simulation.segments import Segments
@@ -42,22 +51,15 @@ def pulse_kernel(parameters: SimulationParameters, plane: int) -> np.ndarray:
 
 
 class Readout:
-    """Scratch memory for one image shape; reused from event to event.
-
-    A whole plane of samples stays allocated and zero between events: filling and
-    clearing only what is touched is far cheaper than sorting the points.
-    """
+    """Readout of one image shape; holds constants, and scratch memory for numpy."""
 
     def __init__(self, parameters: SimulationParameters, geometry: Geometry):
-        """Allocates one plane of samples."""
+        """Works out what is the same for all events."""
         self.parameters = parameters
         self.geometry = geometry
-        height, width = geometry.shape
         self.stride = geometry.ticks_per_volume + 2 * PULSE_REACH_TICKS
-        self.samples = np.zeros(width * 2 * self.stride, np.float32)
-        self.energy = np.zeros(2 * width * height, np.float32)
-        self.flags = np.zeros(width * height, bool)
         self.kernels = [pulse_kernel(parameters, p) for p in range(NUM_PLANES)]
+        self._planes = [self._plane(plane) for plane in range(NUM_PLANES)]
 
     def image(self, rng: np.random.Generator, points: Points, plane: int) -> PlaneImage:
         """Reads out one plane.
@@ -70,6 +72,81 @@ class Readout:
         Returns:
           The stored pixels, noise included.
         """
+        constants = self._planes[plane]
+        signal = native.signal(
+            constants,
+            points.tick,
+            points.volume,
+            points.y,
+            points.z,
+            points.charge,
+            points.energy,
+            points.is_neutrino,
+        )
+        pixels, pulses, labels = signal or self._signal(points, plane)
+        wired = wired_columns(self.parameters, self.geometry, plane)
+        height = self.geometry.shape[0]
+        noise = noise_pixels(self.parameters, rng, plane, wired, height)
+        white = rng.standard_normal(pixels.size, dtype=np.float32)
+        found = pixels, pulses, white, labels, *noise
+        stored = native.store(constants, *found) or self._store(plane, *found)
+        return PlaneImage(*stored)
+
+    def _plane(self, plane: int) -> native.Plane:
+        """The constants of a plane for C."""
+        parameters, geometry = self.parameters, self.geometry
+        cosine, sine = wire_direction(parameters, plane)
+        first_column, end = wired_columns(parameters, geometry, plane)
+        height, width = geometry.shape
+        return native.Plane(
+            height=height,
+            width=width,
+            per_row=parameters.ticks_per_row,
+            reach=PULSE_REACH_TICKS,
+            first_column=first_column,
+            last_column=end - 1,
+            cosine=cosine,
+            sine=sine,
+            half_depth=parameters.depth_cm / 2,
+            pitch=geometry.pitch_cm,
+            grid=parameters.counts_grid,
+            gain=parameters.gain[plane],
+            noise_counts=parameters.noise_counts,
+            threshold=parameters.threshold,
+            label_threshold=parameters.label_threshold_mev,
+            kernel=address(self.kernels[plane], np.float32),
+        )
+
+    # A whole plane of samples stays allocated and zero between events: filling and
+    # clearing only what is touched is far cheaper in numpy than sorting the points.
+    @functools.cached_property
+    def samples(self) -> np.ndarray:
+        """[W * 2 * stride] float32 zeros."""
+        return np.zeros(self.geometry.shape[1] * 2 * self.stride, np.float32)
+
+    @functools.cached_property
+    def energy(self) -> np.ndarray:
+        """[2 * W * H] float32 zeros, of cosmic rays and of neutrinos."""
+        return np.zeros(2 * math.prod(self.geometry.shape), np.float32)
+
+    @functools.cached_property
+    def flags(self) -> np.ndarray:
+        """[W * H] bool, all false."""
+        return np.zeros(math.prod(self.geometry.shape), bool)
+
+    def _signal(
+        self, points: Points, plane: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pixels within reach of charge; `native.signal` does the same.
+
+        Args:
+          points: N charges at the wires.
+          plane: index of the wire plane.
+
+        Returns:
+          [M] int64 pixels in ascending order, [M] float32 the largest sample in each
+          and [M] float32 its class.
+        """
         parameters, (height, width) = self.parameters, self.geometry.shape
         across = wire_coordinate(parameters, plane, points.y, points.z)
         column = np.floor(across / self.geometry.pitch_cm).astype(np.int64)
@@ -79,18 +156,9 @@ class Readout:
         row = points.tick // parameters.ticks_per_row
         row = np.where(points.volume, height - 1 - row, row)
         pixel = column * height + row
-
         touched = self._touched(pixel)
-        pixels, counts = self._pulses(points, column, touched, plane)
-        ids, values = noise_pixels(parameters, rng, plane, wired, height)
-        counts = counts * np.float32(parameters.gain[plane])
-        counts += (
-            np.float32(parameters.noise_counts)
-            * rng.standard_normal(counts.size, dtype=np.float32)
-            * (counts > 1.0)
-        )
-        labels = self._labels(points, pixel, touched, pixels)
-        return self._store(pixels, counts, labels, ids, values)
+        pixels, pulses = self._pulses(points, column, touched, plane)
+        return pixels, pulses, self._labels(points, pixel, touched, pixels)
 
     def _touched(self, pixel: np.ndarray) -> np.ndarray:
         """Distinct pixels in ascending order, [N] int64.
@@ -152,27 +220,47 @@ class Readout:
 
     def _store(
         self,
+        plane: int,
         pixels: np.ndarray,
-        counts: np.ndarray,
-        labels: np.ndarray,
+        pulses: np.ndarray,
+        white: np.ndarray,
+        classes: np.ndarray,
         noise_ids: np.ndarray,
         noise_counts: np.ndarray,
-    ) -> PlaneImage:
-        """Thresholds, rounds and merges signal and noise; signal wins a pixel."""
-        grid = self.parameters.counts_grid
-        over = counts > self.parameters.threshold
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Thresholds, rounds and merges; `native.store` does the same.
+
+        Signal wins a pixel, and of noise the first.
+
+        Args:
+          plane: index of the wire plane.
+          pixels: [M] int64, ascending.
+          pulses: [M] float32.
+          white: [M] float32, standard normal.
+          classes: [M] float32.
+          noise_ids: [K] int64.
+          noise_counts: [K] float64.
+
+        Returns:
+          ids, charge and label as a `PlaneImage` has them.
+        """
+        parameters = self.parameters
+        counts = pulses * np.float32(parameters.gain[plane])
+        counts += np.float32(parameters.noise_counts) * white * (counts > 1.0)
+        over = counts > parameters.threshold
         ids = np.concatenate([pixels[over], noise_ids])
         charge = np.concatenate([counts[over].astype(np.float64), noise_counts])
         label = np.concatenate(
-            [labels[over], np.full(noise_ids.size, BACKGROUND, np.float32)]
+            [classes[over], np.full(noise_ids.size, BACKGROUND, np.float32)]
         )
         order = np.argsort(ids, kind="stable")
         ids = ids[order]
         first = np.ones(ids.size, bool)
         first[1:] = ids[1:] != ids[:-1]
         # Rounded up, so that what passed the threshold stays above it.
+        grid = parameters.counts_grid
         charge = np.ceil(charge[order][first] / grid) * grid
-        return PlaneImage(
+        return (
             ids[first].astype(np.uint64),
             charge.astype(np.float32),
             label[order][first],

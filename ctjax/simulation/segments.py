@@ -128,10 +128,20 @@ def turn(direction: np.ndarray, cosine: np.ndarray, azimuth: np.ndarray) -> np.n
     Returns:
       [3, N] float64, unit vectors.
     """
+    return turn_to(direction, cosine, np.cos(azimuth), np.sin(azimuth))
+
+
+def turn_to(
+    direction: np.ndarray,
+    cosine: np.ndarray,
+    cosine_azimuth: np.ndarray,
+    sine_azimuth: np.ndarray,
+) -> np.ndarray:
+    """`turn` by the cosine and sine of the azimuthal angles."""
     first, second = perpendicular(direction)
     sine = np.sqrt(np.maximum(1.0 - cosine**2, 0.0))
     turned = cosine * direction + sine * (
-        np.cos(azimuth) * first + np.sin(azimuth) * second
+        cosine_azimuth * first + sine_azimuth * second
     )
     return turned / np.sqrt((turned**2).sum(0))
 

@@ -2,13 +2,14 @@
 
 import numpy as np
 
+from ctjax.simulation import native
 from ctjax.simulation.parameters import SimulationParameters
 from ctjax.simulation.segments import (
     Particles,
     Segments,
     join_particles,
     join_segments,
-    turn,
+    turn_to,
 )
 from ctjax.simulation.stopping import ELECTRON_MEV, stopping_table
 
@@ -21,6 +22,11 @@ ATTENUATION_CM2_G = np.array(
      0.0390]
 )  # fmt: skip
 PAIR_SHARE = np.array([0.0, 0.0, 0.0, 0.0, 0.02, 0.08, 0.21, 0.50, 0.73, 0.95, 1.0])
+
+LOG_PHOTON_MEV = np.log(PHOTON_MEV)
+
+MARGIN_CM = 10.0
+"""Particles farther outside of the active volume are not followed."""
 
 SHORTEST_STEP_CM, LONGEST_STEP_CM, STEP_SHARE = 0.3, 4.0, 0.35
 """Straight pieces of an electron: a share of its range between two limits."""
@@ -48,15 +54,22 @@ def develop(
       are electrons here.
     """
     deposits = []
+    box = native.Box(
+        parameters.half_width_cm,
+        parameters.half_height_cm,
+        parameters.depth_cm,
+        MARGIN_CM,
+    )
     while len(electrons) or len(photons):
-        created, converted = [], []
+        radiated, converted = [], []
         if len(electrons):
-            segments, radiated, electrons = _step(parameters, rng, electrons)
+            segments, created, electrons = _step(parameters, box, rng, electrons)
             deposits.append(segments)
-            created.append(radiated)
+            radiated.append(created)
         if len(photons):
-            converted, photons = _interact(parameters, rng, photons)
-        photons = join_particles([photons, *created])
+            made, photons = _interact(parameters, box, rng, photons)
+            converted.append(made)
+        photons = join_particles([photons, *radiated])
         electrons = join_particles([electrons, *converted])
     return join_segments(deposits) if deposits else _nothing(electrons)
 
@@ -73,20 +86,22 @@ def _nothing(particles: Particles) -> Segments:
     )
 
 
-def _inside(parameters: SimulationParameters, position: np.ndarray) -> np.ndarray:
-    """Whether positions are within 10 cm of the active volume."""
-    margin = 10.0
+def _inside(box: native.Box, position: np.ndarray) -> np.ndarray:
+    """Whether positions are within a margin of the active volume."""
     x, y, z = position
     return (
-        (np.abs(x) < parameters.half_width_cm + margin)
-        & (np.abs(y) < parameters.half_height_cm + margin)
-        & (z > -margin)
-        & (z < parameters.depth_cm + margin)
+        (np.abs(x) < box.half_width + box.margin)
+        & (np.abs(y) < box.half_height + box.margin)
+        & (z > -box.margin)
+        & (z < box.depth + box.margin)
     )
 
 
 def _step(
-    parameters: SimulationParameters, rng: np.random.Generator, electrons: Particles
+    parameters: SimulationParameters,
+    box: native.Box,
+    rng: np.random.Generator,
+    electrons: Particles,
 ) -> tuple[Segments, Particles, Particles]:
     """One straight piece of each electron: deposits, photons, what goes on."""
     table = stopping_table(ELECTRON_MEV, parameters.density_g_cm3)
@@ -96,82 +111,196 @@ def _step(
     # Majorant of the number of photons per cm; the rest of the spectrum is a rejection.
     rate = 4 / 3 * np.log(np.maximum(electrons.energy / cut, 1.0001)) / radiation
     flight = rng.exponential(1.0, number) / rate
-    longest = np.clip(STEP_SHARE * remaining, SHORTEST_STEP_CM, LONGEST_STEP_CM)
+    longest = np.minimum(
+        np.maximum(STEP_SHARE * remaining, SHORTEST_STEP_CM), LONGEST_STEP_CM
+    )
     step = np.minimum(np.minimum(longest, remaining), flight)
     energy = table.to_energy(remaining - step)
-    end = electrons.position + electrons.direction * step
-    segments = Segments(
-        electrons.position,
-        end,
-        electrons.energy - energy,
-        (electrons.energy - energy) / np.maximum(step, 1e-6),
-        electrons.time,
-        electrons.origin,
-    )
 
     kinetic = np.maximum(energy, 0.05)
     momentum_beta = kinetic * (kinetic + 2 * ELECTRON_MEV) / (kinetic + ELECTRON_MEV)
     width = 13.6 / momentum_beta * np.sqrt(step / radiation)
-    polar = np.minimum(width * np.sqrt(-2 * np.log1p(-rng.random(number))), np.pi)
-    azimuth = 2 * np.pi * rng.random(number)
+    draws = rng.random((4, number))
+    polar = np.minimum(width * np.sqrt(-2 * np.log1p(-draws[0])), np.pi)
+    azimuth = 2 * np.pi * draws[1]
+    photon = cut * np.maximum(energy / cut, 1.0) ** draws[2]
+    arguments = (
+        *(box, cut, electrons.data, step, flight, energy, photon, draws[3]),
+        *(np.cos(polar), np.cos(azimuth), np.sin(azimuth)),
+    )
+    ends, radiated, left = native.end_step(*arguments) or _end_step(*arguments)
+    segments = Segments(
+        electrons.position,
+        ends[:3],
+        ends[3],
+        ends[4],
+        electrons.time,
+        electrons.origin,
+    )
+    return segments, Particles(radiated), Particles(left)
 
-    photon = cut * np.maximum(energy / cut, 1.0) ** rng.random(number)
+
+def _end_step(
+    box: native.Box,
+    cut: float,
+    data: np.ndarray,
+    step: np.ndarray,
+    flight: np.ndarray,
+    energy: np.ndarray,
+    photon: np.ndarray,
+    random: np.ndarray,
+    cosine: np.ndarray,
+    cosine_azimuth: np.ndarray,
+    sine_azimuth: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ends a piece of each electron; `native.end_step` does the same.
+
+    Args:
+      box: where electrons are followed.
+      cut: smallest energy of a photon, MeV.
+      data: [9, N] as in `Particles`.
+      step: [N] length of the piece, cm.
+      flight: [N] distance to the next photon, cm.
+      energy: [N] after the piece, MeV.
+      photon: [N] energy of the photon, where there is one, MeV.
+      random: [N] in 0 to 1, decides about the photon.
+      cosine: [N] of the polar angle of scattering.
+      cosine_azimuth: [N].
+      sine_azimuth: [N].
+
+    Returns:
+      [5, N] end of the piece (cm), energy (MeV) and energy per cm left on it; photons
+      and electrons that go on as in `Particles`.
+    """
+    electrons = Particles(data)
+    ends = np.empty((5, len(electrons)))
+    end = electrons.position + electrons.direction * step
+    lost = electrons.energy - energy
+    ends[:3], ends[3], ends[4] = end, lost, lost / np.maximum(step, 1e-6)
     share = photon / np.maximum(energy, cut)
-    accepted = rng.random(number) < 1 - share + 0.75 * share**2
+    accepted = random < 1 - share + 0.75 * share**2
     emits = (step >= flight) & (energy > cut) & accepted
     radiated = electrons.take(emits)
     radiated.data[:3], radiated.data[6] = end[:, emits], photon[emits]
     energy = energy - photon * emits
-    turned = turn(electrons.direction, np.cos(polar), azimuth)
-    goes_on = np.flatnonzero((energy > 0.02) & _inside(parameters, end))
+    turned = turn_to(electrons.direction, cosine, cosine_azimuth, sine_azimuth)
+    goes_on = np.flatnonzero((energy > 0.02) & _inside(box, end))
     left = electrons.take(goes_on)
     left.data[:3], left.data[3:6] = end[:, goes_on], turned[:, goes_on]
     left.data[6] = energy[goes_on]
-    return segments, radiated, left
+    return ends, radiated.data, left.data
 
 
 def _interact(
-    parameters: SimulationParameters, rng: np.random.Generator, photons: Particles
-) -> tuple[list[Particles], Particles]:
+    parameters: SimulationParameters,
+    box: native.Box,
+    rng: np.random.Generator,
+    photons: Particles,
+) -> tuple[Particles, Particles]:
     """Flies photons to their next interaction: electrons made, photons left."""
-    logarithm, nodes = np.log(photons.energy), np.log(PHOTON_MEV)
-    per_cm = np.interp(logarithm, nodes, ATTENUATION_CM2_G) * parameters.density_g_cm3
+    logarithm = np.log(photons.energy)
+    per_cm = np.interp(logarithm, LOG_PHOTON_MEV, ATTENUATION_CM2_G)
+    per_cm *= parameters.density_g_cm3
     flight = rng.exponential(1.0, len(photons)) / per_cm
-    photons = photons.copy()
-    photons.data[:3] += photons.direction * flight
-    inside = np.flatnonzero(_inside(parameters, photons.position))
-    logarithm = logarithm[inside]
-    photons = photons.take(inside)
-    pairs = rng.random(len(photons)) < np.interp(logarithm, nodes, PAIR_SHARE)
-    converting, scattering = photons.take(pairs), photons.take(~pairs)
+    flying = box, photons.data, flight, logarithm
+    data, logarithm = native.fly(*flying) or _fly(*flying)
+    is_pair = rng.random(logarithm.size) < np.interp(
+        logarithm, LOG_PHOTON_MEV, PAIR_SHARE
+    )
+    pairs = int(np.count_nonzero(is_pair))
+    scattered = is_pair.size - pairs
+    draws = rng.random(pairs + 2 * scattered)
+    azimuth = 2 * np.pi * draws[pairs + scattered :]
+    arguments = (
+        *(ELECTRON_MEV, parameters.photon_cut_mev, data, is_pair, draws[:pairs]),
+        *(draws[pairs : pairs + scattered], np.cos(azimuth), np.sin(azimuth)),
+    )
+    electrons, left = native.convert(*arguments) or _convert(*arguments)
+    return Particles(electrons), Particles(left)
 
-    share = rng.random(len(converting))
-    available = np.maximum(converting.energy - 2 * ELECTRON_MEV, 0.0)
+
+def _fly(
+    box: native.Box,
+    data: np.ndarray,
+    flight: np.ndarray,
+    of_each: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Flies photons on and drops those that leave; `native.fly` does the same.
+
+    Args:
+      box: where photons are followed.
+      data: [9, N] as in `Particles`.
+      flight: [N] cm.
+      of_each: [N] a number of each.
+
+    Returns:
+      Like `data` and `of_each`, of those that stay.
+    """
+    photons = Particles(data).copy()
+    photons.data[:3] += photons.direction * flight
+    inside = np.flatnonzero(_inside(box, photons.position))
+    return photons.take(inside).data, of_each[inside]
+
+
+def _convert(
+    electron_mev: float,
+    cut: float,
+    data: np.ndarray,
+    is_pair: np.ndarray,
+    share: np.ndarray,
+    random: np.ndarray,
+    cosine_azimuth: np.ndarray,
+    sine_azimuth: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Makes pairs and Compton scattering; `native.convert` does the same.
+
+    Args:
+      electron_mev: mass of an electron.
+      cut: energy up to which photons are dropped, MeV.
+      data: [9, N] as in `Particles`.
+      is_pair: [N] bool.
+      share: of the energy, for the first electron of each pair.
+      random: in 0 to 1, for each scattered photon.
+      cosine_azimuth: for each scattered photon.
+      sine_azimuth: for each scattered photon.
+
+    Returns:
+      Electrons (first, then second ones of the pairs, then recoils) and photons.
+    """
+    photons = Particles(data)
+    converting, scattering = photons.take(is_pair), photons.take(~is_pair)
+    available = np.maximum(converting.energy - 2 * electron_mev, 0.0)
     first, second = converting.copy(), converting
     first.data[6], second.data[6] = share * available, (1 - share) * available
-
-    recoil, scattered = _compton(rng, scattering)
-    return [first, second, recoil], scattered.take(
-        scattered.energy > parameters.photon_cut_mev
+    recoil, scattered = _compton(
+        electron_mev, scattering, random, cosine_azimuth, sine_azimuth
+    )
+    return (
+        join_particles([first, second, recoil]).data,
+        scattered.take(scattered.energy > cut).data,
     )
 
 
 def _compton(
-    rng: np.random.Generator, photons: Particles
+    electron_mev: float,
+    photons: Particles,
+    random: np.ndarray,
+    cosine_azimuth: np.ndarray,
+    sine_azimuth: np.ndarray,
 ) -> tuple[Particles, Particles]:
     """Recoil electrons and scattered photons.
 
     The recoil is drawn evenly up to its edge: at some MeV the Klein-Nishina spectrum is
     flat but for a rise at the edge, and the recoils are a few pixels long.
     """
-    number = len(photons)
-    ratio = photons.energy / ELECTRON_MEV
-    recoil = photons.energy * (2 * ratio / (1 + 2 * ratio)) * rng.random(number)
+    ratio = photons.energy / electron_mev
+    recoil = photons.energy * (2 * ratio / (1 + 2 * ratio)) * random
     left = np.maximum(photons.energy - recoil, 1e-3)
-    cosine = np.clip(1 - ELECTRON_MEV * (1 / left - 1 / photons.energy), -1.0, 1.0)
-    azimuth = 2 * np.pi * rng.random(number)
+    cosine = np.clip(1 - electron_mev * (1 / left - 1 / photons.energy), -1.0, 1.0)
     scattered, electrons = photons.copy(), photons
-    scattered.data[3:6] = turn(photons.direction, cosine, azimuth)
+    scattered.data[3:6] = turn_to(
+        photons.direction, cosine, cosine_azimuth, sine_azimuth
+    )
     scattered.data[6] = left
     momentum = photons.energy * photons.direction - left * scattered.direction
     size = np.sqrt((momentum**2).sum(0)) + 1e-12

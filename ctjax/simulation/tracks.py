@@ -78,7 +78,7 @@ def follow(
 
     heading = _scatter(parameters, rng, particles, before, mass, step, owner, pieces)
     shift = _running_sum(heading * step, owner, pieces)
-    end = particles.position[:, owner] + shift
+    end = particles.position.take(owner, axis=1) + shift
     segments = Segments(
         start=end - heading * step,
         end=end,
@@ -108,7 +108,7 @@ def _running_sum(
     total = np.cumsum(values, axis=-1)
     first = np.cumsum(pieces) - pieces
     before = total[..., first] - values[..., first]
-    return total - before[..., owner]
+    return total - before.take(owner, axis=-1)
 
 
 def _scatter(
@@ -132,9 +132,9 @@ def _scatter(
     angles = _running_sum(kicks, owner, pieces)
     first, second = perpendicular(particles.direction)
     heading = (
-        particles.direction[:, owner]
-        + angles[0] * first[:, owner]
-        + angles[1] * second[:, owner]
+        particles.direction.take(owner, axis=1)
+        + angles[0] * first.take(owner, axis=1)
+        + angles[1] * second.take(owner, axis=1)
     )
     return heading / np.sqrt((heading**2).sum(0))
 
@@ -172,27 +172,31 @@ def _knock_on(
     inverse = 1 / cut - rng.random(owner.size) * (1 / cut - 1 / top[owner])
     knocked = 1 / inverse
     along = rng.random(owner.size)
-    start, end = segments.start[:, owner], segments.end[:, owner]
+    # take, not an index in brackets: several times as fast along the last axis.
+    start, end = segments.start.take(owner, axis=1), segments.end.take(owner, axis=1)
     position = start + along * (end - start)
-    far = knocked > parameters.delta_track_mev
+    travels = knocked > parameters.delta_track_mev
+    near, far = np.flatnonzero(~travels), np.flatnonzero(travels)
     table = stopping_table(ELECTRON_MEV, parameters.density_g_cm3)
+    place, energy = position.take(near, axis=1), knocked[near]
     points = Segments(
-        position[:, ~far],
-        position[:, ~far],
-        knocked[~far],
-        knocked[~far] / np.maximum(table.to_range(knocked[~far]), 1e-3),
-        segments.time[owner][~far],
-        segments.origin[owner][~far],
+        place,
+        place,
+        energy,
+        energy / np.maximum(table.to_range(energy), 1e-3),
+        segments.time[owner[near]],
+        segments.origin[owner[near]],
     )
-    largest = top[owner][far]
-    knocked = knocked[far]
+    parent = owner[far]
+    largest, knocked = top[parent], knocked[far]
     two = 2 * ELECTRON_MEV
     cosine = np.sqrt(knocked * (largest + two) / (largest * (knocked + two)))
+    azimuth = rng.random(far.size) * 2 * np.pi
     travelling = Particles.make(
-        position[:, far],
-        turn(heading[:, owner][:, far], cosine, rng.random(far.sum()) * 2 * np.pi),
+        position.take(far, axis=1),
+        turn(heading.take(parent, axis=1), cosine, azimuth),
         knocked,
-        segments.time[owner][far],
-        segments.origin[owner][far],
+        segments.time[parent],
+        segments.origin[parent],
     )
     return points, travelling
