@@ -93,6 +93,7 @@ PLACEHOLDERS = {
     "DIR": ".",
     "CHECKPOINT": "published.npz",
     "CONFIGURATION": "configs/default.py",
+    "S": "1",
     "benchmark/": "benchmark",
     "output/uresnet/test/predictions.h5": "predicted/predictions.h5",
     "output/uresnet/second": "predicted",
