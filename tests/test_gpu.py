@@ -129,7 +129,8 @@ def test_training_steps(places, network):
 @pytest.mark.parametrize("is_normalized", [True, False])
 @pytest.mark.parametrize(
     # Triton takes half a minute for products of 32 features in whole float32.
-    "features, dtype", [(16, jnp.float32), (32, jnp.bfloat16)]
+    "features, dtype",
+    [(16, jnp.float32), (32, jnp.bfloat16)],
 )
 def test_fused_convolutions(places, features, dtype, is_normalized):
     random = np.random.default_rng(2)
