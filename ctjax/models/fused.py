@@ -180,6 +180,8 @@ def _prologue(x, affine):
     return jnp.where(wide > 0, wide, SLOPE * wide).astype(x.dtype)
 
 
+# Compiled as a function, so that equal convolutions of a network are lowered once.
+@functools.partial(jax.jit, static_argnames=("is_activated", "num_planes", "interpret"))
 def launch(
     x, kernel, bias, affine, residual, *, is_activated, num_planes, interpret=False
 ):
