@@ -21,7 +21,7 @@ EVENT_AXIS = "event"
 REPLICATED = PartitionSpec()
 BY_EVENT = PartitionSpec(EVENT_AXIS)
 
-CPU_COMPILER_OPTIONS = {
+CPU_COMPILER_OPTIONS: dict[str, Any] = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"
 }
 """Which library computes what; see docs/compute.md. Not oneDNN: programs with its calls
