@@ -57,6 +57,7 @@ class Case:
       precision: a value of run.precision.
       downsample: halvings of 1280 x 2048.
       minibatch_size: events.
+      share: of the time that is left, beside the shares of the cases behind it.
     """
 
     name: str
@@ -66,15 +67,16 @@ class Case:
     precision: str
     downsample: int
     minibatch_size: int
+    share: float = 1.0
 
 
 CASES = {
     "gpu": (
-        Case("task2", "Task 2: training", "scc21", True, "float32", 2, 8),
-        Case("task3", "Task 3: training", "scc21", True, "bfloat16", 0, 1),
-        Case("task4", "Task 4: inference", "scc21", False, "bfloat16", 0, 2),
-        Case("a21", "a21: training", "a21", True, "float32", 1, 8),
+        Case("task2", "Task 2: training", "scc21", True, "float32", 2, 8, 3),
+        Case("task3", "Task 3: training", "scc21", True, "bfloat16", 0, 1, 4),
+        Case("task4", "Task 4: inference", "scc21", False, "bfloat16", 0, 2, 3),
         Case("a21-inference", "a21: inference", "a21", False, "float32", 1, 8),
+        Case("a21", "a21: training", "a21", True, "float32", 1, 8),
     ),
     "cpu": (
         Case("task2", "Task 2: training", "scc21", True, "float32", 2, 1),
@@ -90,12 +92,14 @@ class Contender:
     """What ctjax is compared with.
 
     Attributes:
-      options: of PyTorch; None for ctjax itself, elsewhere set up.
+      options: of PyTorch; None for ctjax itself, otherwise set up.
       environment: of its process, beside this one's.
+      fields: changes to the configuration.
     """
 
     options: dict[str, bool] | None
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
+    fields: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
 
 EAGER = {"channels_last": False, "compile": False}
@@ -105,21 +109,29 @@ KEPT = {
     "LD_PRELOAD": str(host_memory.find_library() or ""),
 }
 
+CONV_FUSION = "--xla_gpu_experimental_enable_conv_fusion=true"
+
 CONTENDERS = {
     "channels-last": Contender(CHANNELS_LAST),
     "compile": Contender({"channels_last": True, "compile": True}),
     "eager": Contender(EAGER),
-}
-"""The last are left out where time runs out."""
-
-SETTINGS = {
+    "fused": Contender(None, fields={"network": {"kernels": "fused"}}),
+    "conv-fusion": Contender(
+        None, {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {CONV_FUSION}"}
+    ),
+    # How `ctjax.host_memory` serves PyTorch and ctjax.
     "channels-last-kept": Contender(CHANNELS_LAST, KEPT),
     "returned": Contender(None, {"LD_PRELOAD": ""}),
     "small-pages": Contender(
         None, {"LD_PRELOAD": "", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}
     ),
 }
-"""Compared where asked for: how `ctjax.host_memory` serves PyTorch and ctjax."""
+
+USUAL = {
+    "cpu": ["channels-last", "compile", "eager"],
+    "gpu": ["channels-last", "fused", "eager", "compile", "conv-fusion"],
+}
+"""Those of a run that names none; the last are left out where time runs out."""
 
 
 class WorkerError(RuntimeError):
@@ -236,11 +248,12 @@ def main() -> int:
         "cases": [],
     }
     for number, (case, config) in enumerate(cases):
-        # An equal share of the time that is left; what one does not use, others may.
+        # What a case does not use of its share, those behind it may.
         until = deadline
         if deadline < math.inf:
             now = time.monotonic()
-            until = now + (deadline - now) / (len(cases) - number)
+            shares = sum(later.share for later, _ in cases[number:])
+            until = now + (deadline - now) * case.share / shares
         found = run_case(case, config, options, result["limits"], until)
         result["cases"].append(found)
         sys.stdout.write("\n".join(compute_report.rows_of(found)) + "\n")
@@ -266,9 +279,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--contenders",
         type=words,
-        default=list(CONTENDERS),
-        help=f"some of {','.join(CONTENDERS | SETTINGS)}; the first "
-        f"{len(CONTENDERS)}, which are PyTorch's, unless given",
+        help=f"some of {','.join(CONTENDERS)}; unless given {','.join(USUAL['cpu'])}, "
+        f"and on a GPU {','.join(USUAL['gpu'])}",
     )
     parser.add_argument("--repeats", type=int, default=7, help="blocks of a contender")
     parser.add_argument(
@@ -292,6 +304,8 @@ def parse() -> argparse.Namespace:
         options.limit_s = GPU_LIMIT_S if options.device == "gpu" else 0.0
     if options.block_s is None:
         options.block_s = BLOCK_S[options.device]
+    if options.contenders is None:
+        options.contenders = USUAL[options.device]
     cpus = sorted(os.sched_getaffinity(0))
     options.cpus = cpus[: options.threads or None]
     return options
@@ -409,7 +423,8 @@ def measure(
     ours: dict[str, Any] = {"contender": "ctjax", "seconds": [], "processor_s": []}
     rows = [ours]
     our_job = job | {"framework": "ctjax", "contender": None}
-    with Worker(our_job, folder, deadline + GRACE_S) as a:
+    # Each in a folder of its own: none finds what another has compiled.
+    with Worker(our_job, os.path.join(folder, "ctjax"), deadline + GRACE_S) as a:
         try:
             ours |= a.answer()
         except WorkerError as error:
@@ -420,18 +435,27 @@ def measure(
             if time.monotonic() > deadline:
                 row["failed"] = "left out: the time for this case was over"
                 continue
-            contender = (CONTENDERS | SETTINGS)[name]
+            contender = CONTENDERS[name]
             theirs = job | {
                 "framework": "ctjax" if contender.options is None else "torch",
                 "contender": contender.options,
+                "config": job["config"]
+                | {
+                    section: job["config"][section] | changes
+                    for section, changes in contender.fields.items()
+                },
             }
-            with Worker(theirs, folder, deadline, contender.environment) as b:
+            where, environment = os.path.join(folder, name), contender.environment
+            with Worker(theirs, where, deadline, environment) as b:
                 try:
                     row |= b.answer()
                     alternate(a, b, ours, row, options)
                     row |= b.tell("end")
                 except WorkerError as error:
                     row["failed"] = str(error)
+        if not ours["seconds"]:
+            for _ in range(options.repeats):
+                attempt(a, ours, options)
         if "failed" not in ours:
             try:
                 ours |= a.tell("end")
@@ -446,14 +470,23 @@ def alternate(
     """Blocks of ctjax and of a contender in turn; pairs are (ctjax, contender)."""
     row |= {"pairs": [], "processor_pairs": []}
     for _ in range(options.repeats):
-        if "failed" not in ours:
-            block(a, ours, options)
+        attempt(a, ours, options)
         block(b, row, options)
         if "failed" not in ours:
             row["pairs"].append([ours["seconds"][-1], row["seconds"][-1]])
             row["processor_pairs"].append(
                 [ours["processor_s"][-1], row["processor_s"][-1]]
             )
+
+
+def attempt(a: Worker, ours: dict, options: argparse.Namespace) -> None:
+    """A block of ctjax, whose end is not the contender's."""
+    if "failed" in ours:
+        return
+    try:
+        block(a, ours, options)
+    except WorkerError as error:
+        ours["failed"] = str(error)
 
 
 def block(worker: Worker, row: dict, options: argparse.Namespace) -> None:

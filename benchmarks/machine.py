@@ -9,13 +9,16 @@ import subprocess
 
 def commit() -> str:
     """The commit that is measured, "unknown" outside of a git checkout."""
-    result = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=7"],
-        cwd=pathlib.Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    try:
+        result = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=7"],
+            cwd=pathlib.Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:  # no git
+        return "unknown"
     return result.stdout.strip() or "unknown"
 
 

@@ -21,11 +21,11 @@ EVENT_AXIS = "event"
 REPLICATED = PartitionSpec()
 BY_EVENT = PartitionSpec(EVENT_AXIS)
 
-CPU_COMPILER_OPTIONS = {
-    "xla_cpu_experimental_onednn_custom_call": True,
-    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
+CPU_COMPILER_OPTIONS: dict[str, Any] = {
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"
 }
-"""Which libraries compute convolutions and matrix products; see docs/compute.md."""
+"""Which library computes what; see docs/compute.md. Not oneDNN: programs with its calls
+cannot be kept for later runs (jaxlib 0.11 and 0.12)."""
 
 
 def make_mesh(devices: list[Any] | None = None) -> Mesh:

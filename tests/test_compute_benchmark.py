@@ -3,9 +3,11 @@
 import json
 import math
 import os
+import pathlib
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 
@@ -111,6 +113,83 @@ def test_a_process_that_fails_says_why(tmp_path):
     with compute.Worker(job, str(tmp_path), time.monotonic() - 1) as worker:
         with pytest.raises(compute.WorkerError, match="time for this case was over"):
             worker.answer()
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Runs `compute.measure` over workers that are none, failing where they are told.
+
+    Takes contender to the number of the answer at which it fails; gives the rows by
+    contender, and the jobs.
+    """
+    jobs = {}
+
+    class Worker:
+        def __init__(self, job, folder, deadline, environment=None):
+            name = pathlib.Path(folder).name
+            jobs[name] = job | {"environment": environment}
+            self.left = failures.get(name, math.inf)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *exception):
+            return None
+
+        def answer(self):
+            self.left -= 1
+            if self.left < 0:
+                raise compute.WorkerError("out of memory")
+            return {"one_s": 1.0}
+
+        def tell(self, word):
+            if word == "end":
+                return {"peak_bytes": 3}
+            return self.answer() | {"seconds": 2.0, "processor_s": 1.0}
+
+    def run(contenders, **given):
+        failures.update(given)
+        options = types.SimpleNamespace(contenders=contenders, repeats=3, block_s=0.1)
+        job = {"config": {"name": "x", "network": {"depth": 2, "kernels": "auto"}}}
+        rows = compute.measure(job, options, "folder", math.inf)
+        return {row["contender"]: row for row in rows}, jobs
+
+    failures = {}
+    monkeypatch.setattr(compute, "Worker", Worker)
+    return run
+
+
+def test_ctjax_is_measured_whatever_becomes_of_the_others(measured):
+    rows, _ = measured(["eager", "compile"], eager=0, compile=0)
+    assert rows["eager"]["failed"] == rows["compile"]["failed"] == "out of memory"
+    assert rows["ctjax"]["seconds"] == [2.0, 2.0, 2.0]
+    assert rows["ctjax"]["peak_bytes"] == 3 and "failed" not in rows["ctjax"]
+
+
+def test_the_others_are_measured_whatever_becomes_of_ctjax(measured):
+    rows, _ = measured(["eager", "compile"], ctjax=3)
+    assert rows["ctjax"]["failed"] == "out of memory"
+    assert len(rows["ctjax"]["seconds"]) == len(rows["eager"]["pairs"]) == 2
+    for name in ("eager", "compile"):
+        assert "failed" not in rows[name] and len(rows[name]["seconds"]) == 3
+    assert not rows["compile"]["pairs"]
+
+
+def test_variants_of_ctjax_are_set_up_as_their_names_say(measured):
+    rows, jobs = measured(compute.USUAL["gpu"])
+    assert list(rows) == ["ctjax", *compute.USUAL["gpu"]]
+    assert jobs["fused"]["config"]["network"] == {"depth": 2, "kernels": "fused"}
+    assert jobs["fused"]["framework"] == jobs["conv-fusion"]["framework"] == "ctjax"
+    assert jobs["eager"]["framework"] == "torch"
+    assert compute.CONV_FUSION in jobs["conv-fusion"]["environment"]["XLA_FLAGS"]
+    for name in set(jobs) - {"fused"}:
+        assert jobs[name]["config"]["network"]["kernels"] == "auto"
+
+
+def test_every_contender_has_words():
+    assert set(compute_report.WORDS) == {"ctjax", *compute.CONTENDERS}
+    for names in compute.USUAL.values():
+        assert set(names) <= set(compute.CONTENDERS)
 
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])

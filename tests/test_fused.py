@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, PartitionSpec
 
 from ctjax import sharding
 from ctjax.config import Kernels, Network, Normalization
@@ -163,10 +163,14 @@ def test_gradients_of_a_biased_convolution(is_activated, has_residual):
         np.testing.assert_allclose(a, b, atol=1e-5 * float(jnp.abs(b).max()))
 
 
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend:DeprecationWarning")
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_training_is_lowered_to_the_kernel_for_gpus(dtype):
     # As far as a machine without a GPU can go: Triton's own form, not yet compiled.
-    mesh = sharding.make_mesh(jax.devices()[:2])
+    gpu = jax.sharding.AbstractDevice("NVIDIA H100", num_cores=132, platform="gpu")
+    mesh = jax.sharding.AbstractMesh(
+        (2,), (sharding.EVENT_AXIS,), (AxisType.Auto,), abstract_device=gpu
+    )
     given = inputs(16, 16, dtype)
 
     def loss(x, affine, kernel):

@@ -10,7 +10,7 @@ from small_networks import random_variables
 from ctjax import densify, losses, sharding, steps
 from ctjax.config import LossBalanceScheme, Network, Normalization
 from ctjax.data import pipeline
-from ctjax.models import UResNet
+from ctjax.models import UResNet, fused
 from ctjax.state import make_state
 
 SHAPE = (40, 64)
@@ -123,6 +123,42 @@ def test_training_steps(places, network):
     assert total > 0
     missed = np.sqrt(sum(np.square(array).sum() for array in differences))
     assert missed < 1e-2 * total
+
+
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend:DeprecationWarning")
+@pytest.mark.parametrize("is_normalized", [True, False])
+@pytest.mark.parametrize(
+    # Triton takes half a minute for products of 32 features in whole float32.
+    "features, dtype",
+    [(16, jnp.float32), (32, jnp.bfloat16)],
+)
+def test_fused_convolutions(places, features, dtype, is_normalized):
+    random = np.random.default_rng(2)
+
+    def draw(*shape, dtype=np.float32):
+        return np.asarray(random.normal(0, 1, shape)).astype(dtype)
+
+    x, residual = (draw(6, 8, 128, features, dtype=dtype) for _ in range(2))
+    kernel = draw(3, 3, features, features, dtype=dtype)
+    affine = draw(3, features), draw(3, features)
+
+    @jax.jit
+    def biased(x, kernel, bias, residual):
+        return fused.biased(x, kernel, bias, residual, True)
+
+    @jax.jit
+    def normalized(x, affine, kernel):
+        y, sums = fused.normalized(x, affine, kernel, 3)
+        return y, *sums
+
+    def run(place):
+        if is_normalized:
+            return normalized(*jax.device_put((x, affine, kernel), place))
+        return (biased(*jax.device_put((x, kernel, affine[0][0], residual), place)),)
+
+    for gpu, cpu in zip(*map(run, places), strict=True):
+        assert gpu.dtype == cpu.dtype
+        assert relative(gpu, cpu) < (1e-5 if dtype == jnp.float32 else 1e-2)
 
 
 def test_images_made_on_the_device_are_those_of_the_host(places):

@@ -6,7 +6,8 @@ times more than needed. These kernels apply the affine part of a normalization a
 activation to what they read, and sum what the next normalization needs of what they
 write. `ctjax.models.blocks` is the plain path, which these must agree with.
 
-Written in Pallas for Triton; gradients are XLA's own.
+Written in Pallas for Triton, which jax announces, since 0.11, that it will drop;
+gradients are XLA's own.
 """
 
 import functools
@@ -15,7 +16,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as pallas_triton
 
 from ctjax.models import convolution
 
@@ -180,10 +180,15 @@ def _prologue(x, affine):
     return jnp.where(wide > 0, wide, SLOPE * wide).astype(x.dtype)
 
 
+# Compiled as a function, so that equal convolutions of a network are lowered once.
+@functools.partial(jax.jit, static_argnames=("is_activated", "num_planes", "interpret"))
 def launch(
     x, kernel, bias, affine, residual, *, is_activated, num_planes, interpret=False
 ):
     """Runs the kernel; interpreted it needs no GPU and is very slow."""
+    # Here, so that a jax without it has all the rest of ctjax.
+    from jax.experimental.pallas import triton
+
     n, height, width, _ = x.shape
     outputs = kernel.shape[-1]
     grid = (n, height // ROWS, width // COLUMNS)
@@ -210,7 +215,8 @@ def launch(
         grid=grid,
         out_shape=shapes,
         interpret=interpret,
-        compiler_params=pallas_triton.CompilerParams(num_warps=4, num_stages=2),
+        # Their type is what chooses Triton.
+        compiler_params=triton.CompilerParams(num_warps=4, num_stages=2),
         name="fused_convolution",
     )(x, kernel, bias, *(affine or ()), *([] if residual is None else [residual]))
     if num_planes is None:
