@@ -3,14 +3,15 @@
 from collections.abc import Iterable
 from typing import Any
 
+import jax
 import numpy as np
 
 from ctjax import sharding, state
-from ctjax.config import Config, ConfigError, Data, Densify, file_patterns
+from ctjax.config import Config, ConfigError, Data, Densify, Kernels, file_patterns
 from ctjax.data import pipeline
 from ctjax.data.larcv_file import LarcvFileError
 from ctjax.data.sources import EventSource
-from ctjax.models import UResNet
+from ctjax.models import UResNet, fused
 from ctjax.precision import POLICIES
 
 
@@ -78,8 +79,18 @@ def make_network(
       The module and its variables, "params" and "batch_stats".
 
     Raises:
-      ConfigError: the network's depth cannot halve the image.
+      ConfigError: the network's depth cannot halve the image, or network.kernels=fused
+        is asked for on a GPU with a jax that does not have Pallas for Triton.
     """
+    if (
+        config.network.kernels is Kernels.FUSED
+        and jax.default_backend() == "gpu"
+        and not fused.is_available()
+    ):
+        raise ConfigError(
+            "network.kernels=fused: expected a jax with Pallas for Triton, jax "
+            f"{jax.__version__} has none"
+        )
     height, width = image_shape
     step = 2**config.network.depth
     if height % step or width % step:

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from ctjax import sharding
-from ctjax.config import Kernels, Network, Normalization
+from ctjax import factory, sharding
+from ctjax.config import ConfigError, Kernels, Network, Normalization
 from ctjax.models import UResNet, fused
+from tests import tiny
 
 PLANES = 3
 
@@ -260,3 +261,13 @@ def test_the_network_is_the_same_with_fused_kernels(normalization, train, monkey
     assert len(calls) >= 6
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4 * max(float(jnp.abs(b).max()), 1e-3))
+
+
+def test_a_jax_without_triton_is_named(monkeypatch, tmp_path):
+    config = tiny.make(tmp_path, network__kernels="fused")
+    factory.make_network(config, (40, 64))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert fused.is_available()
+    monkeypatch.setattr(fused, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"network\.kernels=fused: expected a jax"):
+        factory.make_network(config, (40, 64))

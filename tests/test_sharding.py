@@ -125,7 +125,8 @@ def test_synchronous_statistics_are_those_of_one_device(
 ):
     # Every step from the state of the one device. Trainings of their own would part:
     # with batch normalization some activation comes within rounding of its kink, and
-    # falls on either side of it, every few steps.
+    # falls on either side of it, every few steps. One alone moves a parameter by 3e-5
+    # (jax 0.11), statistics of each device alone by 2e-3 and more.
     config = network(sync_batch_norm=True)
     state, alone = make_advance(config, scheme, 1, accumulation)
     _, together = make_advance(config, scheme, num_devices, accumulation)
@@ -137,7 +138,7 @@ def test_synchronous_statistics_are_those_of_one_device(
             float(results["loss"]), rel=1e-5
         )
         assert largest_difference(state.params, before.params) > 1e-4
-        assert largest_difference(many, state) < 2e-5
+        assert largest_difference(many, state) < 1e-4
 
 
 def test_local_statistics_do_depend_on_the_devices():

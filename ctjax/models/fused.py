@@ -11,6 +11,7 @@ gradients are XLA's own.
 """
 
 import functools
+import importlib.util
 from typing import Any
 
 import jax
@@ -29,6 +30,11 @@ ROWS = 4  # one after the other, whose sums a program keeps
 
 Statistics = tuple[jax.Array, jax.Array]
 Affine = tuple[jax.Array, jax.Array]
+
+
+def is_available() -> bool:
+    """Whether this version of jax still has Pallas for Triton."""
+    return importlib.util.find_spec("jax.experimental.pallas.triton") is not None
 
 
 def fits(shape: tuple[int, ...], kernel_shape: tuple[int, ...]) -> bool:
