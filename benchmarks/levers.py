@@ -85,6 +85,7 @@ LEVERS: dict[str, tuple[object, str, object]] = {
     "libraries": (sharding, "_compiler_options", lambda platform: {}),
     "kernels in C": (cpu_kernels, "are_usable", lambda: False),
     "wide vectors": (cpu_kernels, "vector_lanes", lambda: cpu_kernels.LANES),
+    "epilogue": (convolution, "takes_bias", lambda x, kernel: False),
     "convolution": (convolution, "_on_cpu", _same_everywhere),
     "activation": (blocks, "leaky_relu", blocks.leaky_relu.fun),
     "slices": (blocks, "upsample_bilinear", _resize),

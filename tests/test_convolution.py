@@ -137,6 +137,47 @@ def test_c_gives_the_same_bits_by_wide_vectors(kernels_in_c, options, monkeypatc
     jax.tree.map(np.testing.assert_array_equal, *found)
 
 
+@pytest.mark.parametrize("has_residual", [False, True])
+@pytest.mark.parametrize("options", KERNEL_SHAPES, ids=str)
+def test_c_adds_and_activates(kernels_in_c, options, has_residual):
+    x, kernel, cotangent = operands(*options)
+    if not convolution.takes_bias(x, kernel):
+        pytest.skip("not one of those that C takes")
+    random = np.random.default_rng(1)
+    bias = jnp.asarray(random.normal(size=kernel.shape[-1]), jnp.float32)
+    residual = jnp.asarray(random.normal(size=cotangent.shape), jnp.float32)
+    arguments = (x, kernel, bias, residual if has_residual else None)
+
+    def results(function):
+        @jax.jit
+        def both(cotangent, *arguments):
+            value, pullback = jax.vjp(function, *arguments)
+            return value, *pullback(cotangent)
+
+        return both(cotangent, *arguments)
+
+    found = results(convolution.convolve_biased)
+    expected = results(convolution.plain_biased)
+    assert (found[0] < 0).any() and (found[0] > 0).any()
+    assert len(jax.tree.leaves(found)) == 4 + has_residual
+    for ours, theirs in zip(
+        jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
+    ):
+        scale = np.abs(theirs).max()
+        np.testing.assert_allclose(ours, theirs, atol=3e-6 * scale, rtol=0)
+
+
+def test_sums_of_a_gradient_do_not_lose_what_is_small(kernels_in_c):
+    # Half a million ones after a large one: summed one by one in single precision,
+    # all of them would be lost, 1.5 %; here those of the same row are.
+    gradient = np.ones((1, 512, 1024, 8), np.float32)
+    gradient[0, 0, 0] = 2**25
+    result = jnp.ones_like(gradient)
+    through, sums = jax.jit(cpu_kernels.activation_gradient)(result, gradient)
+    np.testing.assert_array_equal(through, gradient)
+    np.testing.assert_allclose(sums, gradient.sum((0, 1, 2), np.float64), rtol=1e-4)
+
+
 def test_c_serves_several_at_a_time(kernels_in_c):
     # As the devices of a process do.
     arguments = operands((4, 32, 64), 3, 16, 16)

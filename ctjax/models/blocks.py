@@ -436,8 +436,10 @@ class Block(nn.Module):
             no other.
         """
         by_statistics = train and self.normalization is Normalization.BATCH
-        if not isinstance(x, tuple) and self.has_kernel(x) and not by_statistics:
-            return self._biased(x, residual)
+        if not isinstance(x, tuple) and not by_statistics:
+            y: Any = self._in_one(x, residual)
+            if y is not None:
+                return y
         y, bias = self.conv(x)
         if self.upsample is not None:
             y = self.upsample(y)
@@ -468,21 +470,28 @@ class Block(nn.Module):
             )
         )
 
-    def _biased(self, x, residual):
-        """The block without statistics of its own, in one kernel."""
+    def _in_one(self, x, residual):
+        """The block without statistics of its own in one function, if there is one."""
+        if (
+            self.normalization not in (Normalization.NONE, Normalization.BATCH)
+            or self.upsample is not None
+            or self.stride != 1
+            or not (self.is_activated or residual is not None)
+        ):
+            return None
         kernel, bias = self.conv.parameters(x.shape[-1])
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        on_cpu = convolution.takes_bias(x, kernel)
+        if not on_cpu and not self.has_kernel(x):
+            return None
         if self.normalization is Normalization.BATCH:
             gain, bias = self.norm.affine(bias)
             kernel = kernel * gain[None, None, None]
         if bias is None:
             bias = jnp.zeros_like(kernel, shape=(self.features,))
-        return fused.biased(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            bias,
-            residual,
-            self.is_activated or residual is not None,
-        )
+        if on_cpu:
+            return convolution.convolve_biased(x, kernel, bias, residual)
+        return fused.biased(x, kernel, bias, residual, True)
 
     def pending(
         self, x: jax.Array, affine: fused.Affine | None

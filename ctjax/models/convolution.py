@@ -18,6 +18,8 @@ from ctjax.models import cpu_kernels
 
 DIMENSION_NUMBERS = ("NHWC", "HWIO", "NHWC")
 
+SLOPE = 0.01  # of LeakyReLU, see blocks
+
 MIN_PRODUCTS = 1 << 20  # fewer multiplications are not worth another way
 STACK_BYTES = 5 << 18  # of shifted gradients at a time, about a second-level cache
 MIN_DOT_OUTPUTS = 8  # below, the gradient of a 1 x 1 convolution is faster as one
@@ -46,6 +48,67 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     if features == 1 and x.shape[2] % STEM_COLUMNS == 0:
         return _on_cpu(_stem, plain)(x, kernel)
     return plain(x, kernel)
+
+
+@jax.custom_vjp
+def convolve_biased(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array, residual: jax.Array | None
+) -> jax.Array:
+    """Convolves, adds a bias and perhaps another image, and activates.
+
+    Where `takes_bias` says so: what would be passes of their own over the images is
+    done while they are at hand.
+
+    Args:
+      x: [N, H, W, C].
+      kernel: as in `convolve`.
+      bias: [F] float32.
+      residual: [N, H, W, F], or None.
+
+    Returns:
+      [N, H, W, F].
+    """
+    return _on_cpu(cpu_kernels.convolve_biased, plain_biased)(x, kernel, bias, residual)
+
+
+def takes_bias(x: jax.Array, kernel: jax.Array) -> bool:
+    """Whether `convolve_biased` is faster than one thing after the other."""
+    return not _is_small(x, kernel) and cpu_kernels.serve(
+        x, kernel.shape[-1], kernel.shape[0]
+    )
+
+
+def plain_biased(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array, residual: jax.Array | None
+) -> jax.Array:
+    """`convolve_biased` as XLA has it."""
+    y = plain(x, kernel) + bias[None, None, None]
+    if residual is not None:
+        y = y + residual
+    return jnp.where(y > 0, y, SLOPE * y)
+
+
+def _biased_forward(x, kernel, bias, residual):
+    y = convolve_biased(x, kernel, bias, residual)
+    return y, (x, kernel, y, residual is not None)
+
+
+def _biased_backward(residuals, gradient):
+    x, kernel, y, has_residual = residuals
+    gradient, of_bias = _on_cpu(
+        cpu_kernels.activation_gradient, _plain_activation_gradient
+    )(y, gradient)
+    of_x, of_kernel = _backward((x, kernel), gradient)
+    return of_x, of_kernel, of_bias, gradient if has_residual else None
+
+
+def _plain_activation_gradient(result, gradient):
+    # The result has the sign of what was activated.
+    gradient = jnp.where(result > 0, gradient, SLOPE * gradient)
+    return gradient, gradient.sum((0, 1, 2))
+
+
+convolve_biased.defvjp(_biased_forward, _biased_backward)
 
 
 def convolve_parts(parts: Sequence[jax.Array], kernel: jax.Array) -> jax.Array:

@@ -10,7 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define VERSION 2
+#define VERSION 3
+#define SLOPE 0.01f /* of LeakyReLU, see blocks.py */
 #define MAX_SIZE 7 /* of a kernel */
 #define MAX_THREADS 512
 #define COLUMNS 128 /* that are summed before the sums go back to memory */
@@ -19,7 +20,9 @@ typedef struct {
     int64_t images, height, width, inputs, outputs, size, lanes;
     const float *x;      /* [images, height, width, inputs] */
     const float *second; /* the kernel, or the gradient of the output */
+    const float *bias, *residual; /* to be added before an activation, or NULL */
     float *out;
+    double *sums; /* [parts, outputs] */
     int64_t parts; /* into which all rows are split */
 } Task;
 
@@ -204,6 +207,30 @@ static int64_t first_row(const Task *t, int64_t part)
 
 /* ---- what XLA calls ---- */
 
+typedef float vector __attribute__((vector_size(32)));
+typedef float unaligned __attribute__((vector_size(32), aligned(4)));
+typedef int32_t mask __attribute__((vector_size(32)));
+
+/* Of the floats SLOPE and 1. */
+static const int32_t SLOPE_BITS = 0x3c23d70a, ONE_BITS = 0x3f800000;
+
+/* Adds to a row of the output and activates it, while it is near. */
+static void finish_row(const Task *t, int64_t row)
+{
+    const int64_t line = t->width * t->outputs;
+    float *out = t->out + row * line;
+    const float *more = t->residual ? t->residual + row * line : NULL;
+    for (int64_t column = 0; column < line; column += t->outputs)
+        for (int64_t i = 0; i < t->outputs; i += 8) {
+            unaligned *place = (unaligned *)(out + column + i);
+            vector sum = *place + *(const unaligned *)(t->bias + i);
+            if (more)
+                sum += *(const unaligned *)(more + column + i);
+            const mask above = sum > 0;
+            *place = sum * (vector)((above & ONE_BITS) | (~above & SLOPE_BITS));
+        }
+}
+
 static void convolve_part(const Task *t, int64_t part)
 {
     const int64_t count = t->size * t->inputs, skip = count * t->outputs;
@@ -218,6 +245,8 @@ static void convolve_part(const Task *t, int64_t part)
             .stride = t->outputs, .blocks = blocks, .count = count,
             .out = t->out + row * t->width * t->outputs,
         });
+        if (t->bias)
+            finish_row(t, row);
     }
     free(rows.values);
 }
@@ -250,6 +279,33 @@ static void kernel_gradient_part(const Task *t, int64_t part)
     free(rows.values);
 }
 
+/* Takes a gradient back through the activation, by the activation's result, and sums it
+   over the pixels: a row in single precision, the rows in double. */
+static void activation_gradient_part(const Task *t, int64_t part)
+{
+    const int64_t line = t->width * t->outputs;
+    double *sums = t->sums + part * t->outputs;
+    float *of_row = allocate(t->outputs * sizeof(float));
+    memset(sums, 0, t->outputs * sizeof(double));
+    for (int64_t row = first_row(t, part); row < first_row(t, part + 1); row++) {
+        const float *restrict result = t->x + row * line;
+        const float *gradient = t->second + row * line; /* may be out itself */
+        float *out = t->out + row * line;
+        memset(of_row, 0, t->outputs * sizeof(float));
+        for (int64_t column = 0; column < line; column += t->outputs)
+#pragma GCC ivdep
+            for (int64_t i = 0; i < t->outputs; i++) {
+                const float slope = result[column + i] > 0 ? 1.0f : SLOPE;
+                const float value = gradient[column + i] * slope;
+                out[column + i] = value;
+                of_row[i] += value;
+            }
+        for (int64_t i = 0; i < t->outputs; i++)
+            sums[i] += of_row[i];
+    }
+    free(of_row);
+}
+
 static Task read_task(const void **in, const char *text, size_t length)
 {
     Task t = {.x = in[0], .second = in[1]};
@@ -265,16 +321,62 @@ static Task read_task(const void **in, const char *text, size_t length)
 
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
+static void convolve(Task t, float *out)
+{
+    t.out = out;
+    /* More than threads, so that one that other programs disturb does less. */
+    t.parts = smaller(4 * num_threads, t.images * t.height);
+    share(&t, convolve_part);
+}
+
 /* in: x [N, H, W, C] and kernel [k, k, C, F]; out: [N, H, W, F]. */
 void ctjax_convolve(void *out, const void **in, const char *text, size_t length,
                     void *status)
 {
     (void)status;
+    convolve(read_task(in, text, length), out);
+}
+
+/* in: also the bias [F]; out: what the activation makes of the sum. */
+void ctjax_convolve_biased(void *out, const void **in, const char *text, size_t length,
+                           void *status)
+{
+    (void)status;
     Task t = read_task(in, text, length);
-    t.out = out;
-    /* More than threads, so that one that other programs disturb does less. */
-    t.parts = smaller(4 * num_threads, t.images * t.height);
-    share(&t, convolve_part);
+    t.bias = in[2];
+    convolve(t, out);
+}
+
+/* in: also an image [N, H, W, F] to be added. */
+void ctjax_convolve_added(void *out, const void **in, const char *text, size_t length,
+                          void *status)
+{
+    (void)status;
+    Task t = read_task(in, text, length);
+    t.bias = in[2];
+    t.residual = in[3];
+    convolve(t, out);
+}
+
+/* in: result of an activation and its gradient, [N, H, W, F] both; out: the gradient of
+   what was activated, and the same summed over the pixels, [F]. */
+void ctjax_activation_gradient(void *out, const void **in, const char *text,
+                               size_t length, void *status)
+{
+    (void)status;
+    float *const *results = out;
+    Task t = read_task(in, text, length);
+    t.out = results[0];
+    t.parts = smaller(num_threads, t.images * t.height);
+    t.sums = allocate(t.parts * t.outputs * sizeof(double));
+    share(&t, activation_gradient_part);
+    for (int64_t i = 0; i < t.outputs; i++) {
+        double sum = 0;
+        for (int64_t part = 0; part < t.parts; part++)
+            sum += t.sums[part * t.outputs + i];
+        results[1][i] = (float)sum;
+    }
+    free(t.sums);
 }
 
 /* in: x [N, H, W, C] and gradient [N, H, W, F]; out: [k, k, C, F]. */

@@ -9,6 +9,7 @@ import ctypes
 import functools
 import logging
 import os
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from ctjax import native_library
 
 logger = logging.getLogger("ctjax")
 
-VERSION = 2
+VERSION = 3
 """Of cpu_kernels.c; a library built from another one is not used."""
 
 LANES = 8  # of a short vector in C: the features of the output are a multiple of it
@@ -26,7 +27,14 @@ MIN_WIDTH = 16  # of an image; below, the kernel is read too often
 MAX_PANEL = 1 << 10  # elements of the kernel to an output: what stays in a cache
 
 _CONVOLVE = "ctjax_convolve"
+_CONVOLVE_BIASED = "ctjax_convolve_biased"
+_CONVOLVE_ADDED = "ctjax_convolve_added"
+_ACTIVATION_GRADIENT = "ctjax_activation_gradient"
 _KERNEL_GRADIENT = "ctjax_kernel_gradient"
+_TARGETS = (
+    *(_CONVOLVE, _CONVOLVE_BIASED, _CONVOLVE_ADDED),
+    *(_ACTIVATION_GRADIENT, _KERNEL_GRADIENT),
+)
 
 
 def _load() -> ctypes.CDLL | None:
@@ -45,7 +53,7 @@ def are_usable() -> bool:
     if library is None:
         return False
     library.ctjax_start_threads(num_threads())
-    for name in (_CONVOLVE, _KERNEL_GRADIENT):
+    for name in _TARGETS:
         jax.ffi.register_ffi_target(
             name, jax.ffi.pycapsule(getattr(library, name)), "cpu", api_version=0
         )
@@ -96,9 +104,42 @@ def serve_gradient(x: jax.Array, outputs: int, size: int) -> bool:
 
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`convolution.plain` of [N, H, W, C] and [k, k, C, F], float32."""
-    outputs = kernel.shape[-1]
-    shape = (*x.shape[:-1], outputs)
-    return _call(_CONVOLVE, shape, x, kernel, outputs, kernel.shape[0])
+    shape = (*x.shape[:-1], kernel.shape[-1])
+    return _call(_CONVOLVE, [shape], (x, kernel), kernel.shape[-1], kernel.shape[0])[0]
+
+
+def convolve_biased(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array, residual: jax.Array | None
+) -> jax.Array:
+    """`convolution.plain_biased`, all float32, in one pass over the output."""
+    operands = (x, kernel, bias) if residual is None else (x, kernel, bias, residual)
+    name = _CONVOLVE_BIASED if residual is None else _CONVOLVE_ADDED
+    shape = (*x.shape[:-1], kernel.shape[-1])
+    return _call(name, [shape], operands, kernel.shape[-1], kernel.shape[0])[0]
+
+
+def activation_gradient(
+    result: jax.Array, gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Takes a gradient back through an activation and sums it over the pixels.
+
+    Args:
+      result: of the activation, [N, H, W, F] float32.
+      gradient: of it, likewise.
+
+    Returns:
+      The gradient of what was activated, likewise, and its sums [F].
+    """
+    features = result.shape[-1]
+    through, sums = _call(
+        _ACTIVATION_GRADIENT,
+        [result.shape, (features,)],
+        (result, gradient),
+        features,
+        1,
+        input_output_aliases={1: 0},
+    )
+    return through, sums
 
 
 def gradient_of_kernel(x: jax.Array, gradient: jax.Array, size: int) -> jax.Array:
@@ -111,22 +152,28 @@ def gradient_of_kernel(x: jax.Array, gradient: jax.Array, size: int) -> jax.Arra
     """
     features, outputs = x.shape[-1], gradient.shape[-1]
     shape = (size, size, features, outputs)
-    return _call(_KERNEL_GRADIENT, shape, x, gradient, outputs, size)
+    return _call(_KERNEL_GRADIENT, [shape], (x, gradient), outputs, size)[0]
 
 
-def _call(name, shape, x, second, outputs, size):
+def _call(name, shapes, operands, outputs, size, **options) -> Any:
+    """Calls a function of C; its results are of these shapes."""
     # The form of call that needs no headers of XLA, whose versions must match.
+    x = operands[0]
     call = jax.ffi.ffi_call(
         name,
         # Like x: on several devices, its own on each.
-        jax.eval_shape(lambda x: jnp.zeros_like(x, shape=shape), x),
+        [
+            jax.eval_shape(lambda x, shape=shape: jnp.zeros_like(x, shape=shape), x)
+            for shape in shapes
+        ],
         vmap_method="sequential",
         custom_call_api_version=3,
         legacy_backend_config=" ".join(
             map(str, (*x.shape, outputs, size, vector_lanes()))
         ),
+        **options,
     )
-    return call(x, second)
+    return call(*operands)
 
 
 def _are_called() -> bool:

@@ -5,12 +5,12 @@
 
 /* M lines and V vectors of it from line m and column n on; sums stay in registers. */
 TARGET static inline __attribute__((always_inline)) void
-NAME(tile)(const Product *p, int64_t m, int64_t n, const int M, const int V)
+NAME(tile)(const Product *p, const int64_t line, const int64_t step, int64_t m,
+           int64_t n, const int M, const int V)
 {
     typedef float vector __attribute__((vector_size(4 * LANES)));
     typedef float unaligned __attribute__((vector_size(4 * LANES), aligned(4)));
-    const int64_t line = p->line, step = p->step, stride = p->stride;
-    const int64_t blocks = p->blocks, count = p->count;
+    const int64_t stride = p->stride, blocks = p->blocks, count = p->count;
     vector sums[24];
     for (int i = 0; i < M * V; i++)
         sums[i] = (vector){0};
@@ -34,11 +34,12 @@ NAME(tile)(const Product *p, int64_t m, int64_t n, const int M, const int V)
 }
 
 /* All lines of those columns that fill whole vectors; returns how many they are. */
-TARGET static int64_t NAME(product)(const Product *p)
+TARGET static inline __attribute__((always_inline)) int64_t
+NAME(tiles)(const Product *p, const int64_t line, const int64_t step)
 {
 #define TILE(M, V)                                                                     \
     for (; m + (M) <= p->lines; m += (M))                                              \
-        NAME(tile)(p, m, n, M, V);
+        NAME(tile)(p, line, step, m, n, M, V);
     int64_t n = 0;
     for (; n + 2 * LANES <= p->columns; n += 2 * LANES) {
         int64_t m = 0;
@@ -50,6 +51,15 @@ TARGET static int64_t NAME(product)(const Product *p)
     }
     return n;
 #undef TILE
+}
+
+/* 16 features are those of the largest images: with a number that the compiler knows,
+   addresses cost nothing. */
+TARGET static int64_t NAME(product)(const Product *p)
+{
+    if (p->line == 16 && p->step == 1)
+        return NAME(tiles)(p, 16, 1);
+    return NAME(tiles)(p, p->line, p->step);
 }
 
 #undef LANES
