@@ -40,6 +40,7 @@ setup(
             "ctjax.simulation._native",
             ["ctjax/simulation/native.c"],
             extra_compile_args=["-O3", "-ffp-contract=off"],
+            libraries=[] if sys.platform == "win32" else ["m"],
             optional=True,
             py_limited_api=True,
         ),

@@ -57,7 +57,7 @@ class Case:
       precision: a value of run.precision.
       downsample: halvings of 1280 x 2048.
       minibatch_size: events.
-      share: of the time that is left, beside the shares of the cases behind it.
+      share: weight of this case when the time left is divided among the cases left.
     """
 
     name: str

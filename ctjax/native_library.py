@@ -27,17 +27,29 @@ def load(module_file: str, name: str, version: int, function: str = "ctjax_versi
         return None
 
 
-def address(array: np.ndarray | None, dtype: npt.DTypeLike) -> int | None:
+def address(
+    array: np.ndarray | None, dtype: npt.DTypeLike, size: int | None = None
+) -> int | None:
     """Where an array's numbers are, None (a null pointer) for no array.
 
+    Args:
+      array: to be handed to C, which trusts what it is told.
+      dtype: that it must have.
+      size: number of elements that it must have, if that is known.
+
     Raises:
-      ValueError: for an array of another type, or not in one piece.
+      ValueError: for an array of another type or size, or not in one piece.
     """
     if array is None:
         return None
     if array.dtype != dtype or not array.flags.c_contiguous:
-        raise ValueError(f"expected {dtype} in C order, got {array.dtype}")
+        order = "" if array.flags.c_contiguous else " in another order"
+        raise ValueError(
+            f"expected {np.dtype(dtype)} in C order, got {array.dtype}{order}"
+        )
+    if size is not None and array.size != size:
+        raise ValueError(f"expected {size} elements, got {array.size}")
     if array.size and array.flags.writeable:
-        # A quarter of the time of the other way, which counts for short arrays.
+        # Four times faster than `array.ctypes`, which matters for short arrays.
         return ctypes.addressof(ctypes.c_char.from_buffer(array.data))
     return array.ctypes.data

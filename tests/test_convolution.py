@@ -141,8 +141,7 @@ def test_c_gives_the_same_bits_by_wide_vectors(kernels_in_c, options, monkeypatc
 @pytest.mark.parametrize("options", KERNEL_SHAPES, ids=str)
 def test_c_adds_and_activates(kernels_in_c, options, has_residual):
     x, kernel, cotangent = operands(*options)
-    if not convolution.takes_bias(x, kernel):
-        pytest.skip("not one of those that C takes")
+    assert convolution.takes_bias(x, kernel)
     random = np.random.default_rng(1)
     bias = jnp.asarray(random.normal(size=kernel.shape[-1]), jnp.float32)
     residual = jnp.asarray(random.normal(size=cotangent.shape), jnp.float32)
@@ -265,14 +264,22 @@ def test_small_ones_are_xlas(monkeypatch):
 @pytest.mark.parametrize(
     "options", [SHAPES[0], SHAPES[4], SHAPES[6], KERNEL_SHAPES[0]], ids=str
 )
-def test_on_many_devices(options):
+@pytest.mark.parametrize("is_activated", [False, True])
+def test_on_many_devices(options, is_activated):
     shape, *rest = options
     arguments = operands((4, *shape[1:]), *rest)
     mesh, axis = sharding.make_mesh(), sharding.EVENT_AXIS
 
+    def make(convolve, biased):
+        def with_bias(x, kernel):
+            return biased(x, kernel, kernel[0, 0, 0] - 0.5, None)
+
+        return with_bias if is_activated else convolve
+
     def of_device(x, kernel, cotangent):
         kernel = sharding.varying(kernel, axis)
-        found = products(convolution.convolve, x, kernel, cotangent)
+        own = make(convolution.convolve, convolution.convolve_biased)
+        found = products(own, x, kernel, cotangent)
         return {**found, "kernel": sharding.total(found["kernel"], axis)}
 
     cut, same = sharding.BY_EVENT, sharding.REPLICATED
@@ -283,7 +290,8 @@ def test_on_many_devices(options):
         out_specs={"value": cut, "x": cut, "kernel": same},
     )
     found = jax.jit(on_all)(*arguments)
-    for name, value in products(convolution.plain, *arguments).items():
+    plain = make(convolution.plain, convolution.plain_biased)
+    for name, value in products(plain, *arguments).items():
         np.testing.assert_allclose(
             found[name], value, atol=3e-6 * np.abs(value).max(), rtol=0
         )

@@ -13,7 +13,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 from ctjax import factory, sharding
 from ctjax.config import ConfigError, Kernels, Network, Normalization
-from ctjax.models import UResNet, fused
+from ctjax.models import UResNet, convolution, fused
 from tests import tiny
 
 PLANES = 3
@@ -214,8 +214,19 @@ def random_like(network, image):
 
 
 @pytest.mark.parametrize("normalization", ["batch", "none"])
-@pytest.mark.parametrize("train", [True, False])
-def test_the_network_is_the_same_with_fused_kernels(normalization, train, monkeypatch):
+@pytest.mark.parametrize(
+    "train, dtype, tolerance",
+    [
+        (True, jnp.float32, 1e-4),
+        (False, jnp.float32, 1e-4),
+        (False, jnp.bfloat16, 5e-2),
+    ],
+)
+def test_the_network_is_the_same_with_fused_kernels(
+    normalization, train, dtype, tolerance, monkeypatch
+):
+    # The CPU's own functions would come first.
+    monkeypatch.setattr(convolution, "takes_bias", lambda x, kernel: False)
     network = Network(
         normalization=Normalization(normalization),
         n_initial_filters=16,
@@ -242,7 +253,7 @@ def test_the_network_is_the_same_with_fused_kernels(normalization, train, monkey
         changed = dataclasses.replace(network, kernels=kernels)
 
         def loss(params):
-            logits, updated = UResNet(changed).apply(
+            logits, updated = UResNet(changed, dtype).apply(
                 {**variables, "params": params},
                 image,
                 train=train,
@@ -260,7 +271,8 @@ def test_the_network_is_the_same_with_fused_kernels(normalization, train, monkey
     assert set(calls) == {"normalized" if statistics else "biased"}
     assert len(calls) >= 6
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-4 * max(float(jnp.abs(b).max()), 1e-3))
+        scale = max(float(jnp.abs(b).max()), 1e-3)
+        np.testing.assert_allclose(a, b, atol=tolerance * scale)
 
 
 def test_a_jax_without_triton_is_named(monkeypatch, tmp_path):

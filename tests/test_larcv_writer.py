@@ -128,9 +128,9 @@ def test_chunks_join_without_a_seam(tmp_path, number):
         )
         for column, product in enumerate(("wire", "a_b")):
             rows = file[f"Data/sparse2d_{product}_group/voxels"]
-            for column_of_plane, member in enumerate(("id", "value")):
+            for part, member in enumerate(("id", "value")):
                 wanted = np.concatenate(
-                    [plane[column_of_plane] for e in events for plane in e[column]]
+                    [plane[part] for e in events for plane in e[column]]
                 )
                 np.testing.assert_array_equal(rows[member], wanted)
         assert file["Events/event_id"]["event"].tolist() == list(range(number))

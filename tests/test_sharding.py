@@ -137,6 +137,9 @@ def test_synchronous_statistics_are_those_of_one_device(
         assert float(many_results["loss"]) == pytest.approx(
             float(results["loss"]), rel=1e-5
         )
+        np.testing.assert_allclose(
+            many_results["metrics"], np.asarray(results["metrics"]), atol=1e-3
+        )
         assert largest_difference(state.params, before.params) > 1e-4
         assert largest_difference(many, state) < 1e-4
 

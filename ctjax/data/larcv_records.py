@@ -123,6 +123,9 @@ class Table:
     def append(self, number: int, **members) -> None:
         """Adds `number` rows, members given by name, the others zero."""
         columns = {name: np.asarray(values) for name, values in members.items()}
+        for name, column in columns.items():
+            if column.ndim and len(column) != number:
+                raise ValueError(f"{name}: expected {number} values, got {len(column)}")
         begin = 0
         while begin < number:
             filled = self.length % self._chunk

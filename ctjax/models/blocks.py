@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from ctjax.config import Normalization
 from ctjax.models import convolution, fused
 
-LEAKY_RELU_SLOPE = 0.01  # torch.nn.functional.leaky_relu's default
+LEAKY_RELU_SLOPE = convolution.SLOPE
 BATCH_NORM_EPSILON = 1e-5  # torch.nn.BatchNorm2d's default
 BATCH_NORM_MOMENTUM = 0.1  # likewise; the weight of the new minibatch
 LAYER_NORM_EPSILON = 1e-3  # tf.keras.layers.LayerNormalization's default
@@ -480,7 +480,7 @@ class Block(nn.Module):
         ):
             return None
         kernel, bias = self.conv.parameters(x.shape[-1])
-        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        x = x.astype(self.dtype)
         on_cpu = convolution.takes_bias(x, kernel)
         if not on_cpu and not self.has_kernel(x):
             return None
@@ -489,6 +489,9 @@ class Block(nn.Module):
             kernel = kernel * gain[None, None, None]
         if bias is None:
             bias = jnp.zeros_like(kernel, shape=(self.features,))
+        kernel = kernel.astype(self.dtype)
+        if residual is not None:
+            residual = residual.astype(self.dtype)
         if on_cpu:
             return convolution.convolve_biased(x, kernel, bias, residual)
         return fused.biased(x, kernel, bias, residual, True)

@@ -18,7 +18,7 @@ from ctjax.models import cpu_kernels
 
 DIMENSION_NUMBERS = ("NHWC", "HWIO", "NHWC")
 
-SLOPE = 0.01  # of LeakyReLU, see blocks
+SLOPE = 0.01  # of LeakyReLU: torch.nn.functional.leaky_relu's default
 
 MIN_PRODUCTS = 1 << 20  # fewer multiplications are not worth another way
 STACK_BYTES = 5 << 18  # of shifted gradients at a time, about a second-level cache
@@ -56,8 +56,8 @@ def convolve_biased(
 ) -> jax.Array:
     """Convolves, adds a bias and perhaps another image, and activates.
 
-    Where `takes_bias` says so: what would be passes of their own over the images is
-    done while they are at hand.
+    What would be passes of their own over the images is done while they are at hand,
+    where `takes_bias` says so.
 
     Args:
       x: [N, H, W, C].
@@ -68,6 +68,8 @@ def convolve_biased(
     Returns:
       [N, H, W, F].
     """
+    if not takes_bias(x, kernel):
+        return plain_biased(x, kernel, bias, residual)
     return _on_cpu(cpu_kernels.convolve_biased, plain_biased)(x, kernel, bias, residual)
 
 
@@ -95,9 +97,10 @@ def _biased_forward(x, kernel, bias, residual):
 
 def _biased_backward(residuals, gradient):
     x, kernel, y, has_residual = residuals
-    gradient, of_bias = _on_cpu(
-        cpu_kernels.activation_gradient, _plain_activation_gradient
-    )(y, gradient)
+    through = _plain_activation_gradient
+    if takes_bias(x, kernel):
+        through = _on_cpu(cpu_kernels.activation_gradient, through)
+    gradient, of_bias = through(y, gradient)
     of_x, of_kernel = _backward((x, kernel), gradient)
     return of_x, of_kernel, of_bias, gradient if has_residual else None
 

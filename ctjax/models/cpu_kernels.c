@@ -211,7 +211,7 @@ typedef float vector __attribute__((vector_size(32)));
 typedef float unaligned __attribute__((vector_size(32), aligned(4)));
 typedef int32_t mask __attribute__((vector_size(32)));
 
-/* Of the floats SLOPE and 1. */
+/* The bits of SLOPE and of 1. */
 static const int32_t SLOPE_BITS = 0x3c23d70a, ONE_BITS = 0x3f800000;
 
 /* Adds to a row of the output and activates it, while it is near. */
@@ -288,7 +288,7 @@ static void activation_gradient_part(const Task *t, int64_t part)
     float *of_row = allocate(t->outputs * sizeof(float));
     memset(sums, 0, t->outputs * sizeof(double));
     for (int64_t row = first_row(t, part); row < first_row(t, part + 1); row++) {
-        const float *restrict result = t->x + row * line;
+        const float *result = t->x + row * line;
         const float *gradient = t->second + row * line; /* may be out itself */
         float *out = t->out + row * line;
         memset(of_row, 0, t->outputs * sizeof(float));
@@ -306,6 +306,19 @@ static void activation_gradient_part(const Task *t, int64_t part)
     free(of_row);
 }
 
+static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* Floats of the vectors that this processor is fastest with. Zen 4 computes with halves
+   of the wide ones and gained nothing by them; other AMDs were not tried. */
+int ctjax_kernels_lanes(void)
+{
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_is("intel"))
+        return 16;
+#endif
+    return 8;
+}
+
 static Task read_task(const void **in, const char *text, size_t length)
 {
     Task t = {.x = in[0], .second = in[1]};
@@ -316,10 +329,10 @@ static Task read_task(const void **in, const char *text, size_t length)
     copy[length < sizeof copy ? length : sizeof copy - 1] = 0;
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
         *fields[i] = strtoll(position, &position, 10);
+    /* A compiled program may come from another machine. */
+    t.lanes = smaller(t.lanes, ctjax_kernels_lanes());
     return t;
 }
-
-static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 static void convolve(Task t, float *out)
 {
@@ -407,15 +420,4 @@ int ctjax_kernels_run_here(void)
 #else
     return 1;
 #endif
-}
-
-/* Floats of the vectors that this processor is fastest with. Zen 4 computes with halves
-   of the wide ones and gained nothing by them; other AMDs were not tried. */
-int ctjax_kernels_lanes(void)
-{
-#if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_is("intel"))
-        return 16;
-#endif
-    return 8;
 }

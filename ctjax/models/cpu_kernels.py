@@ -157,6 +157,9 @@ def gradient_of_kernel(x: jax.Array, gradient: jax.Array, size: int) -> jax.Arra
 
 def _call(name, shapes, operands, outputs, size, **options) -> Any:
     """Calls a function of C; its results are of these shapes."""
+    for operand in operands:
+        if operand.dtype != jnp.float32:
+            raise ValueError(f"expected float32, got {operand.dtype}")
     # The form of call that needs no headers of XLA, whose versions must match.
     x = operands[0]
     call = jax.ffi.ffi_call(

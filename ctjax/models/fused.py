@@ -6,8 +6,8 @@ times more than needed. These kernels apply the affine part of a normalization a
 activation to what they read, and sum what the next normalization needs of what they
 write. `ctjax.models.blocks` is the plain path, which these must agree with.
 
-Written in Pallas for Triton, which jax announces, since 0.11, that it will drop;
-gradients are XLA's own.
+Written in Pallas for Triton, whose removal jax 0.11 and later announce; gradients are
+XLA's own.
 """
 
 import functools
@@ -20,7 +20,7 @@ from jax.experimental import pallas as pl
 
 from ctjax.models import convolution
 
-SLOPE = 0.01  # of LeakyReLU, see blocks
+SLOPE = convolution.SLOPE
 SIZES = (16, 32)
 """Features that are taken: a power of 2, as Triton's blocks are, and of few bytes."""
 

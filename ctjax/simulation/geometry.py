@@ -123,11 +123,11 @@ def wire_coordinate(
 def wired_columns(
     parameters: SimulationParameters, geometry: Geometry, plane: int
 ) -> tuple[int, int]:
-    """First column with a wire and one past the last."""
+    """First column with a wire and one past the last, within the image."""
     share = parameters.wire_pitch_cm / geometry.pitch_cm
     half = max(int(parameters.wires[plane] * share / 2), 1)
     middle = geometry.shape[1] // 2
-    return middle - half, middle + half
+    return max(middle - half, 0), min(middle + half, geometry.shape[1])
 
 
 def vertex_boxes(

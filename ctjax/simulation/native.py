@@ -110,7 +110,7 @@ def drift(
         number,
         address(per_segment, np.float32),
         address(pieces, np.int64),
-        address(of_neutrino, np.bool_),
+        address(of_neutrino, np.bool_, pieces.size),
         address(kicks, np.float32),
         address(bounds, np.float64),
         per_tick,
@@ -145,12 +145,12 @@ def signal(
         plane,
         tick.size,
         address(tick, np.int32),
-        address(volume, np.bool_),
-        address(y, np.float64),
-        address(z, np.float64),
-        address(charge, np.float32),
-        address(energy, np.float32),
-        address(is_neutrino, np.bool_),
+        address(volume, np.bool_, tick.size),
+        address(y, np.float64, tick.size),
+        address(z, np.float64, tick.size),
+        address(charge, np.float32, tick.size),
+        address(energy, np.float32, tick.size),
+        address(is_neutrino, np.bool_, tick.size),
         address(pixels, np.int64),
         address(pulses, np.float32),
         address(labels, np.float32),
@@ -177,12 +177,12 @@ def store(
         plane,
         pixels.size,
         address(pixels, np.int64),
-        address(pulses, np.float32),
-        address(white, np.float32),
-        address(classes, np.float32),
+        address(pulses, np.float32, pixels.size),
+        address(white, np.float32, pixels.size),
+        address(classes, np.float32, pixels.size),
         noise_ids.size,
         address(noise_ids, np.int64),
-        address(noise_counts, np.float64),
+        address(noise_counts, np.float64, noise_ids.size),
         address(ids, np.uint64),
         address(charges, np.float32),
         address(labels, np.float32),
@@ -215,14 +215,14 @@ def end_step(
         cut,
         number,
         address(data, np.float64),
-        address(step, np.float64),
-        address(flight, np.float64),
-        address(energy, np.float64),
-        address(photon, np.float64),
-        address(random, np.float64),
-        address(cosine, np.float64),
-        address(cosine_azimuth, np.float64),
-        address(sine_azimuth, np.float64),
+        address(step, np.float64, number),
+        address(flight, np.float64, number),
+        address(energy, np.float64, number),
+        address(photon, np.float64, number),
+        address(random, np.float64, number),
+        address(cosine, np.float64, number),
+        address(cosine_azimuth, np.float64, number),
+        address(sine_azimuth, np.float64, number),
         address(ends, np.float64),
         address(radiated, np.float64),
         address(left, np.float64),
@@ -244,8 +244,8 @@ def fly(
         box,
         data.shape[1],
         address(data, np.float64),
-        address(flight, np.float64),
-        address(of_each, np.float64),
+        address(flight, np.float64, data.shape[1]),
+        address(of_each, np.float64, data.shape[1]),
         address(flown, np.float64),
         address(of_flown, np.float64),
     )
@@ -267,6 +267,8 @@ def convert(
         return None
     data = np.ascontiguousarray(data)
     rows, number = data.shape
+    if share.size != np.count_nonzero(is_pair):
+        raise ValueError(f"expected a share of every pair, got {share.size}")
     electrons, scattered = np.empty((rows, number + share.size)), np.empty_like(data)
     going = routines.ctjax_convert(
         electron_mev,
@@ -274,11 +276,11 @@ def convert(
         number,
         share.size,
         address(data, np.float64),
-        address(is_pair, np.bool_),
+        address(is_pair, np.bool_, number),
         address(share, np.float64),
-        address(random, np.float64),
-        address(cosine_azimuth, np.float64),
-        address(sine_azimuth, np.float64),
+        address(random, np.float64, number - share.size),
+        address(cosine_azimuth, np.float64, number - share.size),
+        address(sine_azimuth, np.float64, number - share.size),
         address(electrons, np.float64),
         address(scattered, np.float64),
     )
@@ -299,6 +301,8 @@ def spread(
     """Places the runs of bursts as noise._spread does; see there."""
     if routines is None:
         return None
+    if random.size != kind.sum() + kind.size or gap.size != runs.sum():
+        raise ValueError(f"expected a number for every run and pixel, got {gap.size}")
     columns, rows = np.empty(random.size, np.int64), np.empty(random.size, np.int64)
     excesses = np.empty(random.size)
     number = routines.ctjax_spread(
@@ -308,9 +312,9 @@ def spread(
         address(mean_excess, np.float64),
         address(runs, np.int64),
         address(gap, np.float64),
-        address(start, np.int64),
-        address(column, np.int64),
-        address(kind, np.int64),
+        address(start, np.int64, runs.size),
+        address(column, np.int64, runs.size),
+        address(kind, np.int64, gap.size),
         address(random, np.float64),
         address(columns, np.int64),
         address(rows, np.int64),

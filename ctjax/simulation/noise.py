@@ -79,7 +79,11 @@ def _bursts(
     kind = np.searchsorted(shares, rng.random(gap.size) * shares[-1])
     random = rng.standard_exponential(int(lengths[kind].sum()))
     arguments = (
-        *(parameters.burst_gap_rows, height // 2, np.asarray(parameters.run_excess)),
+        *(
+            parameters.burst_gap_rows,
+            height // 2,
+            np.asarray(parameters.run_excess, np.float64),
+        ),
         *(runs, gap, start, column, kind, random),
     )
     return native.spread(*arguments) or _spread(*arguments)
