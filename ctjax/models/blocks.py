@@ -461,23 +461,25 @@ class Block(nn.Module):
         """Whether a fused kernel takes these images."""
         return (
             self.is_fused
-            and self.normalization in (Normalization.NONE, Normalization.BATCH)
-            and self.upsample is None
-            and self.stride == 1
+            and self._is_one_convolution()
             and fused.fits(
                 x.shape,
                 (self.kernel_size, self.kernel_size, x.shape[-1], self.features),
             )
         )
 
+    def _is_one_convolution(self):
+        """Whether all but an activation is affine in a convolution's output."""
+        return (
+            self.normalization in (Normalization.NONE, Normalization.BATCH)
+            and self.upsample is None
+            and self.stride == 1
+        )
+
     def _in_one(self, x, residual):
         """The block without statistics of its own in one function, if there is one."""
-        if (
-            self.normalization not in (Normalization.NONE, Normalization.BATCH)
-            or self.upsample is not None
-            or self.stride != 1
-            or not (self.is_activated or residual is not None)
-        ):
+        ends_activated = self.is_activated or residual is not None
+        if not ends_activated or not self._is_one_convolution():
             return None
         kernel, bias = self.conv.parameters(x.shape[-1])
         x = x.astype(self.dtype)
