@@ -45,9 +45,9 @@ setup(
             py_limited_api=True,
         ),
         Extension(
-            "ctjax.models._cpu_kernels",
-            ["ctjax/models/cpu_kernels.c"],
-            depends=["ctjax/models/cpu_kernels_product.h"],
+            "ctjax.models.kernels._cpu",
+            ["ctjax/models/kernels/cpu.c"],
+            depends=["ctjax/models/kernels/cpu_product.h"],
             # On processors without these instructions the library is not used.
             extra_compile_args=["-O3", *(["-mavx2", "-mfma"] if IS_X86 else [])],
             extra_link_args=["-pthread"],
@@ -57,8 +57,8 @@ setup(
         *(
             [
                 Extension(
-                    "ctjax._host_memory",
-                    ["ctjax/host_memory.c"],
+                    "ctjax.base._host_memory",
+                    ["ctjax/base/host_memory.c"],
                     extra_compile_args=["-O2"],
                     extra_link_args=["-pthread", "-ldl"],
                     optional=True,
@@ -69,7 +69,7 @@ setup(
             else []
         ),
     ],
-    package_data={"ctjax.report": ["*.html", "*.css", "*.js"]},
+    package_data={"ctjax.views.report": ["*.html", "*.css", "*.js"]},
     python_requires=">=3.11",
     install_requires=REQUIREMENTS,
     extras_require={

@@ -34,9 +34,12 @@ import jax
 import numpy as np
 
 from benchmarks import compute_report, machine, roofline
-from ctjax import config as ctjax_config
-from ctjax import factory, host_memory, torch_weights
-from ctjax.models import cpu_kernels
+from ctjax.base import host_memory
+from ctjax.config import fields as config_fields
+from ctjax.config import resolve
+from ctjax.models import torch_weights
+from ctjax.models.kernels import cpu
+from ctjax.runs import parts
 
 ROOT = pathlib.Path(__file__).parent.parent
 MOST_STEPS = 100  # of a block
@@ -239,9 +242,7 @@ def main() -> int:
         "device": options.device,
         "threads": len(options.cpus),
         "convolutions": (
-            f"C, vectors of {cpu_kernels.vector_lanes()}"
-            if cpu_kernels.are_usable()
-            else "XLA"
+            f"C, vectors of {cpu.vector_lanes()}" if cpu.are_usable() else "XLA"
         ),
         "repeats": options.repeats,
         "limits": measure_limits(options, precisions, deadline),
@@ -311,7 +312,7 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def configure(case: Case, options: argparse.Namespace) -> ctjax_config.Config:
+def configure(case: Case, options: argparse.Namespace) -> config_fields.Config:
     """The configuration of a case."""
     path = ROOT / "configs" / f"{case.network}.py"
     config = runpy.run_path(str(path))["get_config"]()
@@ -323,26 +324,26 @@ def configure(case: Case, options: argparse.Namespace) -> ctjax_config.Config:
     # What the peer has: Adam at one learning rate.
     config.mode.optimizer.lr_schedule = "flat"
     config.update(options.fields)
-    return ctjax_config.resolve(config)
+    return resolve.resolve(config)
 
 
-def write_arrays(config: ctjax_config.Config, folder: str) -> dict[str, Any]:
+def write_arrays(config: config_fields.Config, folder: str) -> dict[str, Any]:
     """Writes a minibatch and initial weights; returns the part of a job about them."""
     size = config.run.minibatch_size
-    with factory.open_events(config.data, "", require_label=True) as source:
-        with factory.read_events(config.data, source, [np.arange(size)]) as reader:
+    with parts.open_events(config.data, "", require_label=True) as source:
+        with parts.read_events(config.data, source, [np.arange(size)]) as reader:
             minibatch = next(reader)
             arrays = {name: minibatch[name] for name in ("image", "label", "mask")}
             arrays["stop"] = np.zeros(size, np.float32)
             np.savez(os.path.join(folder, "minibatch.npz"), **arrays)
         image_shape = source.image_shape
-    _, variables = factory.make_network(config, image_shape)
+    _, variables = parts.make_network(config, image_shape)
     weights = torch_weights.from_variables(variables)
     np.savez(os.path.join(folder, "weights.npz"), **weights)
     return {
         "minibatch": os.path.join(folder, "minibatch.npz"),
         "weights": os.path.join(folder, "weights.npz"),
-        "config": ctjax_config.to_dict(config),
+        "config": config_fields.to_dict(config),
         "image_shape": list(image_shape),
         "parameters": sum(
             array.size for name, array in weights.items() if ".running_" not in name
@@ -379,7 +380,7 @@ def measure_limits(
 
 def run_case(
     case: Case,
-    config: ctjax_config.Config,
+    config: config_fields.Config,
     options: argparse.Namespace,
     limits: dict,
     deadline: float,

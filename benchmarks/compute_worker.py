@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ctjax import host_memory
+from ctjax.base import host_memory
 
 CHECKED_STEPS = 3
 ELEMENTS = {"cpu": 2**26, "gpu": 2**28}
@@ -54,25 +54,20 @@ def ctjax_side(job: dict) -> Side:
     """The steps that `ctjax.train` and `ctjax.inference` compile, on one device."""
     import jax
 
-    from ctjax import config as ctjax_config
-    from ctjax import (
-        devices,
-        factory,
-        losses,
-        optimizer,
-        sharding,
-        state,
-        steps,
-        torch_weights,
-    )
+    from ctjax.config import resolve
+    from ctjax.learning import compiled as learning_compiled
+    from ctjax.learning import devices, losses, sharding, state, steps
+    from ctjax.learning import optimizer as learning_optimizer
+    from ctjax.models import torch_weights
+    from ctjax.runs import parts
 
     side = Side()
-    config = ctjax_config.resolve(job["config"])
+    config = resolve.resolve(job["config"])
     devices.select(config.run.compute_mode)
     mesh = sharding.make_mesh(jax.local_devices()[:1])
     minibatch = _load(job["minibatch"])
     image_shape = minibatch["image"].shape[2:]
-    model, variables = factory.make_network(config, image_shape)
+    model, variables = parts.make_network(config, image_shape)
     weights = torch_weights.to_variables(_load(job["weights"]), variables)
     variables = {"batch_stats": {}} | weights
     rule, axis = config.mode.optimizer, sharding.EVENT_AXIS
@@ -81,20 +76,22 @@ def ctjax_side(job: dict) -> Side:
     )
     network_input = steps.make_input(image_shape, config.data.img_transform)
     masked = config.mode.mask_empty_pixels
-    arrays = steps.device_arrays(minibatch, mesh)
+    arrays = learning_compiled.device_arrays(minibatch, mesh)
     if job["training"]:
-        schedule = optimizer.make_schedule(rule, 1, 1)
-        update = optimizer.make_optimizer(rule, schedule, config.network.weight_decay)
+        schedule = learning_optimizer.make_schedule(rule, 1, 1)
+        update = learning_optimizer.make_optimizer(
+            rule, schedule, config.network.weight_decay
+        )
         train_step = steps.make_train_step(
             model, update, schedule, loss_fn, network_input, 1, masked, axis
         )
-        program = steps.compile_train_step(train_step, mesh)
+        program = learning_compiled.compile_train_step(train_step, mesh)
         held = sharding.replicate(state.make_state(variables, update), mesh)
     else:
         eval_step = steps.make_eval_step(
             model, loss_fn, network_input, masked, True, axis
         )
-        program = steps.compile_eval_step(eval_step, mesh, with_scores=True)
+        program = learning_compiled.compile_eval_step(eval_step, mesh, with_scores=True)
         held = sharding.replicate(variables, mesh)
     compiled = program.lower(held, arrays).compile()
     memory = compiled.memory_analysis()
@@ -130,10 +127,10 @@ def torch_side(job: dict) -> Side:
     import torch
 
     from benchmarks import torch_peer
-    from ctjax import config as ctjax_config
+    from ctjax.config import fields, resolve
 
     side = Side()
-    config = ctjax_config.resolve(job["config"])
+    config = resolve.resolve(job["config"])
     device = _set_up_torch(torch, job)
     contender = job["contender"]
     layout = torch.contiguous_format
@@ -151,7 +148,7 @@ def torch_side(job: dict) -> Side:
     minibatch = _load(job["minibatch"])
     image = torch.tensor(minibatch["image"], device=device)
     label = torch.tensor(minibatch["label"], device=device).long()
-    rounded = config.run.precision is ctjax_config.Precision.BFLOAT16
+    rounded = config.run.precision is fields.Precision.BFLOAT16
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=rounded)
     masked = config.mode.mask_empty_pixels
 
@@ -169,13 +166,15 @@ def torch_side(job: dict) -> Side:
     if contender["compile"]:
         objective, prediction = torch.compile(objective), torch.compile(prediction)
     rule = config.mode.optimizer
-    optimizer = torch.optim.Adam(model.parameters(), rule.learning_rate, fused=True)
+    learning_optimizer = torch.optim.Adam(
+        model.parameters(), rule.learning_rate, fused=True
+    )
 
     def train():
-        optimizer.zero_grad(set_to_none=True)
+        learning_optimizer.zero_grad(set_to_none=True)
         loss = objective(image, label)
         loss.backward()
-        optimizer.step()
+        learning_optimizer.step()
         return loss.detach()
 
     side.step = train if job["training"] else lambda: prediction(image)[0]
@@ -213,8 +212,8 @@ def ctjax_limits(job: dict) -> dict[str, float]:
     import jax
     import jax.numpy as jnp
 
-    from ctjax import devices
-    from ctjax.config import ComputeMode
+    from ctjax.config.fields import ComputeMode
+    from ctjax.learning import devices
 
     cpu = job["device"] == "cpu"
     devices.select(ComputeMode.CPU if cpu else ComputeMode.GPU)

@@ -25,8 +25,8 @@ import h5py
 import numpy as np
 
 from benchmarks import io_report
-from ctjax import repack
-from ctjax.data import chunks, native, pipeline
+from ctjax.data import native, pipeline, sources
+from ctjax.data.larcv import filters, repack
 from ctjax.data.order import wrapped_entries
 
 SHAPE = (1280, 2048)
@@ -103,7 +103,7 @@ def start_reading(case: dict):
     """A step that takes one minibatch and gives it back."""
     if case["what"] == "ctjax in numpy":
         native.routines = None
-    source = pipeline.open_source(file=case["file"], downsample=case["downsample"])
+    source = sources.open_source(file=case["file"], downsample=case["downsample"])
     reader = pipeline.minibatches(
         source,
         wrapped_entries(source.num_events, case["minibatch_size"]),
@@ -142,7 +142,7 @@ def start_inflating(case: dict):
     def step():
         shares.append(shares.pop(0))
         for data, size in shares[0]:
-            chunks.inflate(data, size)
+            filters.inflate(data, size)
 
     return step, lambda: None
 
@@ -216,7 +216,7 @@ def describe_machine() -> dict:
         "h5py": h5py.__version__,
         "hdf5": h5py.version.hdf5_version,
         "commit": _commit(),
-        "inflate": chunks.inflater(),
+        "inflate": filters.inflater(),
         "loops": native.language(),
     }
 

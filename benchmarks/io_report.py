@@ -91,7 +91,7 @@ def describe(cases: list[dict], stages: list[dict], machine: dict) -> list[str]:
         *lines,
         "`ctjax sparse` is `data.densify=device`: ids, charges and classes as they",
         "would be sent to the device. `ctjax in numpy` is an installation that found",
-        "no C compiler. Repacked files are those of `python -m ctjax.repack`, one",
+        "no C compiler. Repacked files are those of `ctjax repack`, one",
         "chunk an event.",
     ]
 

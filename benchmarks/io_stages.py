@@ -16,14 +16,15 @@ import threading
 import time
 from collections.abc import Callable
 
-from ctjax.data import chunks, images, larcv_file, pipeline, sources
+from ctjax.data import images, pipeline, sources
+from ctjax.data.larcv import chunks, file
 from ctjax.data.order import wrapped_entries
 
 STAGES = {
     "fetch": (chunks.RowReader, "_fetch"),
     "inflate": (chunks.RowReader, "_decode"),
-    "split and check": (larcv_file.LarcvFile, "_read"),
-    "compare": (larcv_file.LarcvFile, "read_event"),
+    "split and check": (file.LarcvFile, "_read"),
+    "compare": (file.LarcvFile, "read_event"),
     "pool": (sources, "pool"),
     "write": (images, "fill"),
     "clear": (images, "clear"),
@@ -67,7 +68,7 @@ def measure(path: str, downsample: int, threads: int, seconds: float) -> dict:
     for stage, (owner, name) in STAGES.items():
         setattr(owner, name, timed(stage, getattr(owner, name), taken, inner))
     size = 2
-    with pipeline.open_source(file=path, downsample=downsample) as source:
+    with sources.open_source(file=path, downsample=downsample) as source:
         entries = wrapped_entries(source.num_events, size)
         with pipeline.minibatches(source, entries, io_threads=threads) as reader:
             for _ in range(20):

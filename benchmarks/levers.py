@@ -27,16 +27,19 @@ import optax
 from jax.sharding import Mesh
 
 from benchmarks import machine
-from ctjax import config as ctjax_config
-from ctjax import host_memory, losses, sharding, steps
-from ctjax.models import UResNet, blocks, convolution, cpu_kernels, uresnet
-from ctjax.precision import POLICIES
-from ctjax.state import init_variables, make_state
+from ctjax.base import host_memory
+from ctjax.config import fields, resolve
+from ctjax.learning import compiled as learning_compiled
+from ctjax.learning import losses, sharding, steps
+from ctjax.learning.precision import POLICIES
+from ctjax.learning.state import init_variables, make_state
+from ctjax.models import UResNet, blocks, layers, normalization, uresnet
+from ctjax.models.kernels import convolution, cpu
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 LEARNING_RATE = 3e-4
 OVER_EVENTS = sharding.over_events
-NORMALIZE = blocks.BatchNorm.__call__
+NORMALIZE = normalization.BatchNorm.__call__
 LOOP_STEPS = 8
 RESULTS_LATE = 1
 """Steps that a training is ahead of the results it reads; of the kind "loop" alone."""
@@ -58,7 +61,7 @@ def _pool(x: jax.Array) -> jax.Array:
 class _UpsampleFirst(uresnet.InterpolationUpsample):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        x = blocks.upsample_bilinear(x)
+        x = layers.upsample_bilinear(x)
         return self.block(kernel_size=1, name="bottleneck")(x, train)
 
 
@@ -70,7 +73,10 @@ def _not_donated(
 
 
 def _biased(
-    norm: blocks.BatchNorm, x: jax.Array, bias: jax.Array | None, slope: float = 1.0
+    norm: normalization.BatchNorm,
+    x: jax.Array,
+    bias: jax.Array | None,
+    slope: float = 1.0,
 ) -> jax.Array:
     return NORMALIZE(
         norm, x if bias is None else x + bias[None, None, None], None, slope
@@ -83,30 +89,30 @@ def _together(parts: Sequence[jax.Array], kernel: jax.Array) -> jax.Array:
 
 LEVERS: dict[str, tuple[object, str, object]] = {
     "libraries": (sharding, "_compiler_options", lambda platform: {}),
-    "kernels in C": (cpu_kernels, "are_usable", lambda: False),
-    "wide vectors": (cpu_kernels, "vector_lanes", lambda: cpu_kernels.LANES),
+    "kernels in C": (cpu, "are_usable", lambda: False),
+    "wide vectors": (cpu, "vector_lanes", lambda: cpu.LANES),
     "epilogue": (convolution, "takes_bias", lambda x, kernel: False),
     "convolution": (convolution, "_on_cpu", _same_everywhere),
-    "activation": (blocks, "leaky_relu", blocks.leaky_relu.fun),
+    "activation": (blocks, "leaky_relu", layers.leaky_relu.fun),
     "slices": (blocks, "upsample_bilinear", _resize),
     "1 x 1 first": (uresnet, "InterpolationUpsample", _UpsampleFirst),
     "max-pool": (blocks, "max_pool", _pool),
-    "dead biases": (blocks.BatchNorm, "__call__", _biased),
+    "dead biases": (normalization.BatchNorm, "__call__", _biased),
     "donation": (sharding, "over_events", _not_donated),
     "split": (convolution, "convolve_parts", _together),
-    "normalize": (blocks, "normalize", blocks.normalize.fun),
+    "normalize": (blocks, "normalize", normalization.normalize.fun),
     "late results": (sys.modules[__name__], "RESULTS_LATE", 0),
 }
 """By name: what replaces which attribute of what to take the lever away."""
 
 
-def read_config(name: str) -> ctjax_config.Config:
+def read_config(name: str) -> fields.Config:
     """Returns the configuration of a file in `configs/`."""
     spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return ctjax_config.resolve(module.get_config())
+    return resolve.resolve(module.get_config())
 
 
 @contextlib.contextmanager
@@ -122,7 +128,7 @@ def without(names: tuple[str, ...]) -> Iterator[None]:
 
 
 def make_call(
-    config: ctjax_config.Config, shape: tuple[int, int], kind: str
+    config: fields.Config, shape: tuple[int, int], kind: str
 ) -> tuple[Callable[[], None], dict[str, int]]:
     """Compiles one step of a kind.
 
@@ -153,12 +159,16 @@ def make_call(
         "mask": np.ones(len(label), np.float32),
         "stop": np.zeros(len(label), np.float32),
     }
-    minibatch = steps.device_arrays(arrays, mesh)
+    minibatch = learning_compiled.device_arrays(arrays, mesh)
     if kind == "inference":
         step = steps.make_eval_step(model, loss_fn, network_input, axis_name=axis)
         del minibatch["stop"]
         state = sharding.replicate(variables, mesh)
-        compiled = steps.compile_eval_step(step, mesh).lower(state, minibatch).compile()
+        compiled = (
+            learning_compiled.compile_eval_step(step, mesh)
+            .lower(state, minibatch)
+            .compile()
+        )
 
         def call() -> None:
             jax.block_until_ready(compiled(state, minibatch))
@@ -168,7 +178,7 @@ def make_call(
             model, rule, lambda _: LEARNING_RATE, loss_fn, network_input, axis_name=axis
         )
         states = [sharding.replicate(make_state(variables, rule), mesh)]
-        program = steps.compile_train_step(step, mesh)
+        program = learning_compiled.compile_train_step(step, mesh)
         compiled = program.lower(states[0], minibatch).compile()
 
         def one_step() -> None:
@@ -180,7 +190,7 @@ def make_call(
         def loop() -> None:
             waiting: collections.deque = collections.deque()
             for _ in range(LOOP_STEPS):
-                given = steps.device_arrays(arrays, mesh)
+                given = learning_compiled.device_arrays(arrays, mesh)
                 states[0], results = compiled(states[0], given)
                 waiting.append(results)
                 if len(waiting) > late:
@@ -237,11 +247,11 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--output", help="JSON file")
     options = parser.parse_args(arguments)
     config = read_config(options.network)
-    run = ctjax_config.Run(
+    run = fields.Run(
         minibatch_size=options.minibatch,
-        precision=ctjax_config.Precision(options.precision),
+        precision=fields.Precision(options.precision),
     )
-    config = ctjax_config.Config(
+    config = fields.Config(
         run=run, data=config.data, network=config.network, mode=config.mode
     )
     calls, memory = {}, {}

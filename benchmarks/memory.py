@@ -24,11 +24,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import levers, machine
-from ctjax import host_memory
-from ctjax.config import Network, Normalization, Precision, Remat, Run
-from ctjax.constants import NUM_PLANES
+from ctjax.base import host_memory
+from ctjax.base.constants import NUM_PLANES
+from ctjax.config.fields import Network, Normalization, Precision, Remat, Run
+from ctjax.learning.precision import POLICIES
 from ctjax.models import UResNet, blocks
-from ctjax.precision import POLICIES
 
 NETWORKS = ("uresnet", "scc21", "a21")
 SHAPES = ((1280, 2048), (640, 1024), (320, 512))

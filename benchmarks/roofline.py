@@ -29,7 +29,8 @@ Inference is the forward pass; its normalization takes no statistics (A: 2u, B: 
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ctjax.config import (
+from ctjax.base.constants import NUM_CLASSES, NUM_PLANES
+from ctjax.config.fields import (
     Connection,
     Downsampling,
     GrowthRate,
@@ -37,7 +38,6 @@ from ctjax.config import (
     Normalization,
     Upsampling,
 )
-from ctjax.constants import NUM_CLASSES, NUM_PLANES
 
 ROWS = ("A", "B", "C")
 

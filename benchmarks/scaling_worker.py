@@ -18,25 +18,19 @@ import jax
 import numpy as np
 
 from benchmarks import machine
-from ctjax import config as ctjax_config
-from ctjax import (
-    devices,
-    distributed,
-    factory,
-    host_memory,
-    losses,
-    optimizer,
-    sharding,
-    steps,
-)
-from ctjax.config import Config
+from ctjax.base import host_memory
+from ctjax.config import resolve
+from ctjax.config.fields import Config
 from ctjax.data import order
-from ctjax.state import count_parameters, make_state
+from ctjax.learning import compiled, devices, losses, optimizer, sharding, steps
+from ctjax.learning.state import count_parameters, make_state
+from ctjax.processes import join, launchers
+from ctjax.runs import parts
 
 
 def compile_step(config: Config, mesh: Any, image_shape: tuple[int, int]) -> tuple:
     """The compiled training step of a mesh, and the first state on it."""
-    model, variables = factory.make_network(config, image_shape)
+    model, variables = parts.make_network(config, image_shape)
     rule = config.mode.optimizer
     schedule = optimizer.make_schedule(rule, 1, 1)
     update = optimizer.make_optimizer(rule, schedule, config.network.weight_decay)
@@ -53,13 +47,13 @@ def compile_step(config: Config, mesh: Any, image_shape: tuple[int, int]) -> tup
         axis_name=sharding.EVENT_AXIS,
     )
     state = sharding.replicate(make_state(variables, update), mesh)
-    return steps.compile_train_step(step, mesh), state
+    return compiled.compile_train_step(step, mesh), state
 
 
 def seconds_per_step(loop: Callable[[int], None], num_steps: int) -> float:
     """Times some steps after all processes have met."""
     if jax.process_count() > 1:
-        distributed.wait_for_all("loop")
+        join.wait_for_all("loop")
     start = time.perf_counter()
     loop(num_steps)
     return (time.perf_counter() - start) / num_steps
@@ -70,7 +64,7 @@ def measure(config: Config, processes: Any, repeats: int, num_steps: int) -> dic
     everywhere = devices.select(config.run.compute_mode)
     here = sharding.make_mesh(jax.local_devices())
     size = config.run.minibatch_size
-    with factory.open_events(config.data, config.data.file, True) as source:
+    with parts.open_events(config.data, config.data.file, True) as source:
 
         def entries():
             step = 0
@@ -85,12 +79,12 @@ def measure(config: Config, processes: Any, repeats: int, num_steps: int) -> dic
 
         together, state = compile_step(config, everywhere, source.image_shape)
         apart, own_state = compile_step(config, here, source.image_shape)
-        with factory.read_events(config.data, source, entries()) as reader:
+        with parts.read_events(config.data, source, entries()) as reader:
             minibatch = {k: np.copy(v) for k, v in next(reader).items()}
             never = np.zeros(len(minibatch["mask"]), np.float32)
             minibatch["stop"] = never
-            arrays = steps.device_arrays(minibatch, everywhere)
-            own_arrays = steps.device_arrays(minibatch, here)
+            arrays = compiled.device_arrays(minibatch, everywhere)
+            own_arrays = compiled.device_arrays(minibatch, here)
             program = together.lower(state, arrays).compile().as_text()
             held = {"state": state, "own": own_state}
 
@@ -109,7 +103,7 @@ def measure(config: Config, processes: Any, repeats: int, num_steps: int) -> dic
                 for _ in range(count):
                     minibatch = next(reader)
                     minibatch["stop"] = never
-                    device_arrays = steps.device_arrays(minibatch, everywhere)
+                    device_arrays = compiled.device_arrays(minibatch, everywhere)
                     held["state"], results = together(held["state"], device_arrays)
                     if before is not None:
                         jax.block_until_ready(before[1])
@@ -139,14 +133,14 @@ def measure(config: Config, processes: Any, repeats: int, num_steps: int) -> dic
 def main() -> None:
     """Measures; the first process writes the JSON file."""
     output, repeats, num_steps, fields = sys.argv[1:5]
-    config = ctjax_config.resolve(json.loads(fields))
-    processes = distributed.start(config, distributed.find(os.environ))
+    config = resolve.resolve(json.loads(fields))
+    processes = join.start(config, launchers.find(os.environ))
     result = measure(config, processes, int(repeats), int(num_steps))
     names = list(result["times"])
     times = np.array([result["times"][name] for name in names])
     if processes.count > 1:
         # The slowest process sets the pace.
-        times = distributed.gather(times).max(0)
+        times = join.gather(times).max(0)
     result["times"] = {
         name: [round(float(s), 6) for s in row]
         for name, row in zip(names, times, strict=True)

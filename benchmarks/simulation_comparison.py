@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 from scipy import ndimage
 
-from ctjax.constants import BACKGROUND, IMAGE_PRODUCT, LABEL_PRODUCT, NUM_PLANES
+from ctjax.base.constants import BACKGROUND, IMAGE_PRODUCT, LABEL_PRODUCT, NUM_PLANES
 from ctjax.simulation.events import Simulator
 from ctjax.simulation.parameters import GENERATOR_VERSION
 

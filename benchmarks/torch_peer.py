@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ctjax.config import (
+from ctjax.base.constants import NUM_CLASSES, NUM_PLANES
+from ctjax.config.fields import (
     Connection,
     Downsampling,
     GrowthRate,
@@ -20,7 +21,6 @@ from ctjax.config import (
     Normalization,
     Upsampling,
 )
-from ctjax.constants import NUM_CLASSES, NUM_PLANES
 
 Groups = list[Tensor]
 """Images [N, C, H, W] that are normalized together: one plane in training with batch

@@ -7,12 +7,12 @@ Synthetic events at 640 x 1024, as in CosmicTagger's configuration of that name.
 
 from ml_collections import ConfigDict
 
-from ctjax import config as ctjax_config
+from ctjax.config import fields
 
 
 def get_config() -> ConfigDict:
     """Returns the defaults with a network half as wide, without residual blocks."""
-    config = ctjax_config.default_config()
+    config = fields.default_config()
     config.network.name = "A21"
     config.network.n_initial_filters = 8
     config.network.blocks_final = 0

@@ -7,9 +7,9 @@ The fields, their meanings and their defaults are declared in ctjax/config.py.
 
 from ml_collections import ConfigDict
 
-from ctjax import config as ctjax_config
+from ctjax.config import fields
 
 
 def get_config() -> ConfigDict:
     """Returns every field with its default."""
-    return ctjax_config.default_config()
+    return fields.default_config()

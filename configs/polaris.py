@@ -5,12 +5,12 @@ python -m ctjax.main --config configs/polaris.py --config.data.synthetic=True
 
 from ml_collections import ConfigDict
 
-from ctjax import config as ctjax_config
+from ctjax.config import fields
 
 
 def get_config() -> ConfigDict:
     """Returns the defaults with a deeper, lighter network at full resolution."""
-    config = ctjax_config.default_config()
+    config = fields.default_config()
     config.network.name = "polaris"
     config.network.blocks_deepest_layer = 2
     config.network.blocks_final = 2

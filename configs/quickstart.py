@@ -11,12 +11,12 @@ small network trains on images of 160 x 256 pixels. With larcv3 files of your ow
 
 from ml_collections import ConfigDict
 
-from ctjax import config as ctjax_config
+from ctjax.config import fields
 
 
 def get_config() -> ConfigDict:
     """Returns the defaults with a network that learns fast on a processor."""
-    config = ctjax_config.default_config()
+    config = fields.default_config()
     config.mode.name = "quickstart"
     config.run.iterations = 900
     config.run.minibatch_size = 2

@@ -8,12 +8,12 @@
 
 from ml_collections import ConfigDict
 
-from ctjax import config as ctjax_config
+from ctjax.config import fields
 
 
 def get_config() -> ConfigDict:
     """Returns the defaults with the competition's network."""
-    config = ctjax_config.default_config()
+    config = fields.default_config()
     config.network.name = "scc21"
     config.network.normalization = "none"
     config.data.downsample = 0

@@ -3,6 +3,6 @@
 python -m ctjax.main --config configs/uresnet.py --config.data.synthetic=True
 """
 
-from ctjax.config import default_config as get_config
+from ctjax.config.fields import default_config as get_config
 
 __all__ = ["get_config"]

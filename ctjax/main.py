@@ -1,4 +1,4 @@
-"""Command line: python -m ctjax.main --config configs/<name>.py."""
+"""Runs what a configuration says: `python -m ctjax.main --config configs/<name>.py`."""
 
 import contextlib
 import importlib
@@ -6,64 +6,54 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import Any
 
-from ctjax import (
-    command_line,
-    distributed,
-    host_memory,
-    interruption,
-    liveness,
-    report,
-    reporting,
-    run_lock,
-)
-from ctjax import config as ctjax_config
-from ctjax.config import Config
-from ctjax.distributed import ALONE, Processes
-from ctjax.interruption import Interrupted
+from ctjax.commands import command_line
+from ctjax.config import describe
+from ctjax.config.fields import Config, ModeName
+from ctjax.outputs import lock, log, run_record
+from ctjax.processes import join, launchers, liveness, stop_requests
+from ctjax.processes.join import SINGLE_PROCESS, Processes
+from ctjax.processes.launchers import Launch
+from ctjax.processes.stop_requests import Interrupted
+from ctjax.views import report
 
 logger = logging.getLogger("ctjax")
 
 
-def main(arguments: list[str]) -> int:
+def main(
+    arguments: Sequence[str], mode: ModeName | None = None, default: str = "default"
+) -> int:
     """Runs what the command line asks for.
 
     Args:
-      arguments: of the process, its name first.
+      arguments: of the command line, without the program's name.
+      mode: that the command stands for; None for the one of the configuration.
+      default: name of the configuration where the command line names none.
 
     Returns:
       Exit status: 0; 1 after one line about what the user can mend; 75 where a signal
       or run.max_time has stopped a training that the same command goes on with.
     """
     if "--help" in arguments or "-h" in arguments:
-        sys.stdout.write(ctjax_config.help_text())
+        sys.stdout.write(describe.help_text(mode.value if mode else "run"))
         return 0
-    started, processes = None, ALONE
+    started, processes = None, SINGLE_PROCESS
     try:
-        config = command_line.parse_config(arguments)
+        config = command_line.parse_config(arguments, mode, default)
         if config.run.distributed:
-            started = distributed.find(os.environ)
-        processes = distributed.start(config, started)
-        launch(config, processes)
+            started = launchers.find(os.environ)
+        processes = join.start(config, started)
+        run(config, processes)
     except Interrupted:
-        return interruption.STATUS
+        return stop_requests.STATUS
     except Exception as error:
-        line = _line_for_the_user(error)
-        if started is None or started.count == 1:
-            if line is None or _is_loss(error):
-                raise
-            sys.stderr.write(f"ctjax: error: {line}\n")
-            logger.debug("ended by", exc_info=error)
-            return 1
-        words = line or f"a defect of ctjax\n{traceback.format_exc()}"
-        if processes.count > 1 and _is_loss(error):
-            liveness.call_roll(started.index, words)
-        liveness.leave(started.index, words)
+        return _end_after(error, started, processes)
     return 0
 
 
-def launch(config: Config, processes: Processes = ALONE) -> Any:
+def run(config: Config, processes: Processes = SINGLE_PROCESS) -> Any:
     """Does what a configuration says: lock, log, run, report page.
 
     Args:
@@ -74,20 +64,19 @@ def launch(config: Config, processes: Processes = ALONE) -> Any:
       What the `run` of the mode's module returns.
 
     Raises:
-      ConfigError, LarcvFileError, CheckpointError, RunLockError, TrainingError: for
-        what the user can mend.
+      UserError: for what the user can mend.
       Interrupted: a signal or run.max_time has stopped a training.
     """
     with contextlib.ExitStack() as stack:
         if processes.is_first:
-            stack.enter_context(run_lock.hold(config.output_dir))
-        reporting.start_logging(config.output_dir, processes.index)
-        stack.callback(reporting.stop_logging)
-        logger.info("Resolved configuration\n%s", ctjax_config.describe(config))
+            stack.enter_context(lock.hold(config.output_dir))
+        log.start_logging(config.output_dir, processes.index)
+        stack.callback(log.stop_logging)
+        logger.info("Resolved configuration\n%s", describe.describe(config))
         if processes.is_first:
-            reporting.save_config(config)
+            run_record.save_config(config)
         # Imported late: the IO test needs neither jax nor a device.
-        mode = importlib.import_module(f"ctjax.{config.mode.name.value}")
+        mode = importlib.import_module(f"ctjax.runs.{config.mode.name.value}")
         try:
             result = mode.run(config, processes)
         except Interrupted as stop:
@@ -98,8 +87,27 @@ def launch(config: Config, processes: Processes = ALONE) -> Any:
     return result
 
 
+def _end_after(error: Exception, started: Launch | None, processes: Processes) -> int:
+    """Ends a run after an error: in one line, or with its traceback for a defect.
+
+    Returns:
+      Exit status of a run of one process; with several, the process ends here.
+    """
+    line = _line_for_the_user(error)
+    if started is None or started.count == 1:
+        if line is None or _may_be_lost_process(error):
+            raise error
+        sys.stderr.write(f"ctjax: error: {line}\n")
+        logger.debug("ended by", exc_info=error)
+        return 1
+    words = line or f"a defect of ctjax\n{traceback.format_exc()}"
+    if processes.count > 1 and _may_be_lost_process(error):
+        liveness.call_roll(started.index, words)
+    liveness.end_after_error(started.index, words)
+
+
 def _line_for_the_user(error: Exception) -> str | None:
-    """One line where that says all; other errors keep their traceback."""
+    """Returns one line where that says all; other errors keep their traceback."""
     message = command_line.one_line(error)
     if command_line.is_for_the_user(error):
         return message
@@ -108,16 +116,16 @@ def _line_for_the_user(error: Exception) -> str | None:
             "the device's memory is too small: expected a smaller run.minibatch_size, "
             f"network or image (data.downsample): {message}"
         )
-    return message if _is_loss(error) else None
+    return message if _may_be_lost_process(error) else None
 
 
-def _is_loss(error: Exception) -> bool:
-    """Whether it may come from the loss of another process."""
+def _may_be_lost_process(error: Exception) -> bool:
+    """Says whether an error may come from the loss of another process."""
+    # By name: only a run that has imported jax can have raised it.
     return type(error).__name__ == "JaxRuntimeError" and (
         "RESOURCE_EXHAUSTED" not in str(error)
     )
 
 
 if __name__ == "__main__":
-    host_memory.prepare()
-    sys.exit(main(sys.argv))
+    sys.exit(main(sys.argv[1:]))

@@ -9,9 +9,10 @@ pixel, and event.png. Needs the extra [display]. Next: 2_train.py.
 import argparse
 import pathlib
 
-from ctjax import display, simulate
-from ctjax.data.larcv_file import LarcvFile
-from ctjax.event_view import read_view
+from ctjax.commands import simulate
+from ctjax.data.larcv.file import LarcvFile
+from ctjax.views import picture as views_picture
+from ctjax.views.event import read_view
 
 
 def main():
@@ -46,7 +47,7 @@ def main():
         print(f"plane {plane}: {share:.2%} of the pixels hold charge")
 
     picture = options.folder / "event.png"
-    display.draw(read_view(path, "", 0)).savefig(picture)
+    views_picture.draw(read_view(path, "", 0)).savefig(picture)
     print(f"look at {picture}")
 
 

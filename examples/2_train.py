@@ -9,8 +9,8 @@ Started again with more iterations, it goes on where it ended. Next: 3_analyse.p
 import argparse
 import pathlib
 
-from ctjax import config
 from ctjax import main as ctjax_main
+from ctjax.config import resolve
 
 
 def main():
@@ -56,7 +56,7 @@ def main():
         "output_dir": str(options.folder / "run"),
     }
 
-    state = ctjax_main.launch(config.resolve(fields))
+    state = ctjax_main.run(resolve.resolve(fields))
     print(f"{int(state.step)} steps; look at {options.folder}/run/report.html")
 
 

@@ -13,10 +13,11 @@ import pathlib
 
 import numpy as np
 
-from ctjax import config, display
 from ctjax import main as ctjax_main
-from ctjax.data.neutrinos import read_neutrinos
-from ctjax.event_view import read_view
+from ctjax.config import resolve
+from ctjax.data.larcv.truth import read_neutrinos
+from ctjax.views import picture
+from ctjax.views.event import read_view
 
 
 def main():
@@ -31,7 +32,7 @@ def main():
     fields["mode"].update(name="inference", write_predictions=True)
     fields["data"]["file"] = "test.h5"
     fields["run"]["iterations"] = 0  # the whole file
-    averages = ctjax_main.launch(config.resolve(fields))
+    averages = ctjax_main.run(resolve.resolve(fields))
     print(f"mean over the events of all metrics: mIoU {averages['Average/mIoU']:.3f}")
 
     # A row an event; the truth has the energy of each neutrino.
@@ -48,7 +49,7 @@ def main():
 
     worst = int(np.argmin(np.where(has_neutrino, iou, np.inf)))
     view = read_view(events, str(run / "predictions.h5"), worst)
-    display.draw(view).savefig(options.folder / "worst.png")
+    picture.draw(view).savefig(options.folder / "worst.png")
     print(f"look at {options.folder}/worst.png and {run}/report.html")
 
 

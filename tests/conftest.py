@@ -10,8 +10,8 @@ import hypothesis
 import jax
 import pytest
 
-from ctjax import sharding
 from ctjax.data import native
+from ctjax.learning import sharding
 
 PARITY_PROPERTY = "parity"
 """Key of the user property whose (variant, column, value) fill the parity table."""

@@ -7,7 +7,7 @@ all planes.
 import numpy as np
 
 from ctjax.data import native
-from ctjax.data.larcv_file import Voxels
+from ctjax.data.voxels import Voxels
 
 
 def fill(

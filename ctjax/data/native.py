@@ -9,8 +9,8 @@ import ctypes
 
 import numpy as np
 
-from ctjax.data.larcv_records import VOXEL
-from ctjax.native_library import address, load
+from ctjax.base.native_library import address, load
+from ctjax.data.larcv.records import VOXEL
 
 VERSION = 1
 """Of native.c; a library built from another one is not used."""

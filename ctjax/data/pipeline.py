@@ -9,7 +9,6 @@ import collections
 import concurrent.futures
 import dataclasses
 import itertools
-import os
 import time
 import weakref
 from collections.abc import Iterable, Mapping
@@ -17,35 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from ctjax.constants import NUM_PLANES
+from ctjax.base.constants import NUM_PLANES
 from ctjax.data import images
-from ctjax.data.order import PADDING, sequential_entries, training_entries
-from ctjax.data.sources import EventSource, open_source
+from ctjax.data.order import PADDING
+from ctjax.data.sources import EventSource
 from ctjax.data.sparse import SparsePlane, capacity_for
-
-__all__ = [
-    "MinibatchReader",
-    "default_io_threads",
-    "minibatches",
-    "open_source",
-    "sequential_entries",
-    "training_entries",
-]
-
-LOCAL_SIZE_VARIABLES = (
-    "JAX_NUM_LOCAL_PROCESSES",
-    "OMPI_COMM_WORLD_LOCAL_SIZE",
-    "MPI_LOCALNRANKS",
-    "MV2_COMM_WORLD_LOCAL_SIZE",
-    "PALS_LOCAL_SIZE",
-    "PMI_LOCAL_SIZE",
-    "SLURM_STEP_TASKS_PER_NODE",
-)
-"""Where launchers write the number of ranks on this host.
-
-Slurm's is that of the step, which srun sets: the job's is also seen by a program that
-runs alone in the job's script.
-"""
+from ctjax.processes.launchers import default_io_threads
 
 Minibatch = dict[str, np.ndarray]
 
@@ -274,29 +250,3 @@ def minibatches(
         prefetch=prefetch,
         sparse=sparse,
     )
-
-
-def default_io_threads(environ: Mapping[str, str] = os.environ) -> int:
-    """CPUs that this process may use, shared between the ranks of the host.
-
-    Args:
-      environ: environment variables of a launcher.
-
-    Returns:
-      Number of threads, >= 1.
-    """
-    usable = len(os.sched_getaffinity(0))
-    ranks = _local_ranks(environ)
-    # Launchers that bind each rank to CPUs of its own have shared them out already.
-    if usable * ranks <= (os.cpu_count() or 1):
-        return usable
-    return max(1, usable // ranks)
-
-
-def _local_ranks(environ: Mapping[str, str]) -> int:
-    for name in LOCAL_SIZE_VARIABLES:
-        # SLURM_STEP_TASKS_PER_NODE reads "4(x2),3".
-        digits = environ.get(name, "").split("(")[0].split(",")[0]
-        if digits.isdigit() and int(digits) > 0:
-            return int(digits)
-    return 1

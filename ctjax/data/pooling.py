@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from ctjax.data import native
-from ctjax.data.larcv_file import Voxels
+from ctjax.data.voxels import Voxels
 
 
 def pooled_shape(image_shape: tuple[int, int], downsample: int) -> tuple[int, int]:

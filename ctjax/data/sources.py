@@ -8,11 +8,13 @@ from typing import Protocol
 
 import numpy as np
 
-from ctjax.constants import FULL_IMAGE_SHAPE
-from ctjax.data import chunks, images, native, synthetic
-from ctjax.data.larcv_file import LarcvFile, LarcvFileError, Voxels
+from ctjax.base.constants import FULL_IMAGE_SHAPE
+from ctjax.data import images, native, synthetic
+from ctjax.data.larcv import filters
+from ctjax.data.larcv.file import LarcvFile, LarcvFileError
 from ctjax.data.pooling import pool, pooled_shape
 from ctjax.data.sparse import SparsePlane, sparse_planes
+from ctjax.data.voxels import Voxels
 
 logger = logging.getLogger("ctjax")
 
@@ -246,7 +248,7 @@ def open_source(
       LarcvFileError: where files are absent, unreadable or do not match.
       ValueError: where the image cannot be pooled so.
     """
-    logger.info("Inflating with %s, loops in %s", chunks.inflater(), native.language())
+    logger.info("Inflating with %s, loops in %s", filters.inflater(), native.language())
     if synthetic:
         return EventSource(SyntheticEvents(image_shape, seed, num_events), downsample)
     paths = find_files([file] if isinstance(file, str | os.PathLike) else file)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ctjax.data.larcv_file import Voxels
+from ctjax.data.voxels import Voxels
 
 
 class SparsePlane(NamedTuple):

@@ -6,8 +6,8 @@ and the right share of active pixels for tests and throughput, nothing physical.
 
 import numpy as np
 
-from ctjax.constants import BACKGROUND, COSMIC, NEUTRINO, NUM_PLANES
-from ctjax.data.larcv_file import Voxels
+from ctjax.base.constants import BACKGROUND, COSMIC, NEUTRINO, NUM_PLANES
+from ctjax.data.voxels import Voxels
 
 ACTIVE_FRACTION = 0.007
 """Share of the pixels that hold charge in CosmicTagger's public events (0.704 %)."""

@@ -6,8 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ctjax import constants
-from ctjax.config import (
+from ctjax.base import constants
+from ctjax.config.fields import (
     Connection,
     Downsampling,
     GrowthRate,
@@ -16,7 +16,7 @@ from ctjax.config import (
     Remat,
     Upsampling,
 )
-from ctjax.models import blocks
+from ctjax.models import blocks, layers
 
 
 class MaxPoolingDownsample(nn.Module):
@@ -27,7 +27,7 @@ class MaxPoolingDownsample(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps [N, H, W, C] to [N, H/2, W/2, C']."""
-        return self.block(kernel_size=1, name="bottleneck")(blocks.max_pool(x), train)
+        return self.block(kernel_size=1, name="bottleneck")(layers.max_pool(x), train)
 
 
 class InterpolationUpsample(nn.Module):
@@ -39,7 +39,7 @@ class InterpolationUpsample(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps [N, H, W, C] to [N, 2H, 2W, C']."""
         return self.block(
-            kernel_size=1, upsample=blocks.upsample_bilinear, name="bottleneck"
+            kernel_size=1, upsample=layers.upsample_bilinear, name="bottleneck"
         )(x, train)
 
 
@@ -76,7 +76,7 @@ class DeepestBlock(nn.Module):
         planes = constants.NUM_PLANES
         block = self.block
         if not config.block_concat:
-            x = blocks.fold_planes_into_features(x, planes)
+            x = layers.fold_planes_into_features(x, planes)
             block = functools.partial(block, num_planes=1)
         width = x.shape[-1]
         narrow = functools.partial(block, features=config.bottleneck_deepest)
@@ -89,7 +89,7 @@ class DeepestBlock(nn.Module):
         )(x, train)
         x = block(features=width, kernel_size=1, name="unbottleneck")(x, train)
         if not config.block_concat:
-            x = blocks.unfold_planes_from_features(x, planes)
+            x = layers.unfold_planes_from_features(x, planes)
         return x
 
 
@@ -147,7 +147,7 @@ class Level(nn.Module):
             x = here(
                 kernel_size=2,
                 stride=2,
-                convolution=blocks.TransposedConvolution,
+                convolution=layers.TransposedConvolution,
                 name="upsample",
             )(x, train)
         else:
@@ -229,7 +229,7 @@ class UResNet(nn.Module):
             config.residual,
             name="final_layer",
         )(x, train)
-        logits, bias = blocks.Convolution(
+        logits, bias = layers.Convolution(
             constants.NUM_CLASSES,
             kernel_size=1,
             use_bias=config.bias,

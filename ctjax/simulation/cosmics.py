@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from ctjax.constants import COSMIC
+from ctjax.base.constants import COSMIC
+from ctjax.simulation.energy_loss import ELECTRON_MEV, MUON_MEV
 from ctjax.simulation.geometry import Geometry
 from ctjax.simulation.parameters import SimulationParameters
 from ctjax.simulation.segments import Particles, Segments, isotropic, join_particles
-from ctjax.simulation.stopping import ELECTRON_MEV, MUON_MEV
 from ctjax.simulation.tracks import box_path, follow
 
 

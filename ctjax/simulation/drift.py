@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from ctjax.constants import NEUTRINO
+from ctjax.base.constants import NEUTRINO
 from ctjax.simulation import native
 from ctjax.simulation.geometry import Geometry
 from ctjax.simulation.parameters import SimulationParameters

@@ -6,15 +6,10 @@ import numpy as np
 
 from ctjax.simulation.cosmics import make_cosmics, michel_electrons
 from ctjax.simulation.geometry import Geometry, make_geometry
-from ctjax.simulation.neutrino import MASSES, Interaction, make_interaction
+from ctjax.simulation.interactions import MASSES, Interaction, make_interaction
 from ctjax.simulation.parameters import GENERATOR_VERSION, SimulationParameters
 from ctjax.simulation.readout import PlaneImage, Readout, read_out
-from ctjax.simulation.segments import (
-    Particles,
-    Segments,
-    join_particles,
-    join_segments,
-)
+from ctjax.simulation.segments import Particles, Segments, join_particles, join_segments
 from ctjax.simulation.showers import develop
 from ctjax.simulation.tracks import follow
 

@@ -5,7 +5,8 @@ import math
 
 import numpy as np
 
-from ctjax.constants import NUM_PLANES
+from ctjax.base.constants import NUM_PLANES
+from ctjax.base.errors import UserError
 from ctjax.simulation.parameters import SimulationParameters
 
 SHAPE_DIVISOR = 32
@@ -72,7 +73,7 @@ def make_geometry(parameters: SimulationParameters) -> Geometry:
         or height % SHAPE_DIVISOR
         or (width % SHAPE_DIVISOR)
     ):
-        raise ValueError(
+        raise UserError(
             f"shape {height},{width}: rows and columns must be positive multiples of "
             f"{SHAPE_DIVISOR}"
         )

@@ -9,7 +9,7 @@ import ctypes
 
 import numpy as np
 
-from ctjax.native_library import address, load
+from ctjax.base.native_library import address, load
 
 VERSION = 1
 """Of native.c; a library built from another one is not used."""

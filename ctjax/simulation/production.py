@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Generator
 
+from ctjax.base.errors import UserError
 from ctjax.simulation.events import Event, Simulator
 from ctjax.simulation.geometry import make_geometry
 from ctjax.simulation.parameters import GENERATOR_VERSION, SimulationParameters
@@ -53,7 +54,7 @@ def write_events(
       report: called with the events written so far.
 
     Raises:
-      ValueError: a number or the image shape is out of range.
+      UserError: a number or the image shape is out of range.
       FileExistsError: the output exists already.
       OSError: the file cannot be written.
     """
@@ -64,10 +65,10 @@ def write_events(
         ("workers", workers, 1),
     ):
         if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+            raise UserError(f"{name} must be at least {least}, got {value}")
         # Seed and number are kept in the file as 64-bit integers.
         if value >= LARGEST_NUMBER:
-            raise ValueError(f"{name} must be below {LARGEST_NUMBER}, got {value}")
+            raise UserError(f"{name} must be below {LARGEST_NUMBER}, got {value}")
     geometry = make_geometry(parameters)
     numbers = range(first_event, first_event + events)
     with contextlib.ExitStack() as stack:

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from ctjax.constants import BACKGROUND, COSMIC, NEUTRINO, NUM_PLANES
-from ctjax.native_library import address
+from ctjax.base.constants import BACKGROUND, COSMIC, NEUTRINO, NUM_PLANES
+from ctjax.base.native_library import address
 from ctjax.simulation import native
 from ctjax.simulation.drift import Points, drift
 from ctjax.simulation.geometry import (

@@ -3,6 +3,7 @@
 import numpy as np
 
 from ctjax.simulation import native
+from ctjax.simulation.energy_loss import ELECTRON_MEV, stopping_table
 from ctjax.simulation.parameters import SimulationParameters
 from ctjax.simulation.segments import (
     Particles,
@@ -11,7 +12,6 @@ from ctjax.simulation.segments import (
     join_segments,
     turn_to,
 )
-from ctjax.simulation.stopping import ELECTRON_MEV, stopping_table
 
 # Photon energies (MeV), mass attenuation without coherent scattering (cm2/g) and the
 # share of pair production in argon, rounded from NIST XCOM; the last two entries lead

@@ -2,6 +2,12 @@
 
 import numpy as np
 
+from ctjax.simulation.energy_loss import (
+    BETHE_MEV_CM2_MOL,
+    ELECTRON_MEV,
+    Z_OVER_A,
+    stopping_table,
+)
 from ctjax.simulation.parameters import SimulationParameters
 from ctjax.simulation.segments import (
     Particles,
@@ -9,12 +15,6 @@ from ctjax.simulation.segments import (
     join_segments,
     perpendicular,
     turn,
-)
-from ctjax.simulation.stopping import (
-    BETHE_MEV_CM2_MOL,
-    ELECTRON_MEV,
-    Z_OVER_A,
-    stopping_table,
 )
 
 

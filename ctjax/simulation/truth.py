@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from ctjax.constants import IMAGE_PRODUCT, LABEL_PRODUCT, NUM_PLANES
-from ctjax.data.larcv_records import BBOX, PARTICLE, PlaneMeta, Storage
-from ctjax.data.larcv_writer import LarcvWriter
+from ctjax.base.constants import IMAGE_PRODUCT, LABEL_PRODUCT, NUM_PLANES
+from ctjax.data.larcv.records import BBOX, PARTICLE, PlaneMeta, Storage
+from ctjax.data.larcv.writer import LarcvWriter
 from ctjax.simulation.events import Event
 from ctjax.simulation.geometry import Geometry, vertex_boxes
-from ctjax.simulation.neutrino import MASSES
+from ctjax.simulation.interactions import MASSES
 from ctjax.simulation.parameters import SimulationParameters
 
 PARTICLE_PRODUCT = "sbndneutrino"

@@ -11,9 +11,9 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
-from ctjax import config as ctjax_config
-from ctjax.config import GrowthRate, Network
-from ctjax.constants import FULL_IMAGE_SHAPE
+from ctjax.base.constants import FULL_IMAGE_SHAPE
+from ctjax.config import resolve
+from ctjax.config.fields import GrowthRate, Network
 
 PLANE_COLOURS = ("#0072b2", "#e69f00", "#009e73")  # of Okabe and Ito
 SKIP = "#999999"
@@ -32,7 +32,7 @@ def main() -> None:
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    resolved = ctjax_config.resolve(module.get_config())
+    resolved = resolve.resolve(module.get_config())
     figure, axes = plt.subplots(figsize=(10, 7.6), layout="constrained")
     draw(axes, resolved.network, resolved.data.downsample)
     figure.savefig(options.output, dpi=110)

@@ -19,9 +19,11 @@ import tempfile
 import jax
 import numpy as np
 
-from ctjax import checkpoint, factory, optimizer, sharding, train
-from ctjax.state import make_state
-from tests import tiny
+from ctjax.learning import optimizer, sharding
+from ctjax.learning.state import make_state
+from ctjax.outputs import checkpoint
+from ctjax.runs import parts, train
+from tests.support import tiny
 
 logger = logging.getLogger("damage")
 FIELDS = {"run__iterations": 6, "mode__checkpoint_iteration": 2}
@@ -49,7 +51,7 @@ def run(folder: pathlib.Path, rounds: int, generator: random.Random) -> dict:
     config = tiny.make(original, **FIELDS)
     train.run(config)
     mesh = sharding.make_mesh(jax.devices()[:1])
-    _, variables = factory.make_network(config, (40, 64))
+    _, variables = parts.make_network(config, (40, 64))
     rule = config.mode.optimizer
     update = optimizer.make_optimizer(rule, optimizer.make_schedule(rule, 1, 1), 0.0)
     like = sharding.replicate(make_state(variables, update), mesh)

@@ -19,8 +19,8 @@ import sys
 import tempfile
 import time
 
-from tests import test_processes as processes
-from tests import tiny
+from tests.processes import test_processes
+from tests.support import tiny
 
 logger = logging.getLogger("full_disk")
 STEPS = 60
@@ -59,9 +59,9 @@ def main() -> int:
 def train(folder: pathlib.Path) -> subprocess.Popen:
     """Starts the training."""
     return subprocess.Popen(
-        processes.command(*tiny.flags(folder, **FIELDS)),
-        env=processes.environment(),
-        cwd=processes.ROOT,
+        test_processes.command(*tiny.flags(folder, **FIELDS)),
+        env=test_processes.environment(),
+        cwd=test_processes.ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

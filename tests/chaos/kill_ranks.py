@@ -18,8 +18,8 @@ import sys
 import tempfile
 import time
 
-from tests import test_processes as processes
-from tests import tiny
+from tests.processes import test_processes
+from tests.support import tiny
 
 RANKS = 4
 LIMIT_S = 60
@@ -62,12 +62,12 @@ def kill_once(folder: pathlib.Path, rank: int, num_steps: int, delay_s: float) -
     with open(folder / "output.log", "w+") as output:
         launcher = subprocess.Popen(
             [
-                processes.MPIRUN,
+                test_processes.MPIRUN,
                 *("-n", str(RANKS), "--bind-to", "none"),
-                *processes.command(*tiny.flags(folder / "run", **fields)),
+                *test_processes.command(*tiny.flags(folder / "run", **fields)),
             ],
-            env=processes.environment(),
-            cwd=processes.ROOT,
+            env=test_processes.environment(),
+            cwd=test_processes.ROOT,
             stdout=output,
             stderr=subprocess.STDOUT,
         )
@@ -156,8 +156,8 @@ def is_checkpoint_intact(folder: pathlib.Path) -> bool:
     )
     result = subprocess.run(
         [sys.executable, "-c", code, str(folder)],
-        env=processes.environment(),
-        cwd=processes.ROOT,
+        env=test_processes.environment(),
+        cwd=test_processes.ROOT,
         capture_output=True,
         text=True,
     )

@@ -22,10 +22,12 @@ import time
 import jax
 import numpy as np
 
-from ctjax import checkpoint, factory, optimizer, sharding
-from ctjax.state import make_state
-from tests import test_processes as processes
-from tests import tiny
+from ctjax.learning import optimizer, sharding
+from ctjax.learning.state import make_state
+from ctjax.outputs import checkpoint
+from ctjax.runs import parts
+from tests.processes import test_processes
+from tests.support import tiny
 
 logger = logging.getLogger("kill_restart")
 STEPS = 300
@@ -97,16 +99,16 @@ def run(
 
 def start(folder: pathlib.Path, count: int) -> subprocess.Popen:
     """Starts a training, or its continuation."""
-    command = processes.command(*tiny.flags(folder, **FIELDS))
+    command = test_processes.command(*tiny.flags(folder, **FIELDS))
     if count > 1:
         command = [
-            *(processes.MPIRUN, "-n", str(count), "--bind-to", "none"),
+            *(test_processes.MPIRUN, "-n", str(count), "--bind-to", "none"),
             *command,
         ]
     return subprocess.Popen(
         command,
-        env=processes.environment(),
-        cwd=processes.ROOT,
+        env=test_processes.environment(),
+        cwd=test_processes.ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -165,7 +167,7 @@ def fingerprint(folder: pathlib.Path) -> dict:
     """A digest over every array of the last state and every row of the table."""
     config = tiny.make(folder, **FIELDS)
     mesh = sharding.make_mesh(jax.devices()[:1])
-    _, variables = factory.make_network(config, (40, 64))
+    _, variables = parts.make_network(config, (40, 64))
     rule = config.mode.optimizer
     update = optimizer.make_optimizer(rule, optimizer.make_schedule(rule, 1, 1), 0.0)
     state = sharding.replicate(make_state(variables, update), mesh)

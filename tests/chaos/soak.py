@@ -15,8 +15,9 @@ import tempfile
 import threading
 import time
 
-from ctjax import checkpoint, train
-from tests import tiny
+from ctjax.outputs import checkpoint
+from ctjax.runs import train
+from tests.support import tiny
 
 
 def main() -> int:

@@ -1,0 +1,1 @@
+"""What a person can type besides a run."""

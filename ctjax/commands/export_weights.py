@@ -1,0 +1,92 @@
+"""Converts weights of ctjax for CosmicTagger and others.
+
+DIR is the output folder of a run, or one step of its checkpoints. The .npz holds
+float32 arrays under the names and in the layout of CosmicTagger's torch network.
+FOLDER, which needs torch, is a mode.weights_location for inference with CosmicTagger
+(its training asks for the state of torch's optimizer besides).
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from ctjax.base import optional_packages
+from ctjax.commands import command_line
+from ctjax.config.fields import ComputeMode, Config
+from ctjax.learning import devices, state
+from ctjax.models import UResNet, torch_weights
+from ctjax.outputs import checkpoint
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command.
+
+    Args:
+      arguments: of the command line, after the command's name.
+
+    Returns:
+      Exit status: 0, or 1 after one line about what the user can mend.
+    """
+    parser = command_line.Parser(
+        "export-weights", __doc__ or "", "--source DIR --output weights.npz"
+    )
+    parser.add_argument("--source", required=True, help="output folder of a run")
+    parser.add_argument("--output", required=True, help=".npz file or folder to make")
+    options = parser.parse_args(arguments)
+
+    def command():
+        step, count = export_weights(options.source, options.output)
+        sys.stdout.write(f"{options.output}: {count} tensors of step {step}\n")
+
+    return command_line.end_in_one_line(command)
+
+
+def export_weights(source: str, output: str) -> tuple[int, int]:
+    """Writes the weights of a checkpoint under torch's names.
+
+    Args:
+      source: see `checkpoint.restore_weights`.
+      output: name of an .npz file, or of a folder in CosmicTagger's form.
+
+    Returns:
+      The step of the checkpoint and the number of tensors.
+
+    Raises:
+      CheckpointError: there is no checkpoint.
+      FileExistsError: the output exists.
+      MissingExtraError: torch is needed and not there.
+    """
+    devices.select(ComputeMode.CPU)
+    if os.path.exists(output):
+        raise FileExistsError(f"{output}: exists, expected none to write over")
+    network = checkpoint.read_network(source)
+    like = state.init_variables(UResNet(network, jnp.float32), network.depth, 0)
+    variables, step = checkpoint.restore_weights(source, like, Config(network=network))
+    tensors = torch_weights.from_variables(variables)
+    if output.endswith(".npz"):
+        os.makedirs(os.path.dirname(os.path.abspath(output)), exist_ok=True)
+        np.savez(output, **tensors)  # type: ignore[arg-type]
+    else:
+        _write_torch(output, tensors, step)
+    return step, len(tensors)
+
+
+def _write_torch(folder: str, tensors: dict[str, np.ndarray], step: int) -> None:
+    """A checkpoint and the text index that CosmicTagger finds it by."""
+    torch = optional_packages.import_optional("torch", "torch")
+    weights = {name: torch.tensor(array) for name, array in tensors.items()}
+    for name in tensors:
+        module, _, leaf = name.rpartition(".")
+        if leaf == "running_mean":
+            # Torch counts the minibatches of each BatchNorm; ours does not.
+            weights[f"{module}.num_batches_tracked"] = torch.tensor(step)
+    os.makedirs(folder)
+    file_name = f"model-{step}.ckpt"
+    torch.save(
+        {"global_step": step, "state_dict": weights}, os.path.join(folder, file_name)
+    )
+    with open(os.path.join(folder, "checkpoint"), "w") as file:
+        file.write(f"latest: {file_name}\n{step}: {file_name}\n")

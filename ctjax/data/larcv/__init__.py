@@ -1,0 +1,1 @@
+"""The larcv3 file format and nothing else."""

@@ -1,0 +1,67 @@
+"""The error of a larcv3 file, and the form of its message."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import NoReturn
+
+from ctjax.base.errors import UserError
+
+
+class LarcvFileError(UserError):
+    """A file that cannot be read as what it claims to be.
+
+    The message is one line: file, entry, product, dataset, what was found there and
+    what was expected.
+    """
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where in a file something was found."""
+
+    path: str
+    product: str = ""
+    dataset: str = ""
+    entry: int | None = None
+
+    def at(self, **changes) -> "Place":
+        """The same place with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def __str__(self) -> str:
+        """File, entry, product and dataset, as far as they are known."""
+        parts = [self.path]
+        if self.entry is not None:
+            parts.append(f"entry {self.entry}")
+        if self.product:
+            parts.append(f"product {self.product}")
+        if self.dataset:
+            parts.append(f"dataset {self.dataset}")
+        return ", ".join(parts)
+
+    def fail(self, found: str, expected: str) -> NoReturn:
+        """Raises LarcvFileError with the place, the finding and the expectation."""
+        raise LarcvFileError(f"{self}: found {found}, expected {expected}")
+
+
+@contextlib.contextmanager
+def as_larcv_error(place: Place, expected: str) -> Iterator[None]:
+    """Turns whatever a damaged file makes a library raise into LarcvFileError.
+
+    h5py passes HDF5's errors on as OSError, KeyError, RuntimeError and others, numpy
+    adds MemoryError and OverflowError, so that no narrower class would do.
+
+    Raises:
+      LarcvFileError: for every exception inside, which becomes its cause.
+    """
+    try:
+        yield
+    except LarcvFileError:
+        raise
+    except Exception as error:
+        lines = str(error).splitlines() or [""]
+        found = f"{type(error).__name__} ({lines[0]})"
+        if isinstance(error, OSError) and error.filename is not None:
+            found = str(error.strerror).lower()
+        raise LarcvFileError(f"{place}: found {found}, expected {expected}") from error

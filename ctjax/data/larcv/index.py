@@ -1,0 +1,257 @@
+"""The index tables of one larcv3 product: read once, whole, and checked.
+
+Event e has rows `first .. first + N - 1` of the tables `voxel_extents` and
+`image_meta`, one per projection; each has `N` rows of the table `voxels`, beginning
+at `first` of the event's first projection and running on. What larcv3's own writer
+guarantees beyond that (every row used once and in order) is required in strict mode,
+and a warning otherwise.
+"""
+
+import dataclasses
+import logging
+
+import h5py
+import numpy as np
+
+from ctjax.base.constants import NUM_PLANES
+from ctjax.data.larcv.errors import LarcvFileError, Place
+from ctjax.data.larcv.tables import OpenMode, read_table
+
+logger = logging.getLogger("ctjax")
+
+MAX_PIXELS = (2**31 - 1) // NUM_PLANES
+"""Pixels are counted in int32 over all planes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ProductIndex:
+    """Where the voxels of each event and plane of one product lie.
+
+    Attributes:
+      image_shape: rows H and columns W.
+      first_voxel: [N] int64, row in `voxels` of the event's first voxel.
+      row_start: [N + 1] int64, the event's first projection in the next two.
+      voxel_count: [R] int64, stored voxels of a projection.
+      plane: [R] int64, its plane.
+    """
+
+    image_shape: tuple[int, int]
+    first_voxel: np.ndarray
+    row_start: np.ndarray
+    voxel_count: np.ndarray
+    plane: np.ndarray
+
+    def spans(self, entry: int) -> tuple[int, int, tuple[slice, ...]]:
+        """Row of the first voxel, number of voxels, and the voxels of each plane."""
+        start, stop = self.row_start[entry : entry + 2].tolist()
+        planes = [slice(0, 0)] * NUM_PLANES
+        total = 0
+        for plane, count in zip(
+            self.plane[start:stop].tolist(),
+            self.voxel_count[start:stop].tolist(),
+            strict=True,
+        ):
+            planes[plane] = slice(total, total + count)
+            total += count
+        return int(self.first_voxel[entry]), total, tuple(planes)
+
+    def counts_by_plane(self) -> np.ndarray:
+        """Stored voxels, [N, P] int64."""
+        counts = np.zeros((len(self.first_voxel), NUM_PLANES), np.int64)
+        entries = np.repeat(np.arange(len(counts)), np.diff(self.row_start))
+        counts[entries, self.plane] = self.voxel_count
+        return counts
+
+
+def read_index(
+    group: h5py.Group,
+    num_events: int,
+    num_voxels: int,
+    chunk_rows: int,
+    place: Place,
+    opening: OpenMode,
+) -> ProductIndex:
+    """Reads and checks `extents`, `voxel_extents` and `image_meta` of a product.
+
+    Args:
+      group: of the product.
+      num_events: rows of the event table.
+      num_voxels: rows of the table `voxels`.
+      chunk_rows: of the same table; 0 where it has no chunks.
+      place: of the product, for errors.
+      opening: of the file.
+
+    Returns:
+      The index, projections gathered in the order of the events.
+
+    Raises:
+      LarcvFileError: naming entry and table, for everything inconsistent.
+    """
+    extents = read_table(group, "extents", ("first", "N"), place, opening)
+    table = read_table(group, "voxel_extents", ("first", "N", "ID"), place, opening)
+    meta = read_table(
+        group,
+        "image_meta",
+        ("valid", "projection_id", "number_of_voxels"),
+        place,
+        opening,
+    )
+    first, projections = extents["first"], extents["N"]
+    if len(first) != num_events:
+        place.at(dataset="extents").fail(f"{len(first)} rows", f"{num_events}, one per")
+    if len(meta["valid"]) != len(table["N"]):
+        found = f"{len(meta['valid'])} rows"
+        place.at(dataset="image_meta").fail(found, f"{len(table['N'])}")
+    oddities = _check_ranges(
+        first, projections, len(table["N"]), place.at(dataset="extents")
+    )
+    row_start = np.append(0, np.cumsum(projections))
+    rows = np.arange(row_start[-1]) + np.repeat(first - row_start[:-1], projections)
+    entries = np.repeat(np.arange(num_events), projections)
+    table = {name: column[rows] for name, column in table.items()}
+    meta = {name: column[rows] for name, column in meta.items()}
+    image_shape = _check_meta(meta, entries, place.at(dataset="image_meta"))
+    first_voxel = np.zeros(num_events, np.int64)
+    filled = projections > 0
+    first_voxel[filled] = table["first"][row_start[:-1][filled]]
+    index = ProductIndex(
+        image_shape, first_voxel, row_start, table["N"], meta["projection_id"]
+    )
+    place = place.at(dataset="voxel_extents")
+    ends = np.append(0, np.cumsum(table["N"]))
+    totals = ends[row_start[1:]] - ends[row_start[:-1]]
+    oddities += _check_ranges(first_voxel, totals, num_voxels, place, chunk_rows)
+    oddities += _check_columns(index, table, entries, place)
+    if opening.strict and oddities:
+        raise LarcvFileError(oddities[0])
+    for oddity in oddities:
+        logger.warning("%s; larcv3 reads this, but would not have written it", oddity)
+    return index
+
+
+def _check_columns(
+    index: ProductIndex, table: dict[str, np.ndarray], entries: np.ndarray, place: Place
+) -> list[str]:
+    """Compares the columns that larcv3 ignores with those that it follows."""
+    before = np.append(0, np.cumsum(index.voxel_count))[:-1]
+    begins = np.append(before, 0)[index.row_start[:-1]]
+    running = before + (index.first_voxel - begins)[entries]
+    oddities = []
+    for name, expected in (("first", running), ("ID", index.plane)):
+        wrong = np.flatnonzero(table[name] != expected)
+        if wrong.size:
+            row = wrong[0]
+            oddities.append(
+                f"{place.at(entry=int(entries[row]))}: found {name} = "
+                f"{table[name][row]}, expected {expected[row]}"
+            )
+    return oddities
+
+
+def _check_ranges(
+    first: np.ndarray,
+    count: np.ndarray,
+    length: int,
+    place: Place,
+    chunk_rows: int = 0,
+) -> list[str]:
+    """Checks that events have ranges of a table of their own.
+
+    Args:
+      first: [N] int64, row of the table.
+      count: [N] int64, rows.
+      length: of the table.
+      place: of the table with the ranges, for errors.
+      chunk_rows: an event may begin with a chunk, after unused rows; 0 if not.
+
+    Returns:
+      What is unusual: rows used by several events, or by none.
+
+    Raises:
+      LarcvFileError: for a range beyond the table, or two that overlap in part.
+    """
+    beyond = np.flatnonzero((count < 0) | (first < 0) | (first + count > length))
+    beyond = beyond[count[beyond] != 0]
+    if beyond.size:
+        entry = int(beyond[0])
+        found = f"first = {first[entry]} and N = {count[entry]}"
+        place.at(entry=entry).fail(found, f"a range of a table of {length} rows")
+    used = np.flatnonzero(count > 0)
+    starts, index, inverse = np.unique(
+        first[used], return_index=True, return_inverse=True
+    )
+    ends = starts + count[used][index]
+    shorter = np.flatnonzero(count[used] != count[used][index][inverse])
+    overlapping = np.flatnonzero(ends[:-1] > starts[1:])
+    if shorter.size or overlapping.size:
+        entry = int(used[shorter[0]] if shorter.size else used[index[overlapping[0]]])
+        found = f"first = {first[entry]} and N = {count[entry]}"
+        place.at(entry=entry).fail(found, "no rows in common with another event")
+    oddities = []
+    if len(starts) != len(used):
+        oddities.append(
+            f"{place}: found several events with the same rows, expected rows of their "
+            "own"
+        )
+    if (np.diff(index) < 0).any():
+        entry = int(used[index[np.flatnonzero(np.diff(index) < 0)[0]]])
+        oddities.append(
+            f"{place.at(entry=entry)}: found rows before those of an earlier event, "
+            "expected the order of the events"
+        )
+    stops, begins = np.append(0, ends), np.append(starts, length)
+    unused = begins > stops
+    if chunk_rows:
+        unused[:-1] &= starts % chunk_rows != 0
+    if unused.any():
+        row = stops[np.argmax(unused)]
+        oddities.append(
+            f"{place}: found row {row} used by no event, expected an event for each"
+        )
+    return oddities
+
+
+def _check_meta(
+    meta: dict[str, np.ndarray], entries: np.ndarray, place: Place
+) -> tuple[int, int]:
+    """Checks validity, planes and shapes; returns rows and columns of the image.
+
+    Args:
+      meta: members of `image_meta`, [R] or [R, 2] int64.
+      entries: [R] int64, the event of each row.
+      place: of the table, for errors.
+
+    Raises:
+      LarcvFileError: naming the entry.
+    """
+    if not len(entries):
+        place.fail("no projection in any event", "at least one")
+
+    def fail_at(row: int, found: str, expected: str) -> None:
+        place.at(entry=int(entries[row])).fail(found, expected)
+
+    invalid = np.flatnonzero(meta["valid"] == 0)
+    if invalid.size:
+        fail_at(invalid[0], "valid = 0", "valid = 1")
+    plane = meta["projection_id"]
+    unknown = np.flatnonzero((plane < 0) | (plane >= NUM_PLANES))
+    if unknown.size:
+        row = unknown[0]
+        fail_at(row, f"projection_id = {plane[row]}", f"0 to {NUM_PLANES - 1}")
+    _, index, seen = np.unique(
+        entries * NUM_PLANES + plane, return_index=True, return_counts=True
+    )
+    if (seen > 1).any():
+        row = index[np.argmax(seen > 1)]
+        fail_at(row, f"projection_id = {plane[row]} twice", "each plane once")
+    shapes = meta["number_of_voxels"]
+    other = np.flatnonzero((shapes != shapes[0]).any(axis=1))
+    if other.size:
+        found = f"number_of_voxels = {shapes[other[0]].tolist()}"
+        fail_at(other[0], found, f"{shapes[0].tolist()} as in the first event")
+    # The file counts wires first; images have drift ticks as rows.
+    num_columns, num_rows = shapes[0].tolist()
+    if min(num_rows, num_columns) < 1 or num_rows * num_columns > MAX_PIXELS:
+        found = f"number_of_voxels = {shapes[0].tolist()}"
+        place.fail(found, f"1 to {MAX_PIXELS} pixels")
+    return num_rows, num_columns

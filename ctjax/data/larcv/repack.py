@@ -1,0 +1,182 @@
+"""Writes a larcv3 file again with one chunk an event.
+
+larcv3 stores chunks of 1000 voxels, some 60 an event and product, each to be found,
+fetched and inflated by itself. Here every event begins with a chunk of its own, large
+enough for the largest; the rows left over are zeros, which no event uses. larcv3
+reads such files: it goes by `first` of an event and by the counts.
+"""
+
+import logging
+import os
+
+import h5py
+import numpy as np
+
+from ctjax.base.constants import IMAGE_PRODUCT, LABEL_PRODUCT
+from ctjax.data.larcv.disk_file import DiskFile
+from ctjax.data.larcv.file import LarcvFile, LarcvFileError
+from ctjax.data.larcv.records import EXTENTS, ID_EXTENTS, VOXEL
+from ctjax.data.voxels import Voxels
+
+logger = logging.getLogger("ctjax")
+
+FILTERS = {
+    "gzip": {"compression": "gzip"},
+    "shuffle": {"compression": "gzip", "shuffle": True},
+    "none": {},
+}
+"""Those that plain HDF5, and so larcv3, can undo."""
+
+INDEX_CHUNK = 16384
+"""Rows of a chunk of an index table."""
+
+
+def repack(source: str, target: str, *, filter_name: str = "gzip", level: int = 1):
+    """Writes the events of a file with one chunk an event, and compares them after.
+
+    The target appears under its name only when it is complete and verified. Other
+    products are copied as they are.
+
+    Args:
+      source: larcv3 file.
+      target: file to write; must not exist.
+      filter_name: of the voxels, a key of FILTERS.
+      level: of gzip, 1 to 9; no meaning without.
+
+    Raises:
+      FileExistsError: where the target exists.
+      LarcvFileError: where the source cannot be read, or the copy differs.
+      OSError: the target cannot be written.
+    """
+    if os.path.exists(target):
+        raise FileExistsError(f"{target}: found a file, expected none to write over")
+    filters = dict(FILTERS[filter_name])
+    if "compression" in filters:
+        filters["compression_opts"] = level
+    unfinished = f"{target}.{os.getpid()}.part"
+    try:
+        with LarcvFile(source) as events:
+            with DiskFile(unfinished, "x+") as disk:
+                with h5py.File(source, "r") as old, h5py.File(disk, "w") as new:
+                    _copy_others(old, new)
+                    for product in _products(events):
+                        _write_product(events, product, old, new, filters)
+                        new.flush()
+                        disk.check(target)
+                disk.check(target)
+                os.fsync(disk.fileno())
+            _compare(events, unfinished, target)
+        os.replace(unfinished, target)
+    finally:
+        if os.path.exists(unfinished):
+            os.unlink(unfinished)
+    logger.info(
+        "%s: %d events, %.1f MB; was %.1f MB",
+        target,
+        events.num_events,
+        os.path.getsize(target) / 1e6,
+        os.path.getsize(source) / 1e6,
+    )
+
+
+def _products(events: LarcvFile) -> tuple[str, ...]:
+    return (IMAGE_PRODUCT, LABEL_PRODUCT) if events.has_label else (IMAGE_PRODUCT,)
+
+
+def _group_name(product: str) -> str:
+    return f"Data/sparse2d_{product}_group"
+
+
+def _read(events: LarcvFile, product: str, entry: int) -> Voxels:
+    read = events.read_image if product == IMAGE_PRODUCT else events.read_label
+    return read(entry)
+
+
+def _copy_others(old: h5py.File, new: h5py.File) -> None:
+    """Copies everything but the groups that are written anew."""
+    rewritten = {_group_name(p) for p in (IMAGE_PRODUCT, LABEL_PRODUCT)}
+    for name in old:
+        if name != "Data":
+            old.copy(name, new)
+    data = new.create_group("Data")
+    for name in h5py.Group(old["Data"].id):
+        if f"Data/{name}" not in rewritten:
+            old.copy(f"Data/{name}", data)
+
+
+def _write_product(
+    events: LarcvFile, product: str, old: h5py.File, new: h5py.File, filters: dict
+) -> None:
+    """Writes the four tables, the projections of an event next to each other."""
+    group = new.create_group(_group_name(product))
+    extents, table, meta = _gather_rows(old, _group_name(product))
+    entries = np.repeat(np.arange(len(extents)), extents["N"])
+    totals = np.bincount(entries, table["N"], len(extents)).astype(np.int64)
+    chunk_rows = max(1, int(totals.max()))
+    before = np.cumsum(table["N"], dtype=np.int64) - table["N"]
+    begins = np.arange(len(extents)) * chunk_rows
+    table["first"] = before + (begins - (np.cumsum(totals) - totals))[entries]
+    for name, content in (
+        ("extents", extents),
+        ("voxel_extents", table),
+        ("image_meta", meta),
+    ):
+        group.create_dataset(
+            name,
+            data=content,
+            chunks=(min(INDEX_CHUNK, max(1, len(content))),),
+            maxshape=(None,),
+            compression="gzip",
+        )
+    # No rows after the last event's: larcv3's merge script takes that for the end.
+    num_voxels = int(begins[-1] + totals[-1])
+    voxels = group.create_dataset(
+        "voxels",
+        shape=(num_voxels,),
+        dtype=VOXEL,
+        chunks=(chunk_rows,),
+        maxshape=(None,),
+        **filters,
+    )
+    for entry, begin in enumerate(begins.tolist()):
+        stored = _read(events, product, entry)
+        block = np.zeros(min(chunk_rows, num_voxels - begin), VOXEL)
+        block["id"][: len(stored.ids)] = stored.ids
+        block["value"][: len(stored.ids)] = stored.values
+        voxels[begin : begin + len(block)] = block
+
+
+def _gather_rows(
+    old: h5py.File, name: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """New `extents`; old `voxel_extents` and `image_meta` in the order of events."""
+    old_extents, old_table, meta = (
+        np.asarray(old[f"{name}/{table}"])
+        for table in ("extents", "voxel_extents", "image_meta")
+    )
+    extents = np.zeros(len(old_extents), EXTENTS)
+    extents["N"] = old_extents["N"]
+    extents["first"] = np.cumsum(extents["N"]) - extents["N"]
+    shift = old_extents["first"].astype(np.int64) - extents["first"].astype(np.int64)
+    rows = np.arange(int(extents["N"].sum())) + np.repeat(shift, extents["N"])
+    table = np.zeros(len(rows), ID_EXTENTS)
+    table["N"], table["ID"] = old_table["N"][rows], old_table["ID"][rows]
+    return extents, table, meta[rows]
+
+
+def _compare(events: LarcvFile, path: str, target: str) -> None:
+    """Raises LarcvFileError unless the copy holds the same events."""
+    with LarcvFile(path) as copy:
+        if not np.array_equal(copy.event_ids, events.event_ids):
+            raise LarcvFileError(f"{target}: found other events, expected a copy")
+        for product in _products(events):
+            for entry in range(events.num_events):
+                one, two = (_read(f, product, entry) for f in (events, copy))
+                if one.planes != two.planes or not (
+                    np.array_equal(one.ids, two.ids)
+                    and one.values.tobytes() == two.values.tobytes()
+                ):
+                    raise LarcvFileError(
+                        f"{target}, entry {entry}, product {product}: found other "
+                        "voxels, expected a copy"
+                    )

@@ -1,0 +1,24 @@
+"""The form in which events travel from a file to an image."""
+
+import logging
+from typing import NamedTuple
+
+import numpy as np
+
+logger = logging.getLogger("ctjax")
+
+
+class Voxels(NamedTuple):
+    """Stored voxels of one event of one product, in the file's order.
+
+    Attributes:
+      ids: [V] int32, `column * H + row`: the file has wires first.
+      values: [V] float32 of images, uint8 classes of labels.
+      planes: P slices of the two.
+      ascending: whether every plane's ids ascend without duplicates.
+    """
+
+    ids: np.ndarray
+    values: np.ndarray
+    planes: tuple[slice, ...]
+    ascending: bool

@@ -1,0 +1,76 @@
+"""The devices that a run computes on."""
+
+import logging
+import os
+
+import jax
+from jax.sharding import Mesh
+
+from ctjax.base import user_cache
+from ctjax.base.errors import ConfigError
+from ctjax.config.fields import ComputeMode
+from ctjax.learning import sharding
+
+logger = logging.getLogger("ctjax")
+
+
+def select(compute_mode: ComputeMode) -> Mesh:
+    """Makes jax use the devices asked for; to be called before any other use of jax.
+
+    Args:
+      compute_mode: auto takes GPUs where there are any.
+
+    Returns:
+      The mesh of all of them, those of other processes too.
+
+    Raises:
+      ConfigError: a GPU is asked for and there is none.
+    """
+    _keep_compiled_programs()
+    if compute_mode is ComputeMode.CPU:
+        jax.config.update("jax_platforms", "cpu")
+    device = jax.local_devices()[0]
+    if compute_mode is ComputeMode.GPU and device.platform != "gpu":
+        raise ConfigError(
+            f"run.compute_mode=GPU: expected a GPU, jax found {device.platform} only; "
+            "install ctjax[cuda12] or ctjax[cuda13]"
+        )
+    mesh = sharding.make_mesh()
+    logger.info(
+        "Devices: %d (%s) of %d processes",
+        mesh.size,
+        device.device_kind,
+        jax.process_count(),
+    )
+    return mesh
+
+
+def check_divisible(mesh: Mesh, **sizes: int) -> None:
+    """Refuses minibatches that cannot be shared out evenly.
+
+    Args:
+      mesh: of the devices.
+      sizes: number of events by the name of the field in the run section.
+
+    Raises:
+      ConfigError: a size is no multiple of the number of devices.
+    """
+    for name, size in sizes.items():
+        if size % mesh.size:
+            raise ConfigError(
+                f"run.{name}={size}: expected a multiple of the {mesh.size} devices of "
+                "this run, an equal number of events for each"
+            )
+
+
+def _keep_compiled_programs() -> None:
+    """Lets later runs load programs instead of compiling them, half a minute each.
+
+    The folder is that of JAX_COMPILATION_CACHE_DIR, else one in the user's cache.
+    """
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or user_cache.folder(
+        "compiled"
+    )
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -1,0 +1,97 @@
+"""CosmicTagger's twenty metrics, one value an event."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ctjax.base.constants import COSMIC, METRIC_NAMES, NEUTRINO, NUM_CLASSES
+
+
+def event_metrics(prediction: jax.Array, label: jax.Array) -> jax.Array:
+    """Compares predicted with true classes, event by event.
+
+    Args:
+      prediction: [B, P, H, W] integer class.
+      label: [B, P, H, W] integer class.
+
+    Returns:
+      [B, M] float32 in the order of `METRIC_NAMES`: for the mean of the planes and for
+      each plane the fraction of pixels that are right, the intersection over union of
+      the cosmic and of the neutrino pixels, the fraction of the pixels labelled as
+      either that are right, and the mean of the two intersections over union.
+
+    Source:
+      CosmicTagger, src/utils/torch/trainer.py. As there, the intersection over union
+      is 1 where a class is neither present nor predicted. Where an event has no
+      labelled pixel, Non_Bkg_Accuracy is 1 here and not a number there.
+    """
+
+    def count(pixels: jax.Array) -> jax.Array:
+        return jnp.sum(pixels, axis=(2, 3), dtype=jnp.int32)
+
+    def ratio_or_one(part: jax.Array, whole: jax.Array) -> jax.Array:
+        return jnp.where(whole > 0, part / jnp.maximum(whole, 1), 1.0)
+
+    def iou(wanted: int) -> jax.Array:
+        predicted, true = prediction == wanted, label == wanted
+        return ratio_or_one(count(predicted & true), count(predicted | true))
+
+    correct, charged = prediction == label, label != 0
+    pixels = label.shape[2] * label.shape[3]
+    cosmic, neutrino = iou(COSMIC), iou(NEUTRINO)
+    planes = jnp.stack(
+        [
+            count(correct) / pixels,
+            cosmic,
+            neutrino,
+            ratio_or_one(count(correct & charged), count(charged)),
+            0.5 * (cosmic + neutrino),
+        ],
+        axis=-1,
+    )
+    groups = jnp.concatenate([planes.mean(1, keepdims=True), planes], axis=1)
+    return groups.reshape(label.shape[0], len(METRIC_NAMES)).astype(jnp.float32)
+
+
+def confusion(prediction: jax.Array, label: jax.Array) -> jax.Array:
+    """Counts the pixels of every true and predicted class, event by event.
+
+    Args:
+      prediction: [B, P, H, W] integer class.
+      label: [B, P, H, W] integer class.
+
+    Returns:
+      [B, P, K, K] int32, the true class first; in the order of `CONFUSION_NAMES` when
+      flattened.
+    """
+    classes = range(NUM_CLASSES)
+    counts = [
+        jnp.sum((label == true) & (prediction == found), (2, 3), dtype=jnp.int32)
+        for true in classes
+        for found in classes
+    ]
+    return jnp.stack(counts, -1).reshape(*label.shape[:2], NUM_CLASSES, NUM_CLASSES)
+
+
+def sum_metrics(values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Sums metrics over the events that count, for means over any number of parts.
+
+    Args:
+      values: [B, M] float32.
+      mask: [B] float32, 1 for an event that counts.
+
+    Returns:
+      The sums [M] and the number of events, float32.
+    """
+    return jnp.sum(values * mask[:, None], 0), mask.sum()
+
+
+def mean_of(sums: jax.Array, count: jax.Array) -> jax.Array:
+    """Divides sums of `sum_metrics` by their number of events; 0 without events."""
+    return sums / jnp.maximum(count, 1)
+
+
+def named(values: jax.Array | np.ndarray) -> dict[str, float]:
+    """Gives [M] metrics their names."""
+    numbers = np.asarray(values).tolist()
+    return dict(zip(METRIC_NAMES, numbers, strict=True))

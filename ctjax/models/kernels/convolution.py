@@ -1,0 +1,275 @@
+"""The convolution of stride 1, computed so that the CPU is fast at it.
+
+There some of the three products of XLA's convolution (forward, with respect to its
+input and to its kernel) are far slower than matrix products of the same size. Where
+cpu_kernels.c could be built, its functions compute them; elsewhere they are written as
+matrix products here. docs/compute.md has the measurements behind each choice. Other
+backends get XLA's own convolutions.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ctjax.models.kernels import cpu
+
+DIMENSION_NUMBERS = ("NHWC", "HWIO", "NHWC")
+
+SLOPE = 0.01  # of LeakyReLU: torch.nn.functional.leaky_relu's default
+
+MIN_PRODUCTS = 1 << 20  # fewer multiplications are not worth another way
+STACK_BYTES = 5 << 18  # of shifted gradients at a time, about a second-level cache
+MIN_DOT_OUTPUTS = 8  # below, the gradient of a 1 x 1 convolution is faster as one
+STEM_COLUMNS = 4  # of an image of one feature that are computed together
+
+
+@jax.custom_vjp
+def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolves with stride 1 and zeros beyond the edges, which keeps the size.
+
+    Args:
+      x: [N, H, W, C].
+      kernel: [k, k, C, F], k odd; of the type of `x`. Where it is differentiated under
+        `shard_map`, it must be each device's own, see `sharding.varying`.
+
+    Returns:
+      [N, H, W, F], of the type of `x`.
+    """
+    size, features = kernel.shape[0], x.shape[-1]
+    if _is_small(x, kernel):
+        return plain(x, kernel)
+    if cpu.serve(x, kernel.shape[-1], size):
+        return _on_cpu(cpu.convolve, plain)(x, kernel)
+    if size == 1:
+        return _on_cpu(_dot, plain)(x, kernel)
+    if features == 1 and x.shape[2] % STEM_COLUMNS == 0:
+        return _on_cpu(_stem, plain)(x, kernel)
+    return plain(x, kernel)
+
+
+@jax.custom_vjp
+def convolve_biased(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array, residual: jax.Array | None
+) -> jax.Array:
+    """Convolves, adds a bias and perhaps another image, and activates.
+
+    What would be passes of their own over the images is done while they are at hand,
+    where `takes_bias` says so.
+
+    Args:
+      x: [N, H, W, C].
+      kernel: as in `convolve`.
+      bias: [F] float32.
+      residual: [N, H, W, F], or None.
+
+    Returns:
+      [N, H, W, F].
+    """
+    if not takes_bias(x, kernel):
+        return plain_biased(x, kernel, bias, residual)
+    return _on_cpu(cpu.convolve_biased, plain_biased)(x, kernel, bias, residual)
+
+
+def takes_bias(x: jax.Array, kernel: jax.Array) -> bool:
+    """Whether `convolve_biased` is faster than one thing after the other."""
+    return not _is_small(x, kernel) and cpu.serve(x, kernel.shape[-1], kernel.shape[0])
+
+
+def plain_biased(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array, residual: jax.Array | None
+) -> jax.Array:
+    """`convolve_biased` as XLA has it."""
+    y = plain(x, kernel) + bias[None, None, None]
+    if residual is not None:
+        y = y + residual
+    return jnp.where(y > 0, y, SLOPE * y)
+
+
+def _biased_forward(x, kernel, bias, residual):
+    y = convolve_biased(x, kernel, bias, residual)
+    return y, (x, kernel, y, residual is not None)
+
+
+def _biased_backward(residuals, gradient):
+    x, kernel, y, has_residual = residuals
+    through = _plain_activation_gradient
+    if takes_bias(x, kernel):
+        through = _on_cpu(cpu.activation_gradient, through)
+    gradient, of_bias = through(y, gradient)
+    of_x, of_kernel = _backward((x, kernel), gradient)
+    return of_x, of_kernel, of_bias, gradient if has_residual else None
+
+
+def _plain_activation_gradient(result, gradient):
+    # The result has the sign of what was activated.
+    gradient = jnp.where(result > 0, gradient, SLOPE * gradient)
+    return gradient, gradient.sum((0, 1, 2))
+
+
+convolve_biased.defvjp(_biased_forward, _biased_backward)
+
+
+def convolve_parts(parts: Sequence[jax.Array], kernel: jax.Array) -> jax.Array:
+    """`convolve` of images that are not put together before.
+
+    Args:
+      parts: [N, H, W, C_i] each, whose features belong one after the other.
+      kernel: [k, k, sum of C_i, F].
+
+    Returns:
+      [N, H, W, F].
+    """
+    ends = np.cumsum([part.shape[-1] for part in parts])
+    kernels = jnp.split(kernel, ends[:-1], axis=2)
+    y = convolve(parts[0], kernels[0])
+    for part, own in zip(parts[1:], kernels[1:], strict=True):
+        y = y + convolve(part, own)
+    return y
+
+
+def _forward(x, kernel):
+    return convolve(x, kernel), (x, kernel)
+
+
+def _backward(residuals, gradient):
+    x, kernel = residuals
+    size = kernel.shape[0]
+
+    def of_input(function, gradient):
+        return jax.linear_transpose(lambda x: function(x, kernel), x)(gradient)[0]
+
+    def of_kernel(x, gradient):
+        return jax.linear_transpose(lambda k: plain(x, k), kernel)(gradient)[0]
+
+    of_input_plain = functools.partial(of_input, plain)
+    of_input_cpu, of_kernel_cpu = of_input_plain, of_kernel
+    if not _is_small(x, kernel):
+        if size == 1 and kernel.shape[-1] >= MIN_DOT_OUTPUTS:
+            of_input_cpu = functools.partial(of_input, _dot)
+        elif cpu.serve(gradient, x.shape[-1], size):
+            of_input_cpu = functools.partial(_native_of_input, kernel)
+        if cpu.serve_gradient(x, kernel.shape[-1], size):
+            of_kernel_cpu = functools.partial(cpu.gradient_of_kernel, size=size)
+        else:
+            ways = {1: _dot_of_kernel, 3: _stacked_of_kernel}
+            of_kernel_cpu = ways.get(size, of_kernel)
+    return (
+        _on_cpu(of_input_cpu, of_input_plain)(gradient),
+        _on_cpu(of_kernel_cpu, of_kernel)(x, gradient),
+    )
+
+
+convolve.defvjp(_forward, _backward)
+
+
+def _is_small(x, kernel):
+    return x.size // x.shape[-1] * kernel.size < MIN_PRODUCTS
+
+
+def _on_cpu(on_cpu, elsewhere):
+    """A function that is one on the CPU and another on all other platforms."""
+    if on_cpu is elsewhere:
+        return elsewhere
+    return functools.partial(jax.lax.platform_dependent, cpu=on_cpu, default=elsewhere)
+
+
+def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`convolve` as XLA has it."""
+    padding = (kernel.shape[0] - 1) // 2
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(1, 1),
+        padding=[(padding, padding)] * 2,
+        dimension_numbers=DIMENSION_NUMBERS,
+    )
+
+
+def _native_of_input(kernel, gradient):
+    """The gradient of the input: a convolution with the kernel turned around."""
+    return cpu.convolve(gradient, kernel[::-1, ::-1].swapaxes(2, 3))
+
+
+def _dot(x, kernel):
+    """A 1 x 1 convolution as the matrix product that it is."""
+    return jnp.tensordot(x, kernel[0, 0], 1)
+
+
+def _dot_of_kernel(x, gradient):
+    """The gradient of a 1 x 1 kernel."""
+    product = _product_over_pixels(x, gradient)
+    return product.astype(x.dtype)[None, None]
+
+
+def _product_over_pixels(x, y):
+    """[..., C] and [..., F] to [C, F] float32."""
+    x, y = (part.reshape(-1, part.shape[-1]) for part in (x, y))
+    return jax.lax.dot_general(
+        x, y, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
+    )
+
+
+def _stacked_of_kernel(x, gradient):
+    """The gradient of a 3 x 3 kernel: pixels times the nine gradients around them.
+
+    Blocks of rows, one after the other, so that the nine stay in the cache.
+    """
+    n, height, width, features = x.shape
+    outputs = gradient.shape[-1]
+    row_bytes = 9 * width * outputs * 4
+    rows = max(
+        rows
+        for rows in range(1, height + 1)
+        if height % rows == 0 and (rows == 1 or rows * row_bytes <= STACK_BYTES)
+    )
+    around = jnp.pad(gradient, ((0, 0), (1, 1), (1, 1), (0, 0)))
+
+    def add(total, block):
+        image, row = block // (height // rows), block % (height // rows) * rows
+        pixels = jax.lax.dynamic_slice(
+            x, (image, row, 0, 0), (1, rows, width, features)
+        )
+        window = jax.lax.dynamic_slice(
+            around, (image, row, 0, 0), (1, rows + 2, width + 2, outputs)
+        )
+        # The kernel's element (i, j) joins a pixel with the output 1 - i rows and
+        # 1 - j columns further.
+        shifted = [
+            window[:, i : i + rows, j : j + width] for i in (2, 1, 0) for j in (2, 1, 0)
+        ]
+        return total + _product_over_pixels(pixels, jnp.concatenate(shifted, -1)), None
+
+    # Like x: on several devices, its own on each.
+    zeros = jnp.zeros_like(x, jnp.float32, shape=(features, 9 * outputs))
+    blocks = jnp.arange(n * (height // rows))
+    total, _ = jax.lax.scan(add, zeros, blocks)
+    kernel = total.reshape(features, 3, 3, outputs).transpose(1, 2, 0, 3)
+    return kernel.astype(x.dtype)
+
+
+def _stem(x, kernel):
+    """A convolution of one feature, several columns of the image as its features.
+
+    One of C = 1 spends its time on gathering; this one multiplies more zeros instead.
+    """
+    n, height, width, _ = x.shape
+    size, outputs = kernel.shape[0], kernel.shape[-1]
+    padding, step = (size - 1) // 2, STEM_COLUMNS
+    blocks = -(-(step + size - 1) // step)
+    spare = blocks * step - step - padding
+    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, spare), (0, 0)))
+    x = x.reshape(n, height + size - 1, -1, step)
+    shifted = [
+        jnp.pad(
+            kernel, ((0, 0), (column, blocks * step - size - column), (0, 0), (0, 0))
+        )
+        for column in range(step)
+    ]
+    kernel = jnp.concatenate(shifted, -1).reshape(size, blocks, step, step * outputs)
+    y = jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "VALID", dimension_numbers=DIMENSION_NUMBERS
+    )
+    return y.reshape(n, height, width, outputs)

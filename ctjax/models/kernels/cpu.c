@@ -1,0 +1,423 @@
+/* Convolutions of stride 1 as XLA's CPU backend calls them; see cpu_kernels.py.
+
+   In an image [H, W, C] with zeros left and right, the C * k values that a kernel of
+   size k meets in one row are neighbours. So a row is already the matrix of a matrix
+   product whose lines overlap, and nothing has to be gathered. */
+
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define VERSION 3
+#define SLOPE 0.01f /* of LeakyReLU, see blocks.py */
+#define MAX_SIZE 7 /* of a kernel */
+#define MAX_THREADS 512
+#define COLUMNS 128 /* that are summed before the sums go back to memory */
+
+typedef struct {
+    int64_t images, height, width, inputs, outputs, size, lanes;
+    const float *x;      /* [images, height, width, inputs] */
+    const float *second; /* the kernel, or the gradient of the output */
+    const float *bias, *residual; /* to be added before an activation, or NULL */
+    float *out;
+    double *sums; /* [parts, outputs] */
+    int64_t parts; /* into which all rows are split */
+} Task;
+
+/* ---- threads: they wait for one task after the other, and share its parts ---- */
+
+static pthread_mutex_t one_task = PTHREAD_MUTEX_INITIALIZER;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t begun = PTHREAD_COND_INITIALIZER;
+static pthread_cond_t ended = PTHREAD_COND_INITIALIZER;
+static void (*work)(const Task *, int64_t);
+static const Task *task;
+static int64_t num_parts, next_part, parts_left;
+static int num_threads = 1; /* with the one that calls */
+
+/* Holds the lock at its beginning and its end. */
+static void take_parts(void)
+{
+    while (next_part < num_parts) {
+        const int64_t part = next_part++;
+        pthread_mutex_unlock(&lock);
+        work(task, part);
+        pthread_mutex_lock(&lock);
+        if (--parts_left == 0)
+            pthread_cond_signal(&ended);
+    }
+}
+
+static void *help(void *unused)
+{
+    (void)unused;
+    pthread_mutex_lock(&lock);
+    for (;;) {
+        take_parts();
+        pthread_cond_wait(&begun, &lock);
+    }
+    return NULL;
+}
+
+static void share(const Task *shared, void (*function)(const Task *, int64_t))
+{
+    pthread_mutex_lock(&one_task);
+    pthread_mutex_lock(&lock);
+    task = shared;
+    work = function;
+    next_part = 0;
+    num_parts = parts_left = shared->parts;
+    pthread_cond_broadcast(&begun);
+    take_parts();
+    while (parts_left > 0)
+        pthread_cond_wait(&ended, &lock);
+    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&one_task);
+}
+
+/* Starts the threads, once; those that cannot be started are done without. */
+void ctjax_start_threads(int count)
+{
+    pthread_attr_t attributes;
+    pthread_mutex_lock(&lock);
+    if (pthread_attr_init(&attributes) == 0) {
+        pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+        while (num_threads < count && num_threads < MAX_THREADS) {
+            pthread_t thread;
+            if (pthread_create(&thread, &attributes, help, NULL))
+                break;
+            num_threads++;
+        }
+        pthread_attr_destroy(&attributes);
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+/* ---- the product ---- */
+
+/* out[m][n] (+)= sum over i < blocks, k < count of
+       x[i][m * line + k * step] * y[i * skip + k * stride + n]
+   for m < lines and n < columns, a multiple of 8; lines of out lie `stride` apart. */
+typedef struct {
+    const float *const *x;
+    int64_t lines, line, step;
+    const float *y;
+    int64_t columns, skip, stride, blocks, count;
+    float *out;
+    int add;
+} Product;
+
+#define LANES 8
+#define TILES_OF_TWO(TILE) TILE(6, 2) TILE(4, 2) TILE(2, 2) TILE(1, 2)
+#define TILES_OF_ONE(TILE) TILE(12, 1) TILE(4, 1) TILE(2, 1) TILE(1, 1)
+#define NAME(name) name##_8
+#define TARGET
+#include "cpu_product.h"
+
+#if defined(__x86_64__)
+/* AVX-512 has twice the registers as well. */
+#define LANES 16
+#define TILES_OF_TWO(TILE) TILE(12, 2) TILE(8, 2) TILE(4, 2) TILE(1, 2)
+#define TILES_OF_ONE(TILE) TILE(12, 1) TILE(8, 1) TILE(4, 1) TILE(1, 1)
+#define NAME(name) name##_16
+#define TARGET __attribute__((target("avx512f")))
+#include "cpu_product.h"
+
+static void wide_product(const Product *p)
+{
+    Product rest = *p;
+    const int64_t done = product_16(p);
+    rest.y += done;
+    rest.out += done;
+    rest.columns -= done;
+    product_8(&rest);
+}
+#endif
+
+/* The same bits, whatever the vectors. */
+static void product(const Task *t, const Product *p)
+{
+#if defined(__x86_64__)
+    if (t->lanes == 16) {
+        wide_product(p);
+        return;
+    }
+#else
+    (void)t;
+#endif
+    product_8(p);
+}
+
+static void *allocate(int64_t bytes)
+{
+    void *memory = malloc(bytes);
+    if (memory == NULL) {
+        fprintf(stderr, "ctjax: no memory for %lld bytes\n", (long long)bytes);
+        abort();
+    }
+    return memory;
+}
+
+/* ---- rows of the input, with zeros left and right ---- */
+
+typedef struct {
+    float *values; /* [size, width + size - 1, inputs] */
+    int64_t line, held[MAX_SIZE];
+} Rows;
+
+static Rows make_rows(const Task *t)
+{
+    Rows rows = {NULL, (t->width + t->size - 1) * t->inputs, {0}};
+    rows.values = allocate(t->size * rows.line * sizeof(float));
+    memset(rows.values, 0, t->size * rows.line * sizeof(float));
+    for (int64_t i = 0; i < t->size; i++)
+        rows.held[i] = -1;
+    return rows;
+}
+
+/* Finds the rows that the output's row `row` (of all images) meets: `found` holds
+   them, the first belongs to the kernel's row `*first`. Returns how many there are. */
+static int64_t find_rows(const Task *t, Rows *rows, int64_t row, int64_t *first,
+                         const float *found[MAX_SIZE])
+{
+    const int64_t padding = (t->size - 1) / 2, y = row % t->height;
+    const int64_t low = y < padding ? -y : -padding;
+    const int64_t high = t->height - 1 - y < padding ? t->height - 1 - y : padding;
+    *first = low + padding;
+    for (int64_t i = low; i <= high; i++) {
+        const int64_t slot = (row + i) % t->size;
+        float *values = rows->values + slot * rows->line;
+        if (rows->held[slot] != row + i) {
+            memcpy(values + padding * t->inputs,
+                   t->x + (row + i) * t->width * t->inputs,
+                   t->width * t->inputs * sizeof(float));
+            rows->held[slot] = row + i;
+        }
+        found[i - low] = values;
+    }
+    return high - low + 1;
+}
+
+static int64_t first_row(const Task *t, int64_t part)
+{
+    return t->images * t->height * part / t->parts;
+}
+
+/* ---- what XLA calls ---- */
+
+typedef float vector __attribute__((vector_size(32)));
+typedef float unaligned __attribute__((vector_size(32), aligned(4)));
+typedef int32_t mask __attribute__((vector_size(32)));
+
+/* The bits of SLOPE and of 1. */
+static const int32_t SLOPE_BITS = 0x3c23d70a, ONE_BITS = 0x3f800000;
+
+/* Adds to a row of the output and activates it, while it is near. */
+static void finish_row(const Task *t, int64_t row)
+{
+    const int64_t line = t->width * t->outputs;
+    float *out = t->out + row * line;
+    const float *more = t->residual ? t->residual + row * line : NULL;
+    for (int64_t column = 0; column < line; column += t->outputs)
+        for (int64_t i = 0; i < t->outputs; i += 8) {
+            unaligned *place = (unaligned *)(out + column + i);
+            vector sum = *place + *(const unaligned *)(t->bias + i);
+            if (more)
+                sum += *(const unaligned *)(more + column + i);
+            const mask above = sum > 0;
+            *place = sum * (vector)((above & ONE_BITS) | (~above & SLOPE_BITS));
+        }
+}
+
+static void convolve_part(const Task *t, int64_t part)
+{
+    const int64_t count = t->size * t->inputs, skip = count * t->outputs;
+    Rows rows = make_rows(t);
+    for (int64_t row = first_row(t, part); row < first_row(t, part + 1); row++) {
+        const float *found[MAX_SIZE];
+        int64_t first;
+        const int64_t blocks = find_rows(t, &rows, row, &first, found);
+        product(t, &(Product){
+            .x = found, .lines = t->width, .line = t->inputs, .step = 1,
+            .y = t->second + first * skip, .columns = t->outputs, .skip = skip,
+            .stride = t->outputs, .blocks = blocks, .count = count,
+            .out = t->out + row * t->width * t->outputs,
+        });
+        if (t->bias)
+            finish_row(t, row);
+    }
+    free(rows.values);
+}
+
+static void kernel_gradient_part(const Task *t, int64_t part)
+{
+    const int64_t count = t->size * t->inputs, skip = count * t->outputs;
+    float *out = t->out + part * t->size * skip;
+    Rows rows = make_rows(t);
+    memset(out, 0, t->size * skip * sizeof(float));
+    for (int64_t row = first_row(t, part); row < first_row(t, part + 1); row++) {
+        const float *gradient = t->second + row * t->width * t->outputs;
+        const float *found[MAX_SIZE];
+        int64_t first;
+        const int64_t blocks = find_rows(t, &rows, row, &first, found);
+        for (int64_t column = 0; column < t->width; column += COLUMNS) {
+            const int64_t left = t->width - column;
+            for (int64_t i = 0; i < blocks; i++) {
+                const float *x = found[i] + column * t->inputs;
+                product(t, &(Product){
+                    .x = &x, .lines = count, .line = 1, .step = t->inputs,
+                    .y = gradient + column * t->outputs, .columns = t->outputs,
+                    .stride = t->outputs, .blocks = 1,
+                    .count = left < COLUMNS ? left : COLUMNS,
+                    .out = out + (first + i) * skip, .add = 1,
+                });
+            }
+        }
+    }
+    free(rows.values);
+}
+
+/* Takes a gradient back through the activation, by the activation's result, and sums it
+   over the pixels: a row in single precision, the rows in double. */
+static void activation_gradient_part(const Task *t, int64_t part)
+{
+    const int64_t line = t->width * t->outputs;
+    double *sums = t->sums + part * t->outputs;
+    float *of_row = allocate(t->outputs * sizeof(float));
+    memset(sums, 0, t->outputs * sizeof(double));
+    for (int64_t row = first_row(t, part); row < first_row(t, part + 1); row++) {
+        const float *result = t->x + row * line;
+        const float *gradient = t->second + row * line; /* may be out itself */
+        float *out = t->out + row * line;
+        memset(of_row, 0, t->outputs * sizeof(float));
+        for (int64_t column = 0; column < line; column += t->outputs)
+#pragma GCC ivdep
+            for (int64_t i = 0; i < t->outputs; i++) {
+                const float slope = result[column + i] > 0 ? 1.0f : SLOPE;
+                const float value = gradient[column + i] * slope;
+                out[column + i] = value;
+                of_row[i] += value;
+            }
+        for (int64_t i = 0; i < t->outputs; i++)
+            sums[i] += of_row[i];
+    }
+    free(of_row);
+}
+
+static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* Floats of the vectors that this processor is fastest with. Zen 4 computes with halves
+   of the wide ones and gained nothing by them; other AMDs were not tried. */
+int ctjax_kernels_lanes(void)
+{
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_is("intel"))
+        return 16;
+#endif
+    return 8;
+}
+
+static Task read_task(const void **in, const char *text, size_t length)
+{
+    Task t = {.x = in[0], .second = in[1]};
+    int64_t *fields[] = {&t.images,  &t.height, &t.width, &t.inputs,
+                         &t.outputs, &t.size,   &t.lanes};
+    char copy[256], *position = copy;
+    memcpy(copy, text, length < sizeof copy ? length : sizeof copy - 1);
+    copy[length < sizeof copy ? length : sizeof copy - 1] = 0;
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
+        *fields[i] = strtoll(position, &position, 10);
+    /* A compiled program may come from another machine. */
+    t.lanes = smaller(t.lanes, ctjax_kernels_lanes());
+    return t;
+}
+
+static void convolve(Task t, float *out)
+{
+    t.out = out;
+    /* More than threads, so that one that other programs disturb does less. */
+    t.parts = smaller(4 * num_threads, t.images * t.height);
+    share(&t, convolve_part);
+}
+
+/* in: x [N, H, W, C] and kernel [k, k, C, F]; out: [N, H, W, F]. */
+void ctjax_convolve(void *out, const void **in, const char *text, size_t length,
+                    void *status)
+{
+    (void)status;
+    convolve(read_task(in, text, length), out);
+}
+
+/* in: also the bias [F]; out: what the activation makes of the sum. */
+void ctjax_convolve_biased(void *out, const void **in, const char *text, size_t length,
+                           void *status)
+{
+    (void)status;
+    Task t = read_task(in, text, length);
+    t.bias = in[2];
+    convolve(t, out);
+}
+
+/* in: also an image [N, H, W, F] to be added. */
+void ctjax_convolve_added(void *out, const void **in, const char *text, size_t length,
+                          void *status)
+{
+    (void)status;
+    Task t = read_task(in, text, length);
+    t.bias = in[2];
+    t.residual = in[3];
+    convolve(t, out);
+}
+
+/* in: result of an activation and its gradient, [N, H, W, F] both; out: the gradient of
+   what was activated, and the same summed over the pixels, [F]. */
+void ctjax_activation_gradient(void *out, const void **in, const char *text,
+                               size_t length, void *status)
+{
+    (void)status;
+    float *const *results = out;
+    Task t = read_task(in, text, length);
+    t.out = results[0];
+    t.parts = smaller(num_threads, t.images * t.height);
+    t.sums = allocate(t.parts * t.outputs * sizeof(double));
+    share(&t, activation_gradient_part);
+    for (int64_t i = 0; i < t.outputs; i++) {
+        double sum = 0;
+        for (int64_t part = 0; part < t.parts; part++)
+            sum += t.sums[part * t.outputs + i];
+        results[1][i] = (float)sum;
+    }
+    free(t.sums);
+}
+
+/* in: x [N, H, W, C] and gradient [N, H, W, F]; out: [k, k, C, F]. */
+void ctjax_kernel_gradient(void *out, const void **in, const char *text,
+                           size_t length, void *status)
+{
+    (void)status;
+    Task t = read_task(in, text, length);
+    const int64_t elements = t.size * t.size * t.inputs * t.outputs;
+    t.parts = smaller(num_threads, t.images * t.height);
+    t.out = allocate(t.parts * elements * sizeof(float));
+    share(&t, kernel_gradient_part);
+    /* In the order of the rows, whichever thread had them: the same bits every time. */
+    for (int64_t part = 1; part < t.parts; part++)
+        for (int64_t i = 0; i < elements; i++)
+            t.out[i] += t.out[part * elements + i];
+    memcpy(out, t.out, elements * sizeof(float));
+    free(t.out);
+}
+
+int ctjax_kernels_version(void) { return VERSION; }
+
+/* Whether this processor has the instructions that the file was built for. */
+int ctjax_kernels_run_here(void)
+{
+#if defined(__x86_64__)
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
+    return 1;
+#endif
+}

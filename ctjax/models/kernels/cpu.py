@@ -1,0 +1,189 @@
+"""Convolutions of stride 1 on the CPU by cpu_kernels.c, where it could be built.
+
+XLA calls the C functions by address and hands over what it would have read itself.
+Without a compiler at installation, or without AVX2 on x86, `convolution` computes the
+same by XLA's operations.
+"""
+
+import ctypes
+import functools
+import logging
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ctjax.base import native_library
+
+logger = logging.getLogger("ctjax")
+
+VERSION = 3
+"""Of cpu_kernels.c; a library built from another one is not used."""
+
+LANES = 8  # of a short vector in C: the features of the output are a multiple of it
+MAX_SIZE = 7  # of a kernel
+MIN_WIDTH = 16  # of an image; below, the kernel is read too often
+MAX_PANEL = 1 << 10  # elements of the kernel to an output: what stays in a cache
+
+_CONVOLVE = "ctjax_convolve"
+_CONVOLVE_BIASED = "ctjax_convolve_biased"
+_CONVOLVE_ADDED = "ctjax_convolve_added"
+_ACTIVATION_GRADIENT = "ctjax_activation_gradient"
+_KERNEL_GRADIENT = "ctjax_kernel_gradient"
+_TARGETS = (
+    *(_CONVOLVE, _CONVOLVE_BIASED, _CONVOLVE_ADDED),
+    *(_ACTIVATION_GRADIENT, _KERNEL_GRADIENT),
+)
+
+
+def _load() -> ctypes.CDLL | None:
+    library = native_library.load(__file__, "_cpu", VERSION, "ctjax_kernels_version")
+    if library is None:
+        return None
+    return library if library.ctjax_kernels_run_here() else None
+
+
+@functools.cache
+def are_usable() -> bool:
+    """Whether the functions are there; hands them to XLA."""
+    library = _load()
+    if library is None:
+        return False
+    library.ctjax_start_threads(num_threads())
+    for name in _TARGETS:
+        jax.ffi.register_ffi_target(
+            name, jax.ffi.pycapsule(getattr(library, name)), "cpu", api_version=0
+        )
+    return _are_called()
+
+
+@functools.cache
+def vector_lanes() -> int:
+    """Floats of the vectors that C computes with here; the results are the same."""
+    library = _load()
+    return LANES if library is None else library.ctjax_kernels_lanes()
+
+
+def num_threads() -> int:
+    """Threads to compute with: as many as XLA takes."""
+    for name in ("PJRT_NPROC", "NPROC"):
+        value = os.environ.get(name, "")
+        if value.isdecimal() and int(value) > 0:
+            return int(value)
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def serve(x: jax.Array, outputs: int, size: int) -> bool:
+    """Whether `convolve` can do a convolution, and faster than XLA.
+
+    Args:
+      x: [N, H, W, C].
+      outputs: features of the output.
+      size: of the kernel, odd.
+    """
+    panel = size * size * x.shape[-1]
+    return panel <= MAX_PANEL and serve_gradient(x, outputs, size)
+
+
+def serve_gradient(x: jax.Array, outputs: int, size: int) -> bool:
+    """The same of `gradient_of_kernel`."""
+    return (
+        x.dtype == jnp.float32
+        and outputs % LANES == 0
+        and 1 < size <= MAX_SIZE
+        and x.shape[2] >= MIN_WIDTH
+        and jax.default_backend() == "cpu"
+        and are_usable()
+    )
+
+
+def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`convolution.plain` of [N, H, W, C] and [k, k, C, F], float32."""
+    shape = (*x.shape[:-1], kernel.shape[-1])
+    return _call(_CONVOLVE, [shape], (x, kernel), kernel.shape[-1], kernel.shape[0])[0]
+
+
+def convolve_biased(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array, residual: jax.Array | None
+) -> jax.Array:
+    """`convolution.plain_biased`, all float32, in one pass over the output."""
+    operands = (x, kernel, bias) if residual is None else (x, kernel, bias, residual)
+    name = _CONVOLVE_BIASED if residual is None else _CONVOLVE_ADDED
+    shape = (*x.shape[:-1], kernel.shape[-1])
+    return _call(name, [shape], operands, kernel.shape[-1], kernel.shape[0])[0]
+
+
+def activation_gradient(
+    result: jax.Array, gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Takes a gradient back through an activation and sums it over the pixels.
+
+    Args:
+      result: of the activation, [N, H, W, F] float32.
+      gradient: of it, likewise.
+
+    Returns:
+      The gradient of what was activated, likewise, and its sums [F].
+    """
+    features = result.shape[-1]
+    through, sums = _call(
+        _ACTIVATION_GRADIENT,
+        [result.shape, (features,)],
+        (result, gradient),
+        features,
+        1,
+        input_output_aliases={1: 0},
+    )
+    return through, sums
+
+
+def gradient_of_kernel(x: jax.Array, gradient: jax.Array, size: int) -> jax.Array:
+    """Of the convolution with a kernel [k, k, C, F].
+
+    Args:
+      x: [N, H, W, C] float32.
+      gradient: of the output, [N, H, W, F] float32.
+      size: k.
+    """
+    features, outputs = x.shape[-1], gradient.shape[-1]
+    shape = (size, size, features, outputs)
+    return _call(_KERNEL_GRADIENT, [shape], (x, gradient), outputs, size)[0]
+
+
+def _call(name, shapes, operands, outputs, size, **options) -> Any:
+    """Calls a function of C; its results are of these shapes."""
+    for operand in operands:
+        if operand.dtype != jnp.float32:
+            raise ValueError(f"expected float32, got {operand.dtype}")
+    # The form of call that needs no headers of XLA, whose versions must match.
+    x = operands[0]
+    call = jax.ffi.ffi_call(
+        name,
+        # Like x: on several devices, its own on each.
+        [
+            jax.eval_shape(lambda x, shape=shape: jnp.zeros_like(x, shape=shape), x)
+            for shape in shapes
+        ],
+        vmap_method="sequential",
+        custom_call_api_version=3,
+        legacy_backend_config=" ".join(
+            map(str, (*x.shape, outputs, size, vector_lanes()))
+        ),
+        **options,
+    )
+    return call(*operands)
+
+
+def _are_called() -> bool:
+    """Whether this version of XLA still knows the form of call."""
+    x = jax.ShapeDtypeStruct((1, 1, MIN_WIDTH, 1), jnp.float32)
+    kernel = jax.ShapeDtypeStruct((1, 1, 1, LANES), jnp.float32)
+    try:
+        jax.jit(lambda *a: convolve(*a)).lower(x, kernel).compile()
+    except Exception as error:  # whatever it says, XLA's own convolutions remain
+        logger.warning("XLA does not call ctjax's convolutions: %s", error)
+        return False
+    return True

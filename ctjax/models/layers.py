@@ -1,0 +1,197 @@
+"""The layers of UResNet that hold no statistics.
+
+All take and return [N, H, W, C] with N = events x planes.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ctjax.models.kernels import convolution
+
+LEAKY_RELU_SLOPE = convolution.SLOPE
+
+Images = jax.Array | tuple[jax.Array, ...]
+"""[N, H, W, C], or several whose features belong one after the other."""
+
+
+@jax.custom_vjp
+def leaky_relu(x: jax.Array) -> jax.Array:
+    """Applies the activation of every unit; its slope at 0 is 0.01, as in torch.
+
+    Kept for the gradient is the result, which the next convolution keeps anyway.
+    """
+    return jnp.where(x > 0, x, LEAKY_RELU_SLOPE * x)
+
+
+def _leaky_relu_forward(x):
+    y = leaky_relu(x)
+    return y, y
+
+
+def _leaky_relu_backward(y, gradient):
+    # The result has the sign of x.
+    return (jnp.where(y > 0, gradient, LEAKY_RELU_SLOPE * gradient),)
+
+
+leaky_relu.defvjp(_leaky_relu_forward, _leaky_relu_backward)
+
+
+def upsample_bilinear(x: jax.Array) -> jax.Array:
+    """Doubles rows and columns by bilinear interpolation at half-pixel centres.
+
+    Written as shifted sums: `jax.image.resize` contracts with a dense matrix an axis,
+    half of the network's arithmetic at full resolution.
+
+    Args:
+      x: [N, H, W, C].
+
+    Returns:
+      [N, 2H, 2W, C]; beyond the edge the edge pixel is repeated, as by
+      torch.nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False).
+    """
+    for axis in (1, 2):
+        size = x.shape[axis]
+        first = jax.lax.slice_in_dim(x, 0, 1, axis=axis)
+        last = jax.lax.slice_in_dim(x, size - 1, size, axis=axis)
+        before = jnp.concatenate(
+            [first, jax.lax.slice_in_dim(x, 0, size - 1, axis=axis)], axis
+        )
+        after = jnp.concatenate(
+            [jax.lax.slice_in_dim(x, 1, size, axis=axis), last], axis
+        )
+        pair = jnp.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], axis + 1)
+        x = pair.reshape(*x.shape[:axis], 2 * size, *x.shape[axis + 1 :])
+    return x
+
+
+def _windows(x: jax.Array) -> list[jax.Array]:
+    """The four pixels of every 2 x 2 window in row-major order, [N, H/2, W/2, C]."""
+    n, height, width, features = x.shape
+    tiles = x.reshape(n, height // 2, 2, width // 2, 2, features)
+    return [tiles[:, :, row, :, column] for row in (0, 1) for column in (0, 1)]
+
+
+@jax.custom_vjp
+def max_pool(x: jax.Array) -> jax.Array:
+    """Takes the maximum of every 2 x 2 window.
+
+    Most windows of these images tie (constant background), so the rule for ties is
+    part of the result: the whole gradient goes to the first maximum in row-major
+    order, as in torch and in XLA's select-and-scatter, which is far slower.
+
+    Args:
+      x: [N, H, W, C], H and W even.
+
+    Returns:
+      [N, H/2, W/2, C].
+    """
+    a, b, c, d = _windows(x)
+    return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
+
+
+def _max_pool_forward(x):
+    return max_pool(x), x
+
+
+def _max_pool_backward(x, gradient):
+    # A knockout, not a comparison with the stored maximum: the compiler may compute x
+    # anew and round it otherwise, and no pixel would equal its window's maximum.
+    a, b, c, d = _windows(x)
+    left, right = a >= b, c >= d
+    upper = jnp.where(left, a, b) >= jnp.where(right, c, d)
+    masks = (upper & left, upper & ~left, ~upper & right, ~upper & ~right)
+    parts = [jnp.where(mask, gradient, 0) for mask in masks]
+    upper, lower = (
+        jnp.stack(pair, axis=3)[:, :, None] for pair in (parts[:2], parts[2:])
+    )
+    return (jnp.concatenate([upper, lower], axis=2).reshape(x.shape),)
+
+
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+class Convolution(nn.Module):
+    """A 2D convolution that hands its bias back instead of adding it.
+
+    Whoever calls decides where the bias goes: in training with batch normalization it
+    has no effect but on the running mean, and a pass over the output is saved.
+
+    Attributes:
+      features: output features.
+      kernel_size: rows and columns of the kernel; padding keeps the image's size.
+      stride: 1, or the kernel's size, which then pads nothing.
+      use_bias: whether there is a bias.
+      dtype: compute type; parameters stay float32.
+    """
+
+    features: int
+    kernel_size: int
+    stride: int = 1
+    use_bias: bool = True
+    dtype: jnp.dtype = jnp.float32
+
+    def __call__(self, x: Images) -> tuple[jax.Array, jax.Array | None]:
+        """Convolves [N, H, W, C]; returns the output and the bias [features]."""
+        if isinstance(x, tuple):
+            kernel, bias = self.parameters(sum(part.shape[-1] for part in x))
+            parts = [part.astype(self.dtype) for part in x]
+            return convolution.convolve_parts(parts, kernel.astype(self.dtype)), bias
+        kernel, bias = self.parameters(x.shape[-1])
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        if self.stride == 1:
+            y = convolution.convolve(x, kernel)
+        else:
+            y = jax.lax.conv_general_dilated(
+                x,
+                kernel,
+                window_strides=(self.stride, self.stride),
+                padding="VALID",
+                dimension_numbers=convolution.DIMENSION_NUMBERS,
+            )
+        return y, bias
+
+    @nn.compact
+    def parameters(self, inputs: int) -> tuple[jax.Array, jax.Array | None]:
+        """Returns the kernel [k, k, inputs, features] and the bias, float32."""
+        kernel = self.param(
+            "kernel",
+            nn.initializers.xavier_uniform(),
+            (self.kernel_size, self.kernel_size, inputs, self.features),
+        )
+        if not self.use_bias:
+            return kernel, None
+        zeros = nn.initializers.zeros_init()
+        return kernel, self.param("bias", zeros, (self.features,))
+
+
+class TransposedConvolution(Convolution):
+    """A 2 x 2 convolution of stride 2, transposed: doubles rows and columns."""
+
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+        """Returns the output [N, 2H, 2W, features] and the bias [features]."""
+        kernel, bias = self.parameters(x.shape[-1])
+        y = jax.lax.conv_transpose(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            strides=(self.stride, self.stride),
+            padding="VALID",
+            dimension_numbers=convolution.DIMENSION_NUMBERS,
+        )
+        return y, bias
+
+
+def fold_planes_into_features(x: jax.Array, num_planes: int) -> jax.Array:
+    """[B x P, H, W, C] to [B, H, W, P x C], planes in order along the features."""
+    _, height, width, features = x.shape
+    x = x.reshape(-1, num_planes, height, width, features)
+    return x.transpose(0, 2, 3, 1, 4).reshape(-1, height, width, num_planes * features)
+
+
+def unfold_planes_from_features(x: jax.Array, num_planes: int) -> jax.Array:
+    """[B, H, W, P x C] back to [B x P, H, W, C]."""
+    events, height, width, _ = x.shape
+    x = x.reshape(events, height, width, num_planes, -1)
+    return x.transpose(0, 3, 1, 2, 4).reshape(
+        events * num_planes, height, width, x.shape[-1]
+    )

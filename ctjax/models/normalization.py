@@ -1,0 +1,196 @@
+"""Batch normalization with statistics of one plane at a time."""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ctjax.models.kernels import gpu
+
+BATCH_NORM_EPSILON = 1e-5  # torch.nn.BatchNorm2d's default
+BATCH_NORM_MOMENTUM = 0.1  # likewise; the weight of the new minibatch
+LAYER_NORM_EPSILON = 1e-3  # tf.keras.layers.LayerNormalization's default
+
+
+class BatchNorm(nn.Module):
+    """Batch normalization with statistics of one plane at a time.
+
+    CosmicTagger calls its shared block once a plane: each plane is normalized by its
+    own statistics, and the running buffers are updated plane after plane.
+
+    Attributes:
+      features: of what is normalized.
+      num_planes: planes folded into the leading axis.
+      axis_name: of the mesh over which statistics are taken; None for those of this
+        device alone, as under the original's DDP.
+
+    Source:
+      torch.nn.BatchNorm2d (biased variance to normalize, unbiased in the buffer).
+    """
+
+    features: int
+    num_planes: int
+    axis_name: str | None = None
+
+    def setup(self) -> None:
+        """Makes the parameters and the running statistics, [features] each."""
+        shape = (self.features,)
+        self.scale = self.param("scale", nn.initializers.ones_init(), shape)
+        self.shift = self.param("bias", nn.initializers.zeros_init(), shape)
+        self.mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        self.var = self.variable("batch_stats", "var", jnp.ones, shape)
+
+    def __call__(
+        self, x: jax.Array, bias: jax.Array | None, slope: float = 1.0
+    ) -> jax.Array:
+        """Normalizes [N, H, W, C] by its own statistics, and updates the running ones.
+
+        Args:
+          x: output of a convolution without its bias.
+          bias: [C] the bias, of which only the running mean sees anything.
+          slope: of the activation that follows, where its input is negative.
+
+        Returns:
+          [N, H, W, C], of the type of `x`.
+        """
+        planes = x.reshape(-1, self.num_planes, *x.shape[1:])
+        results: Any = normalize(planes, self.scale, self.shift, slope, self.axis_name)
+        y, batch_mean, batch_var = results
+        count = planes.size // (self.num_planes * self.features)
+        self._update(batch_mean, batch_var, count, bias)
+        return y.reshape(x.shape)
+
+    def affine_of_sums(
+        self, sums: gpu.Statistics, count: int, bias: jax.Array | None
+    ) -> gpu.Affine:
+        """Returns what normalizing by sums comes to, and updates the running ones.
+
+        Args:
+          sums: of values and of their squares, [P, C] each.
+          count: pixels of a plane that were summed.
+          bias: as above.
+
+        Returns:
+          Gain and offset of each plane, [P, C].
+        """
+        mean, square = (_mean_of_devices(x / count, self.axis_name) for x in sums)
+        # Rounding may make the variance of a constant negative.
+        var = jnp.maximum(square - mean * mean, 0.0)
+        stopped = jax.lax.stop_gradient((mean, var))
+        self._update(*stopped, count, bias)
+        gain = self.scale[None] * jax.lax.rsqrt(var + BATCH_NORM_EPSILON)
+        return gain, self.shift[None] - mean * gain
+
+    def _update(self, batch_mean, batch_var, count, bias):
+        """Moves the running statistics, plane after plane."""
+        if self.is_initializing():
+            return
+        if self.axis_name is not None:
+            count *= jax.lax.axis_size(self.axis_name)
+        unbiased = batch_var * (count / max(count - 1, 1))
+        offset = 0.0 if bias is None else jax.lax.stop_gradient(bias)
+        for plane in range(self.num_planes):
+            for running, new in (
+                (self.mean, batch_mean[plane] + offset),
+                (self.var, unbiased[plane]),
+            ):
+                running.value += BATCH_NORM_MOMENTUM * (new - running.value)
+
+    def affine(self, bias: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        """Returns what normalizing by the running statistics comes to.
+
+        Args:
+          bias: as above.
+
+        Returns:
+          Gain and constant, [C] each: x becomes gain * x + constant.
+        """
+        gain = self.scale * jax.lax.rsqrt(self.var.value + BATCH_NORM_EPSILON)
+        offset = 0.0 if bias is None else bias
+        return gain, self.shift + (offset - self.mean.value) * gain
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def normalize(
+    x: jax.Array,
+    scale: jax.Array,
+    shift: jax.Array,
+    slope: float,
+    axis_name: str | None = None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Normalizes every plane by its own statistics and activates the result.
+
+    The gradient needs `x` and the statistics alone and computes the rest anew:
+    differentiated piece by piece, two more arrays of that size would be kept.
+
+    Args:
+      x: [B, P, H, W, C].
+      scale: [C].
+      shift: [C].
+      slope: of the activation where its input is negative; 1 for none.
+      axis_name: as in `BatchNorm`.
+
+    Returns:
+      The result, of shape and type of `x`, and its means and biased variances, [P, C]
+      float32, through which no gradient passes.
+    """
+    wide = x.astype(jnp.float32)
+    mean = _mean_of_devices(wide.mean((0, 2, 3)), axis_name)
+    var = jnp.square(wide - _of_planes(mean)).mean((0, 2, 3))
+    var = _mean_of_devices(var, axis_name)
+    _, y = _normalized(x, mean, var, scale, shift)
+    return _activated(y, y, slope).astype(x.dtype), mean, var
+
+
+def _of_planes(statistics):
+    """[P, C] or [C] against [B, P, H, W, C]."""
+    return statistics.reshape(1, -1, 1, 1, statistics.shape[-1])
+
+
+def _mean_of_devices(x, axis_name):
+    return x if axis_name is None else jax.lax.pmean(x, axis_name)
+
+
+def _activated(y, x, slope):
+    """`x`, times the slope where `y` is negative."""
+    return x if slope == 1.0 else jnp.where(y > 0, x, slope * x)
+
+
+def _normalized(x, mean, var, scale, shift):
+    """The normalized array before and after scale and shift, float32."""
+    inverse = jax.lax.rsqrt(var + BATCH_NORM_EPSILON)
+    centred = x.astype(jnp.float32) - _of_planes(mean)
+    gain = scale[None] * inverse
+    return (
+        centred * _of_planes(inverse),
+        centred * _of_planes(gain) + _of_planes(shift),
+    )
+
+
+def _normalize_forward(x, scale, shift, slope, axis_name):
+    results: Any = normalize(x, scale, shift, slope, axis_name)
+    return results, (x, scale, shift, *results[1:])
+
+
+def _normalize_backward(slope, axis_name, residuals, cotangents):
+    x, scale, shift, mean, var = residuals
+    normalized, y = _normalized(x, mean, var, scale, shift)
+    gradient = _activated(y, cotangents[0].astype(jnp.float32), slope)
+    count = x.size // mean.size
+    of_shift = gradient.sum((0, 2, 3))
+    of_scale = (gradient * normalized).sum((0, 2, 3))
+    # The statistics' own part. Over several devices they belong to all losses.
+    through_mean, through_var = (
+        _of_planes(_mean_of_devices(total / count, axis_name))
+        for total in (of_shift, of_scale)
+    )
+    inverse = jax.lax.rsqrt(var + BATCH_NORM_EPSILON)
+    of_x = _of_planes(scale[None] * inverse) * (
+        gradient - through_mean - normalized * through_var
+    )
+    return of_x.astype(x.dtype), of_scale.sum(0), of_shift.sum(0)
+
+
+normalize.defvjp(_normalize_forward, _normalize_backward)

@@ -1,0 +1,146 @@
+"""Between the tensors of CosmicTagger's torch network and ctjax's variables.
+
+Works on dictionaries of numpy arrays; torch is not imported. A torch name such as
+`net_core.down_blocks.blocks.0.convolution_1.conv.weight` is the path of the same
+tensor in the Flax variables but for the separators and the last word.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.traverse_util
+import numpy as np
+
+from ctjax.base.errors import UserError
+
+_LEAVES = {
+    "running_mean": ("batch_stats", "mean"),
+    "running_var": ("batch_stats", "var"),
+    "bias": ("params", "bias"),
+}
+
+
+class WeightsError(UserError):
+    """Tensors that do not fit the network; the message lists them."""
+
+
+def _path_of(torch_name: str) -> tuple[str, ...]:
+    """The path in the variables, collection first, of one torch tensor."""
+    *modules, leaf = torch_name.removeprefix("module.").split(".")
+    path: list[str] = []
+    for module in modules:
+        if module.isdigit():
+            path[-1] += f"_{module}"
+        else:
+            path.append(module)
+    # blocks.blocks.0 is a series named "blocks" with its own list "blocks".
+    if leaf == "weight":
+        collection = "params"
+        leaf = "scale" if path[-1] == "norm" else "kernel"
+    else:
+        collection, leaf = _LEAVES[leaf]
+    return (collection, *path, leaf)
+
+
+def _is_transposed(path: tuple[str, ...]) -> bool:
+    """Whether a kernel is that of a ConvTranspose2d ([in, out, kh, kw] in torch)."""
+    return path[-3:-1] == ("upsample", "conv")
+
+
+def _from_torch_layout(path: tuple[str, ...], tensor: np.ndarray) -> np.ndarray:
+    if path[-1] != "kernel":
+        return tensor
+    if _is_transposed(path):
+        # lax.conv_transpose correlates with the flipped kernel of torch.
+        return tensor.transpose(2, 3, 0, 1)[::-1, ::-1]
+    return tensor.transpose(2, 3, 1, 0)
+
+
+def to_variables(
+    tensors: Mapping[str, np.ndarray], like: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Converts a torch state dictionary.
+
+    Args:
+      tensors: torch name to array; names may start with "module.", and counters
+        (`num_batches_tracked`) are passed over. May be any set of tensors shaped like
+        parameters, gradients for instance.
+      like: variables of the network ("params" and, with batch normalization,
+        "batch_stats"), for their shapes alone.
+
+    Returns:
+      Variables of the structure of `like`, numpy float32.
+
+    Raises:
+      WeightsError: a tensor is missing, left over or of another shape.
+    """
+    wanted: dict[tuple[str, ...], Any] = flax.traverse_util.flatten_dict(dict(like))
+    found, problems = {}, []
+    for name, tensor in tensors.items():
+        leaf = name.rsplit(".", 1)[-1]
+        if leaf == "num_batches_tracked":
+            continue
+        if leaf != "weight" and leaf not in _LEAVES:
+            problems.append(f"{name}: not a tensor of this network")
+            continue
+        path = _path_of(name)
+        if path not in wanted:
+            problems.append(f"{name}: not a tensor of this network")
+            continue
+        array = np.asarray(tensor)
+        expected = tuple(wanted[path].shape)
+        if array.ndim != len(expected):
+            problems.append(f"{name}: {array.ndim} dimensions, not {len(expected)}")
+            continue
+        array = _from_torch_layout(path, array)
+        if array.shape != expected:
+            problems.append(f"{name}: shape {array.shape}, expected {expected}")
+            continue
+        found[path] = np.ascontiguousarray(array, dtype=np.float32)
+    problems += [
+        f"{torch_name(path)}: missing"
+        for path in wanted
+        if path not in found and not any(torch_name(path) in p for p in problems)
+    ]
+    if problems:
+        raise WeightsError(
+            f"{len(problems)} tensors do not fit the network: " + "; ".join(problems)
+        )
+    return flax.traverse_util.unflatten_dict(found)
+
+
+def torch_name(path: tuple[str, ...]) -> str:
+    """Returns the torch name of a path in the variables, collection first."""
+    collection, *modules, leaf = path
+    words = []
+    for module in modules:
+        if module.startswith("blocks_"):
+            words += ["blocks", module.removeprefix("blocks_")]
+        else:
+            words.append(module)
+    if collection == "batch_stats":
+        leaf = f"running_{leaf}"
+    elif leaf in ("kernel", "scale"):
+        leaf = "weight"
+    return ".".join([*words, leaf])
+
+
+def from_variables(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Converts ctjax's variables to torch names and layouts.
+
+    Args:
+      variables: "params" and, with batch normalization, "batch_stats".
+
+    Returns:
+      torch name to float32 array, without the counters of BatchNorm.
+    """
+    result = {}
+    for path, value in flax.traverse_util.flatten_dict(dict(variables)).items():
+        array = np.asarray(value, dtype=np.float32)
+        if path[-1] == "kernel":
+            if _is_transposed(path):
+                array = array[::-1, ::-1].transpose(2, 3, 0, 1)
+            else:
+                array = array.transpose(3, 2, 0, 1)
+        result[torch_name(path)] = np.ascontiguousarray(array)
+    return result

@@ -1,0 +1,115 @@
+"""Writes the log of a run, to the terminal and to `process.log`."""
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+
+import numpy as np
+
+from ctjax.config.fields import Mode
+
+logger = logging.getLogger("ctjax")
+
+LOG_FORMAT = "%(asctime)s - %(levelname)s - %(message)s"
+
+
+def start_logging(output_dir: str, process: int = 0) -> None:
+    """Sends the log to the terminal and to `process.log`, after what is there.
+
+    Args:
+      output_dir: of the run; made where absent.
+      process: number of this one; all but the first show their warnings alone, on the
+        terminal.
+    """
+    stop_logging()
+    logging.raiseExceptions = False  # a full disk is told by what matters more
+    formatter = logging.Formatter(LOG_FORMAT)
+    handlers: list[logging.Handler] = [_StdoutHandler()]
+    if process == 0:
+        os.makedirs(output_dir, exist_ok=True)
+        path = os.path.join(output_dir, "process.log")
+        handlers.append(logging.FileHandler(path))
+    else:
+        formatter = logging.Formatter(f"rank {process}: {LOG_FORMAT}")
+        handlers[0].setLevel(logging.WARNING)
+    for handler in handlers:
+        handler.setFormatter(formatter)
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+class _StdoutHandler(logging.StreamHandler):
+    """Writes to what sys.stdout is now: a bar of progress takes its place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes a line."""
+        self.stream = sys.stdout
+        super().emit(record)
+
+
+def stop_logging() -> None:
+    """Closes what `start_logging` opened."""
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    logger.propagate = True
+
+
+def pixel_rules(mode: Mode) -> str:
+    """Says what a run does with the pixels without charge; every report names it."""
+    prediction = "background" if mode.mask_empty_pixels else "as the network has it"
+    only = mode.optimizer.loss_charged_pixels_only
+    return (
+        f"Pixels without charge: predicted {prediction} "
+        f"(mode.mask_empty_pixels={mode.mask_empty_pixels}), "
+        f"{'not ' if only else ''}in the loss "
+        f"(mode.optimizer.loss_charged_pixels_only={only})"
+    )
+
+
+LOGGED_METRICS = ("Average/Non_Bkg_Accuracy", "Average/mIoU")
+
+
+def shown_metrics(named: Mapping[str, float]) -> dict[str, float]:
+    """Picks the metrics that a line of the log shows."""
+    return {name: named[name] for name in LOGGED_METRICS if name in named}
+
+
+def rate(num_images: int, wait_s: float, step_s: float) -> str:
+    """Formats the speed of a step: images per second, seconds of IO, seconds."""
+    return f"{num_images / step_s:.3g} Img/s / {wait_s:.2g} IO s / {step_s:.2g} step s"
+
+
+def log_step(
+    kind: str, step: int, values: Mapping[str, float], speed: str | None = None
+) -> None:
+    """Writes a step's line: its values, and its speed where given."""
+    line = ", ".join(f"{name}: {value:.4g}" for name, value in values.items())
+    suffix = f" ({speed})" if speed else ""
+    logger.info("%s Step %d metrics: %s%s", kind, step, line, suffix)
+
+
+def log_totals(step_s: np.ndarray, images_per_step: float) -> None:
+    """Writes the four closing lines of the competition's guide.
+
+    Args:
+      step_s: [N], seconds of each step, compilation in the first.
+      images_per_step: events of a step.
+    """
+    logger.info("Total time to batch_process: %.4f", step_s.sum())
+    for skipped, words in (
+        (1, "except first iteration"),
+        (2, "except first two iterations"),
+        (len(step_s) - 40, "last 40 iterations"),
+    ):
+        rest = step_s[skipped:]
+        if skipped > 0 and len(rest):
+            total = rest.sum()
+            logger.info(
+                "Total time to batch process %s: %.4f, throughput: %.4f",
+                words,
+                total,
+                len(rest) * images_per_step / total,
+            )

@@ -1,0 +1,113 @@
+"""The IO test: read, make dense, discard; no device and no jax."""
+
+import logging
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from ctjax.base.errors import ConfigError
+from ctjax.config.fields import Config, Densify
+from ctjax.config.resolve import file_patterns
+from ctjax.data import pipeline, sources
+from ctjax.data.order import local_entries, wrapped_entries
+from ctjax.outputs import progress
+from ctjax.outputs import timings as outputs_timings
+from ctjax.processes import join, launchers
+from ctjax.processes.join import SINGLE_PROCESS, Processes
+
+logger = logging.getLogger("ctjax")
+
+
+def run(config: Config, processes: Processes = SINGLE_PROCESS) -> dict[str, float]:
+    """Goes over the file in order, from the start again at its end.
+
+    Args:
+      config: `run.iterations` minibatches of `run.minibatch_size` events are read,
+        beginning at `mode.start_index`, dense or, with `data.densify=device`, in the
+        sparse form that would go to the device.
+      processes: of the run, each of which reads its own events of every minibatch.
+
+    Returns:
+      `total_s` seconds, `images` read, `images_per_s` and `wait_s`, as logged: of all
+      processes, by the slowest.
+
+    Raises:
+      LarcvFileError: where the file cannot be read.
+      ConfigError: the minibatch cannot be shared out evenly.
+    """
+    data = config.data
+    threads = data.io_threads or launchers.default_io_threads()
+    size = config.run.minibatch_size
+    if size % processes.count:
+        raise ConfigError(
+            f"run.minibatch_size={size}: expected a multiple of the {processes.count} "
+            "processes of this run, an equal number of events for each"
+        )
+    with sources.open_source(
+        file=file_patterns(data, data.file),
+        downsample=data.downsample,
+        synthetic=data.synthetic,
+        seed=data.seed,
+    ) as source:
+        logger.info(
+            "Reading %d events of %d x %d pixels: %d process%s of %d threads",
+            source.num_events,
+            *source.image_shape,
+            processes.count,
+            "es" if processes.count > 1 else "",
+            threads,
+        )
+        entries = (
+            local_entries(minibatch, processes.index, processes.count)
+            for minibatch in wrapped_entries(
+                source.num_events, size, config.mode.start_index
+            )
+        )
+        with pipeline.minibatches(
+            source,
+            entries,
+            io_threads=threads,
+            prefetch=data.prefetch,
+            sparse=data.densify is Densify.DEVICE,
+        ) as reader:
+            if processes.count > 1:
+                join.wait_for_all("iotest")
+            with progress.progress("iotest", 0, config.run.iterations, size) as advance:
+                timings = _discard(reader, config.run.iterations, advance)
+    if processes.count > 1:
+        seconds = np.stack([timings["wait_s"], timings["step_s"]])
+        of_all = join.gather(seconds)
+        slowest = int(of_all[:, 1].sum(-1).argmax())
+        timings["wait_s"], timings["step_s"] = of_all[slowest]
+    if processes.is_first:
+        outputs_timings.save_timings(config.output_dir, "io", timings)
+    images = size * config.run.iterations
+    total_s = float(timings["step_s"].sum())
+    figures = {
+        "total_s": total_s,
+        "images": images,
+        "images_per_s": images / total_s if total_s else 0.0,
+        "wait_s": float(timings["wait_s"].sum()),
+    }
+    logger.info("Total IO Time: %.4fs", total_s)
+    logger.info("Total images read per batch: %d", size)
+    logger.info("Average Image IO Throughput: %.3f images/s", figures["images_per_s"])
+    return figures
+
+
+def _discard(
+    reader: pipeline.MinibatchReader, iterations: int, advance: Callable[[int], None]
+) -> np.ndarray:
+    """Takes minibatches and gives them back; returns their timings."""
+    timings = np.zeros(iterations, outputs_timings.TIMING_TYPE)
+    before = time.perf_counter()
+    for iteration in range(iterations):
+        minibatch = next(reader)
+        reader.release(minibatch)
+        now = time.perf_counter()
+        timings[iteration] = iteration, reader.wait_s, now - before
+        logger.info("%d: time to fetch a minibatch: %.4fs", iteration, now - before)
+        advance(iteration + 1)
+        before = now
+    return timings

@@ -1,0 +1,179 @@
+"""Quickstart: from nothing to a trained network beside two trivial baselines.
+
+Events are simulated once and kept in the user's cache; a network is trained on the one
+file and goes over the other.
+"""
+
+import dataclasses
+import logging
+import os
+import time
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ctjax.base import user_cache
+from ctjax.base.constants import BACKGROUND, COSMIC
+from ctjax.base.errors import ConfigError
+from ctjax.config.fields import Config, Densify, ModeName
+from ctjax.data import order
+from ctjax.learning import metrics
+from ctjax.outputs import log
+from ctjax.processes.join import SINGLE_PROCESS, Processes
+from ctjax.runs import inference, parts, train
+from ctjax.simulation.benchmark_sets import BENCHMARK_SETS, BenchmarkFile
+from ctjax.simulation.parameters import GENERATOR_VERSION, SimulationParameters
+from ctjax.simulation.production import usable_cpus, write_events
+from ctjax.simulation.progress import Progress
+
+logger = logging.getLogger("ctjax")
+
+THRESHOLD_EVENTS = 100
+"""Events of the training file on which the charge threshold is chosen."""
+
+THRESHOLDS = np.geomspace(0.05, 50.0, 31)
+"""Charges to choose from: below the smallest pooled one to the tip of the largest."""
+
+SHOWN = ("mIoU", "Cosmic_IoU", "Neutrino_IoU", "Non_Bkg_Accuracy", "Total_Accuracy")
+
+
+def run(
+    config: Config, processes: Processes = SINGLE_PROCESS
+) -> dict[str, dict[str, float]]:
+    """Simulates, trains, infers and reports; goes on where a former run ended.
+
+    Args:
+      config: of the run; `data.file` is for training and `data.aux_file` for the
+        report, both simulated where they are empty.
+      processes: of the run; one is enough here.
+
+    Returns:
+      Every metric, averaged over the events of the report, by what predicted.
+
+    Raises:
+      ConfigError, LarcvFileError, CheckpointError, OSError: for what the user can mend.
+    """
+    start = time.perf_counter()
+    if processes.count > 1:
+        raise ConfigError(
+            f"mode.name=quickstart: expected one process, got {processes.count}"
+        )
+    if not config.data.file:
+        file, aux_file = (_simulated(file) for file in BENCHMARK_SETS["quickstart"])
+        data = dataclasses.replace(
+            config.data, data_directory="", file=file, aux_file=aux_file
+        )
+        config = dataclasses.replace(config, data=data)
+    training = dataclasses.replace(config.mode, name=ModeName.TRAIN)
+    state = train.run(dataclasses.replace(config, mode=training))
+    report = {
+        f"network after {int(state.step)} steps": inference.run(_for_report(config)),
+        **_baselines(config),
+    }
+    _log_report(config, report)
+    logger.info("Quickstart took %.0f seconds", time.perf_counter() - start)
+    return report
+
+
+def _simulated(file: BenchmarkFile) -> str:
+    """Path of a simulated file in the user's cache, made where it is not there."""
+    folder = user_cache.folder("simulated")
+    name = f"v{GENERATOR_VERSION}_seed{file.seed}_{file.events}events.h5"
+    path = os.path.join(folder, name)
+    if os.path.exists(path):
+        logger.info("Simulated events for %s: %s", file.name, path)
+        return path
+    logger.info("Simulating %d events for %s: %s", file.events, file.name, path)
+    os.makedirs(folder, exist_ok=True)
+    try:
+        write_events(
+            path,
+            SimulationParameters(),
+            file.seed,
+            file.events,
+            workers=usable_cpus(),
+            report=Progress(name, file.events),
+        )
+    except FileExistsError:
+        # Another run was faster; the events of a name are always the same.
+        if not os.path.exists(path):
+            raise
+    return path
+
+
+def _for_report(config: Config) -> Config:
+    """The inference over all of `data.aux_file` with the weights just trained."""
+    return dataclasses.replace(
+        config,
+        run=dataclasses.replace(config.run, iterations=0),
+        data=dataclasses.replace(config.data, file=config.data.aux_file),
+        mode=dataclasses.replace(
+            config.mode, name=ModeName.INFERENCE, weights_location=""
+        ),
+    )
+
+
+def _baselines(config: Config) -> dict[str, dict[str, float]]:
+    """Metrics of two predictions that take no learning."""
+    tried = threshold_metrics(config, config.data.file, THRESHOLDS, THRESHOLD_EVENTS)
+    best = THRESHOLDS[np.argmax(tried[:, metrics.METRIC_NAMES.index("Average/mIoU")])]
+    stored, above = threshold_metrics(config, config.data.aux_file, [0.0, best])
+    return {
+        "every pixel with charge cosmic": metrics.named(stored),
+        f"charge above {best:.2g} cosmic": metrics.named(above),
+    }
+
+
+def threshold_metrics(
+    config: Config,
+    names: str,
+    thresholds: Sequence[float] | np.ndarray,
+    most_events: int | None = None,
+) -> np.ndarray:
+    """Averages the metrics of calling cosmic what has more charge than a threshold.
+
+    Args:
+      config: of the run.
+      names: of the files, as `data.file`.
+      thresholds: [T], in the charge of downsampled images; 0 takes every pixel that
+        has charge.
+      most_events: of the files, from the first on; None for all.
+
+    Returns:
+      [T, M], in the order of `metrics.METRIC_NAMES`.
+    """
+    data = dataclasses.replace(config.data, densify=Densify.HOST)
+    levels = jnp.asarray(thresholds, jnp.float32)
+    total = np.zeros((len(thresholds), len(metrics.METRIC_NAMES)))
+
+    @jax.jit
+    def summed(charge, label, mask):
+        def of_level(level):
+            prediction = jnp.where(charge > level, COSMIC, BACKGROUND)
+            return mask @ metrics.event_metrics(prediction, label)
+
+        return jax.lax.map(of_level, levels)
+
+    with parts.open_events(data, names, require_label=True) as source:
+        number = min(source.num_events, most_events or source.num_events)
+        entries = order.sequential_entries(number, config.run.minibatch_size)
+        with parts.read_events(data, source, entries) as reader:
+            for minibatch in reader:
+                arrays = (minibatch[name] for name in ("image", "label", "mask"))
+                total += np.asarray(summed(*arrays))
+                reader.release(minibatch)
+    return total / number
+
+
+def _log_report(config: Config, report: dict[str, dict[str, float]]) -> None:
+    """Writes the table, the mean of the three planes."""
+    logger.info("Quickstart report: means over the events of %s", config.data.aux_file)
+    logger.info("  %s", log.pixel_rules(config.mode))
+    width = max(map(len, report))
+    columns = "  ".join(SHOWN)
+    logger.info("  %-*s  %s", width, "", columns)
+    for name, values in report.items():
+        row = "  ".join(f"{values[f'Average/{m}']:{len(m)}.4f}" for m in SHOWN)
+        logger.info("  %-*s  %s", width, name, row)

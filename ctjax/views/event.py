@@ -1,0 +1,316 @@
+"""One event as people look at it: the pixels that hold anything, with their classes."""
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+
+from ctjax.base.constants import (
+    CLASS_PRODUCT,
+    COSMIC,
+    METRIC_NAMES,
+    NEUTRINO,
+    NUM_PLANES,
+)
+from ctjax.base.errors import UserError
+from ctjax.data import sources
+from ctjax.data.larcv.truth import neutrino_name, read_neutrinos
+
+MAX_DOWNSAMPLE = 10
+"""Predictions of a smaller image than this halving of the file's are not its own."""
+
+
+class PlanePixels(NamedTuple):
+    """Pixels of one plane, each array [V].
+
+    Attributes:
+      rows: int32, from the first drift tick.
+      columns: int32, from the first wire.
+      charge: float32.
+      truth: uint8, class.
+      prediction: uint8, class.
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+    charge: np.ndarray
+    truth: np.ndarray
+    prediction: np.ndarray
+
+
+class EventView(NamedTuple):
+    """An event to look at.
+
+    Attributes:
+      planes: P of them.
+      image_shape: rows H and columns W.
+      pixel_size: ticks, and wires, of one pixel: 2^downsample.
+      has_truth: whether the truth is known; if not, it is 0 everywhere.
+      has_prediction: likewise.
+      title: one line about the event.
+      metrics: name to value, of `METRIC_NAMES`; may be empty.
+    """
+
+    planes: tuple[PlanePixels, ...]
+    image_shape: tuple[int, int]
+    pixel_size: int
+    has_truth: bool
+    has_prediction: bool
+    title: str
+    metrics: Mapping[str, float]
+
+
+class EventViewError(UserError):
+    """An event that cannot be shown; the message names the file or the argument."""
+
+
+def read_view(file: str, predictions: str, entry: int) -> EventView:
+    """Reads an event of a larcv3 file and what was predicted for it.
+
+    Args:
+      file: path, glob pattern or comma-separated list, as of `data.file`.
+      predictions: predictions.h5 of an inference over the same file, or empty.
+      entry: of the event in the file.
+
+    Returns:
+      The event at the resolution of the predictions, else of the file.
+
+    Raises:
+      LarcvFileError, EventViewError: for what cannot be read.
+    """
+    paths = sources.find_files([name.strip() for name in file.split(",")])
+    with sources.open_source(file=paths) as source:
+        if not 0 <= entry < source.num_events:
+            raise EventViewError(
+                f"--entry: expected 0 to {source.num_events - 1}, the events of "
+                f"{file}, got {entry}"
+            )
+        shape, has_truth = source.image_shape, source.has_label
+        event_id = source.event_id(entry)
+    predicted, values, downsample = None, {}, 0
+    if predictions:
+        place, values = _find_entry(predictions, entry)
+        predicted, predicted_shape = _read_prediction(predictions, place)
+        downsample = _downsample(shape, predicted_shape, predictions, file)
+    planes, shape = _read_planes(paths, entry, downsample, predicted)
+    name = neutrino_name(read_neutrinos(paths)[entry])
+    title = ", ".join(filter(None, [_event_name(entry, event_id), name]))
+    return EventView(
+        planes, shape, 2**downsample, has_truth, bool(predictions), title, values
+    )
+
+
+def read_predicted_view(
+    predictions: str, place: int, pixel_size: int, title: str
+) -> EventView:
+    """Reads an event of predictions alone, which hold charge and truth too.
+
+    Args:
+      predictions: predictions.h5 of an inference.
+      place: of the event in it.
+      pixel_size: of the inference, see `EventView`.
+      title: one line about the event.
+
+    Returns:
+      The event, without metrics.
+
+    Raises:
+      LarcvFileError, EventViewError: for what cannot be read.
+    """
+    predicted, _ = _read_prediction(predictions, place)
+    planes, shape = _read_planes([predictions], place, 0, predicted)
+    with sources.open_source(file=predictions) as source:
+        has_truth = source.has_label
+    return EventView(planes, shape, pixel_size, has_truth, True, title, {})
+
+
+def read_stored_view(
+    paths: Sequence[str], entry: int, downsample: int, title: str
+) -> EventView:
+    """Reads charge and truth of an event.
+
+    Args:
+      paths: larcv3 files.
+      entry: of the event in them.
+      downsample: halvings of the image.
+      title: one line about the event.
+
+    Returns:
+      The event, without metrics.
+
+    Raises:
+      LarcvFileError: for what cannot be read.
+    """
+    planes, shape = _read_planes(paths, entry, downsample, None)
+    with sources.open_source(file=paths) as source:
+        has_truth = source.has_label
+    return EventView(planes, shape, 2**downsample, has_truth, False, title, {})
+
+
+def _read_planes(
+    paths: Sequence[str],
+    entry: int,
+    downsample: int,
+    predicted: Sequence[tuple[np.ndarray, np.ndarray]] | None,
+) -> tuple[tuple[PlanePixels, ...], tuple[int, int]]:
+    """Pixels of the planes, and rows and columns of the image."""
+    with sources.open_source(file=paths, downsample=downsample) as source:
+        shape = source.image_shape
+        stored = source.read_sparse(entry)
+    planes = []
+    for plane, pixels in enumerate(stored):
+        columns, rows = np.divmod(pixels.ids, np.int32(shape[0]))
+        found = np.zeros(len(pixels.ids), np.uint8)
+        if predicted is not None:
+            found = _look_up(*predicted[plane], pixels.ids)
+        planes.append(PlanePixels(rows, columns, pixels.values, pixels.classes, found))
+    return tuple(planes), shape
+
+
+def view_of_minibatch(
+    minibatch: Mapping[str, Any],
+    results: Mapping[str, Any],
+    place: int,
+    downsample: int,
+) -> EventView:
+    """Takes an event out of a minibatch that has been evaluated.
+
+    Args:
+      minibatch: on the host, dense or sparse; see `ctjax.data.pipeline.minibatches`.
+      results: of `steps.make_eval_step`.
+      place: of the event in the minibatch.
+      downsample: halvings of the stored image.
+
+    Returns:
+      The event with the pixels of any charge or class, true or predicted.
+    """
+    prediction = np.asarray(results["prediction"][place])
+    truth = np.asarray(results["label"][place])
+    values = np.asarray(results["metrics"][place]).tolist()
+    shape = prediction.shape[1], prediction.shape[2]
+    planes = []
+    for plane in range(NUM_PLANES):
+        if "ids" in minibatch:
+            charge = np.zeros(shape, np.float32)
+            ids = minibatch["ids"][place, plane]
+            stored = ids < charge.size
+            columns, rows = np.divmod(ids[stored], shape[0])
+            charge[rows, columns] = minibatch["values"][place, plane][stored]
+        else:
+            charge = minibatch["image"][place, plane]
+        held = (charge != 0) | (truth[plane] != 0) | (prediction[plane] != 0)
+        rows, columns = np.nonzero(held)
+        taken = [array[rows, columns] for array in (truth[plane], prediction[plane])]
+        planes.append(PlanePixels(rows, columns, charge[rows, columns], *taken))
+    entry = int(minibatch["entries"][place])
+    return EventView(
+        tuple(planes),
+        shape,
+        2**downsample,
+        True,
+        True,
+        _event_name(entry, minibatch["event_ids"][place]),
+        dict(zip(METRIC_NAMES, values, strict=True)),
+    )
+
+
+def pixel_kinds(pixels: PlanePixels) -> np.ndarray:
+    """Sorts the predictions of a plane into kinds of error.
+
+    Returns:
+      [V] uint8: 0 background rightly, 1 cosmic or neutrino rightly, 2 cosmic and
+      background confused, 3 neutrino missed, 4 neutrino made up.
+    """
+    truth, prediction = pixels.truth, pixels.prediction
+    kinds = np.where(truth == prediction, np.minimum(truth, COSMIC), 2).astype(np.uint8)
+    kinds[(truth == NEUTRINO) & (prediction != NEUTRINO)] = 3
+    kinds[(truth != NEUTRINO) & (prediction == NEUTRINO)] = 4
+    return kinds
+
+
+ERROR_NAMES = (
+    "background, right",
+    "cosmic or neutrino, right",
+    "cosmic and background confused",
+    "neutrino missed",
+    "neutrino made up",
+)
+"""Of the values of `pixel_kinds`."""
+
+
+def _event_name(entry: int, event_id: np.ndarray) -> str:
+    run, subrun, event = (int(number) for number in event_id)
+    known = event >= 0
+    return f"entry {entry}" + (f", event {run}/{subrun}/{event}" if known else "")
+
+
+def _look_up(ids: np.ndarray, classes: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Classes of the wanted ids, background where there is none; ids ascend."""
+    found = np.zeros(len(wanted), np.uint8)
+    if len(ids):
+        at = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
+        same = ids[at] == wanted
+        found[same] = classes[at[same]]
+    return found
+
+
+def _find_entry(predictions: str, entry: int) -> tuple[int, dict[str, float]]:
+    """Place of an entry in the predictions, and its metrics.
+
+    The table of metrics beside the predictions has their events in their order; a
+    file of predictions alone is taken to begin with the first event.
+    """
+    table = os.path.join(os.path.dirname(predictions), "inference_metrics.csv")
+    if not os.path.exists(table):
+        return entry, {}
+    with open(table, newline="") as file:
+        rows = list(csv.DictReader(file))
+    places = [place for place, row in enumerate(rows) if row["entry"] == str(entry)]
+    if not places:
+        raise EventViewError(f"--predictions: entry {entry} is not in {table}")
+    row = rows[places[0]]
+    return places[0], {name: float(row[name]) for name in METRIC_NAMES}
+
+
+def _read_prediction(path: str, place: int):
+    """(ids, classes) of every plane, ids ascending, and the shape of the image."""
+    try:
+        with h5py.File(path, "r") as file:
+            group: Any = file[f"Data/sparse2d_{CLASS_PRODUCT}_group"]
+            extents = group["extents"]
+            if place >= len(extents):
+                raise EventViewError(
+                    f"--predictions: {path} has {len(extents)} events, expected more "
+                    f"than {place}"
+                )
+            first, count = (int(extents[place][name]) for name in ("first", "N"))
+            spans = group["voxel_extents"][first : first + count]
+            meta = group["image_meta"][first]
+            planes = []
+            for span in spans:
+                start = int(span["first"])
+                voxels = group["voxels"][start : start + int(span["N"])]
+                ids = voxels["id"].astype(np.int64)
+                planes.append((ids, voxels["value"].astype(np.uint8)))
+    except (OSError, KeyError) as error:
+        raise EventViewError(
+            f"--predictions: {path}: expected a predictions.h5 of ctjax: {error}"
+        ) from error
+    width, height = (int(number) for number in meta["number_of_voxels"])
+    return planes, (height, width)
+
+
+def _downsample(
+    shape: tuple[int, int], predicted: tuple[int, int], predictions: str, file: str
+) -> int:
+    """How often the file's image was halved for the predictions."""
+    for downsample in range(MAX_DOWNSAMPLE):
+        if shape == (predicted[0] << downsample, predicted[1] << downsample):
+            return downsample
+    raise EventViewError(
+        f"--predictions: {predictions} has images of {predicted[0]} x {predicted[1]}, "
+        f"which are no halvings of the {shape[0]} x {shape[1]} of {file}"
+    )

@@ -1,0 +1,36 @@
+"""The report page: one HTML file of a run, or of several side by side.
+
+`records` reads what runs have left, `events` picks and packs events to look at,
+`figures` draws with Bokeh, `tables` makes the numbers, `page` puts all into page.html.
+No jax here.
+"""
+
+import logging
+import os
+
+from ctjax.base.optional_packages import MissingExtraError
+
+__all__ = ["write_after_run"]
+
+logger = logging.getLogger("ctjax")
+
+PAGE = "report.html"
+
+
+def write_after_run(output_dir: str) -> None:
+    """Writes `report.html` of a run that has ended; a page never fails the run.
+
+    Args:
+      output_dir: of the run.
+    """
+    path = os.path.join(output_dir, PAGE)
+    try:
+        from ctjax.views.report import page  # Bokeh takes a second to import
+
+        page.write([output_dir], path)
+    except MissingExtraError as error:
+        logger.info("No report page: %s", error)
+    except (ValueError, OSError) as error:
+        logger.warning("No report page: %s", error)
+    else:
+        logger.info("Report page: %s", path)

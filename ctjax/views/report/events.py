@@ -1,0 +1,158 @@
+"""Events to look at: which ones, and their pixels packed for the page."""
+
+import base64
+import gzip
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ctjax.data.larcv.file import LarcvFileError
+from ctjax.data.larcv.truth import neutrino_name
+from ctjax.views.event import (
+    EventView,
+    EventViewError,
+    PlanePixels,
+    read_predicted_view,
+    read_stored_view,
+)
+from ctjax.views.picture import neutrino_box
+from ctjax.views.report.records import Record
+
+logger = logging.getLogger("ctjax")
+
+RANKING_METRIC = "Average/mIoU"
+
+CHARGE_STEPS = 255
+"""Charges are packed as a byte on a logarithmic scale: 2 % for the colours."""
+
+
+def pick(record: Record, each: int) -> list[tuple[int, str]]:
+    """Picks the best, median and worst events of an inference.
+
+    Args:
+      record: of the run.
+      each: how many of each kind.
+
+    Returns:
+      Places in the table of events, with their kind; the best first.
+    """
+    if record.inference is None:
+        return []
+    scores = record.inference[RANKING_METRIC]
+    order = np.argsort(-scores, kind="stable").tolist()
+    if np.isnan(scores).all():
+        return [(place, "no truth") for place in order[: 3 * each]]
+    if len(order) <= 3 * each:
+        names = {0: "best", len(order) - 1: "worst", (len(order) - 1) // 2: "median"}
+        return [(place, names.get(at, "")) for at, place in enumerate(order)]
+    middle = (len(order) - each) // 2
+    return [
+        *((place, "best") for place in order[:each]),
+        *((place, "median") for place in order[middle : middle + each]),
+        *((place, "worst") for place in order[-each:]),
+    ]
+
+
+def pack_events(records: Sequence[Record], each: int) -> list[dict[str, Any]]:
+    """Packs the picked events of the first inference, as every run has them.
+
+    Args:
+      records: of the runs.
+      each: see `pick`.
+
+    Returns:
+      A dictionary an event for page.js, see `_pack`; none where nothing can be read.
+    """
+    inferred = [record for record in records if record.inference is not None]
+    packed = []
+    for first in inferred[:1]:
+        assert first.inference is not None
+        for at_first, kind in pick(first, each):
+            entry = int(first.inference["entry"][at_first])
+            for record in inferred:
+                assert record.inference is not None
+                for place in np.flatnonzero(record.inference["entry"] == entry)[:1]:
+                    try:
+                        packed.append(_pack_event(record, int(place), kind))
+                    except (LarcvFileError, EventViewError, OSError) as error:
+                        logger.info("Entry %d is not in the report: %s", entry, error)
+    return packed
+
+
+def _pack_event(record: Record, place: int, kind: str) -> dict[str, Any]:
+    """One event of a run, with its metrics and its kind in the title."""
+    table = record.inference
+    assert table is not None
+    entry, score = int(table["entry"][place]), table[RANKING_METRIC][place]
+    words = [f"entry {entry}", neutrino_name(record.neutrinos[place])]
+    if not np.isnan(score):
+        words.append(f"mIoU {score:.3f}")
+    title = ", ".join(filter(None, words))
+    view = _read_view(record, place, entry, f"{kind}: {title}" if kind else title)
+    metrics = {
+        name: None if np.isnan(column[place]) else float(column[place])
+        for name, column in table.items()
+        if "/" in name
+    }
+    return {**_pack(view), "run": record.name, "metrics": metrics}
+
+
+def _read_view(record: Record, place: int, entry: int, title: str) -> EventView:
+    downsample = record.option("inference", "data", "downsample") or 0
+    predictions = os.path.join(record.folder, "predictions.h5")
+    # A file of an older inference is not of these events.
+    written = record.option("inference", "mode", "write_predictions") is not False
+    if written and os.path.exists(predictions):
+        return read_predicted_view(predictions, place, 2**downsample, title)
+    if record.option("inference", "data", "synthetic") in (True, None):
+        raise EventViewError("made events are shown with mode.write_predictions only")
+    return read_stored_view(record.files(), entry, downsample, title)
+
+
+def _pack(view: EventView) -> dict[str, Any]:
+    """An event as JSON: the planes' pixels as compressed bytes, the rest as it is."""
+    charges = np.concatenate([pixels.charge for pixels in view.planes])
+    charges = charges[charges > 0]
+    low, high = 1.0, 10.0
+    if charges.size:
+        low, high = (float(charge) for charge in np.quantile(charges, (0.001, 0.999)))
+        high = max(high, 1.01 * low)
+    planes = []
+    for pixels in view.planes:
+        box = neutrino_box(pixels, view.image_shape)
+        planes.append(
+            {
+                "count": len(pixels.rows),
+                "box": box and [edge * view.pixel_size for edge in box],
+                "bytes": _pack_pixels(pixels, view.image_shape[0], low, high),
+            }
+        )
+    return {
+        "title": view.title,
+        "rows": view.image_shape[0],
+        "columns": view.image_shape[1],
+        "pixel_size": view.pixel_size,
+        "has_truth": view.has_truth,
+        "has_prediction": view.has_prediction,
+        "low": low,
+        "high": high,
+        "planes": planes,
+    }
+
+
+def _pack_pixels(pixels: PlanePixels, num_rows: int, low: float, high: float) -> str:
+    """Base64 of gzipped differences of ids (uint32), charges and classes (bytes each).
+
+    A class byte is 3 * true + predicted class.
+    """
+    ids = pixels.columns.astype(np.int64) * num_rows + pixels.rows
+    order = np.argsort(ids)
+    steps = np.diff(ids[order], prepend=0).astype("<u4")
+    share = np.log(np.clip(pixels.charge[order], low, high) / low) / np.log(high / low)
+    charge = np.rint(CHARGE_STEPS * share).astype(np.uint8)
+    classes = 3 * pixels.truth[order] + pixels.prediction[order]
+    content = steps.tobytes() + charge.tobytes() + classes.astype(np.uint8).tobytes()
+    return base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()

@@ -1,0 +1,291 @@
+"""The figures of the report, drawn by Bokeh."""
+
+from typing import Any
+
+import numpy as np
+
+from ctjax.base import optional_packages
+from ctjax.base.constants import NUM_PLANES
+from ctjax.views.picture import CLASS_COLOURS, ERROR_COLOURS
+from ctjax.views.report.records import Record, Table
+
+# Okabe and Ito's colours again, in an order that two runs are blue and orange.
+RUN_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+
+CURVES = (
+    ("loss", "loss"),
+    ("Average/mIoU", "mIoU"),
+    ("Average/Neutrino_IoU", "neutrino IoU"),
+    ("Average/Cosmic_IoU", "cosmic IoU"),
+    ("Average/Non_Bkg_Accuracy", "accuracy off background"),
+)
+
+EVENT_METRICS = ("Neutrino_IoU", "mIoU", "Cosmic_IoU", "Non_Bkg_Accuracy")
+
+MOST_POINTS = 1500
+"""Of a curve; longer ones are averaged over equal stretches."""
+
+NUM_BINS = 8
+"""Equal parts of the events, whose mean is drawn."""
+
+PAN_AND_ZOOM = "pan,wheel_zoom,box_zoom,reset,save"
+
+LAYERS = ("charge", "truth", "prediction", "errors")
+
+
+def _figure(**options: Any) -> Any:
+    plotting = optional_packages.import_optional("bokeh.plotting", "report")
+    defaults = {
+        "height": 300,
+        "sizing_mode": "stretch_width",
+        "tools": PAN_AND_ZOOM,
+        "toolbar_location": "above",
+        "min_border_right": 12,
+    }
+    figure = plotting.figure(**{**defaults, **options})
+    figure.toolbar.logo = None
+    figure.outline_line_color = None
+    figure.grid.grid_line_color = "#E6E8EB"
+    return figure
+
+
+def learning_curves(records: list[Record]) -> dict[str, Any]:
+    """Loss and metrics by step: training as a line, validation as a dashed one."""
+    known = [r for r in records if r.train is not None]
+    if not known:
+        return {}
+    figures, first = {}, None
+    for column, title in CURVES:
+        options = {"x_range": first.x_range} if first else {}
+        scale = "log" if column == "loss" else "linear"
+        figure = _figure(title=title, y_axis_type=scale, **options)
+        first = first or figure
+        figure.xaxis.axis_label = "step"
+        for number, record in enumerate(known):
+            colour = RUN_COLOURS[number % len(RUN_COLOURS)]
+            prefix = f"{record.name} " if len(known) > 1 else ""
+            assert record.train is not None
+            steps, values = thinned(record.train["step"], record.train[column])
+            figure.line(steps, values, color=colour, alpha=0.25)
+            figure.line(
+                *(steps, smoothed(values)),
+                color=colour,
+                line_width=2,
+                legend_label=f"{prefix}training",
+            )
+            if record.validation is not None:
+                table = record.validation
+                figure.line(
+                    *thinned(table["step"], table[column]),
+                    color=colour if len(known) > 1 else RUN_COLOURS[1],
+                    line_width=2,
+                    line_dash="dashed",
+                    legend_label=f"{prefix}validation",
+                )
+        _finish_legend(figure)
+        figures[f"curve_{title.replace(' ', '_')}"] = figure
+    return figures
+
+
+def step_times(records: list[Record]) -> dict[str, Any]:
+    """Images per second, or seconds, of every step, by mode."""
+    figures = {}
+    for mode in ("train", "inference", "iotest"):
+        known = [r for r in records if len(r.timings.get(mode, ())) > 1]
+        if not known:
+            continue
+        has_rate = all(r.images_per_step(mode) for r in known)
+        what = "images/s" if has_rate else "seconds"
+        figure = _figure(title=f"{mode}: {what} of each step", height=240)
+        figure.xaxis.axis_label = "step"
+        for number, record in enumerate(known):
+            timings = record.timings[mode]
+            values = timings["step_s"]
+            if has_rate:
+                values = (record.images_per_step(mode) or 0) / values
+            figure.line(
+                *thinned(timings["iteration"].astype(float), values),
+                color=RUN_COLOURS[number % len(RUN_COLOURS)],
+                line_width=1.5,
+                legend_label=record.name,
+            )
+        figure.y_range.start = 0
+        _finish_legend(figure)
+        figures[f"times_{mode}"] = figure
+    return figures
+
+
+def event_metrics(records: list[Record]) -> dict[str, Any]:
+    """A metric of every event against energy and size of its neutrino.
+
+    The menu of page.html changes the metric: columns are named after it, and sources
+    are `events_` or `bins_`, then `energy_` or `pixels_` and the number of the run.
+    """
+    figures = {}
+    for name, label, scale in (
+        ("energy", "neutrino energy (GeV)", "linear"),
+        ("pixels", "true neutrino pixels, all planes", "log"),
+    ):
+        figure = None
+        for number, record in enumerate(records):
+            x = _abscissa(record, name)
+            if record.inference is None or x is None or np.isnan(x).all():
+                continue
+            if figure is None:
+                figure = _figure(
+                    title=f"by {label}", x_axis_type=scale, y_range=(-0.03, 1.03)
+                )
+                figure.xaxis.axis_label = label
+            colour = RUN_COLOURS[number % len(RUN_COLOURS)]
+            _add_events(figure, record, x, colour, f"{name}_{number}")
+        if figure is not None:
+            _finish_legend(figure)
+            figures[f"events_{name}"] = figure
+    return figures
+
+
+def _abscissa(record: Record, name: str) -> np.ndarray | None:
+    """[N] float64; not a number for an event that has none."""
+    if record.inference is None:
+        return None
+    if name == "energy":
+        return record.neutrinos["energy_gev"]
+    if record.confusion is None:
+        return None
+    pixels = record.confusion[:, :, 2].sum((1, 2))
+    return np.where(pixels > 0, pixels, np.nan)
+
+
+def _add_events(
+    figure: Any, record: Record, x: np.ndarray, colour: str, name: str
+) -> None:
+    models = optional_packages.import_optional("bokeh.models", "report")
+    table = record.inference
+    assert table is not None
+    known = ~np.isnan(x)
+    columns = {m: table[f"Average/{m}"][known] for m in EVENT_METRICS}
+    data = {"x": x[known], "entry": table["entry"][known], **columns}
+    data["y"] = columns[EVENT_METRICS[0]]
+    points = figure.scatter(
+        "x",
+        "y",
+        source=models.ColumnDataSource(data, name=f"events_{name}"),
+        size=7,
+        color=colour,
+        alpha=0.45,
+        line_color=None,
+        legend_label=record.name,
+    )
+    tips = [("entry", "@entry"), ("metric", "@y{0.000}"), ("", "$x{0.00}")]
+    figure.add_tools(models.HoverTool(renderers=[points], tooltips=tips))
+    if np.count_nonzero(known) >= 2 * NUM_BINS:
+        centres, means = binned(x[known], columns)
+        binned_data = {"x": centres, "y": means[EVENT_METRICS[0]], **means}
+        source = models.ColumnDataSource(binned_data, name=f"bins_{name}")
+        style = {"color": colour, "line_width": 2.5}
+        figure.line("x", "y", source=source, **style)
+        figure.scatter("x", "y", source=source, size=8, marker="square", color=colour)
+
+
+def planes(charge_palette: Any) -> dict[str, Any]:
+    """Three empty pictures, one a plane, which page.js fills with an event.
+
+    Args:
+      charge_palette: colours from little to much charge.
+    """
+    models = optional_packages.import_optional("bokeh.models", "report")
+    ticks = models.Range1d(0, 1, name="ticks")
+    scales = {
+        "charge": models.LogColorMapper(charge_palette, low=1, high=10, name="scale"),
+        "truth": _classes(models, CLASS_COLOURS),
+        "prediction": _classes(models, CLASS_COLOURS),
+        "errors": _classes(models, ERROR_COLOURS),
+    }
+    figures = {}
+    for plane in range(NUM_PLANES):
+        figure = _figure(
+            height=330,
+            title=f"plane {plane}",
+            x_range=models.Range1d(0, 1, name=f"wires{plane}"),
+            y_range=ticks,
+            tools="pan,wheel_zoom,box_zoom,reset,save",
+            active_scroll="wheel_zoom",
+            output_backend="webgl",
+            lod_threshold=None,
+        )
+        figure.xaxis.axis_label, figure.yaxis.axis_label = "wire", "tick"
+        figure.grid.grid_line_color = None
+        columns = ("x", "y", *LAYERS)
+        source = models.ColumnDataSource(
+            {name: [] for name in columns}, name=f"pixels{plane}"
+        )
+        shapes = []
+        for layer in LAYERS:
+            # The line keeps a pixel visible where the picture is smaller than the
+            # image; it is part of the pixel's own square where it is larger.
+            colour = {"field": layer, "transform": scales[layer]}
+            shape = figure.rect(
+                *("x", "y"),
+                width=1,
+                height=1,
+                source=source,
+                fill_color=colour,
+                line_color=colour,
+                line_width=1,
+                visible=layer == "charge",
+                name=f"{layer}{plane}",
+            )
+            shape.nonselection_glyph = shape.selection_glyph = None
+            shapes.append(shape)
+        tips = [("wire, tick", "@x{0}, @y{0}"), ("charge", "@charge{0.0}")]
+        figure.add_tools(models.HoverTool(renderers=shapes, tooltips=tips))
+        figures[f"plane{plane}"] = figure
+    return figures
+
+
+def _classes(models: Any, colours: tuple[str, ...]) -> Any:
+    high = len(colours) - 0.5
+    return models.LinearColorMapper(list(colours), low=-0.5, high=high)
+
+
+def _finish_legend(figure: Any) -> None:
+    """Puts the names under the figure; one name alone says nothing."""
+    for legend in list(figure.legend):
+        legend.visible = len(legend.items) > 1
+        legend.click_policy = "hide"
+        legend.orientation = "horizontal"
+        legend.ncols = 2
+        legend.border_line_color = None
+        legend.padding = legend.margin = 2
+        figure.center.remove(legend)
+        figure.add_layout(legend, "below")
+
+
+def thinned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Averages a curve over equal stretches until it has few enough points."""
+    size = -(-len(steps) // MOST_POINTS)
+    whole = len(steps) // size * size
+    cut = [array[:whole].reshape(-1, size).mean(1) for array in (steps, values)]
+    return cut[0], cut[1]
+
+
+def smoothed(values: np.ndarray) -> np.ndarray:
+    """Averages each value with its neighbours, a fortieth of all to either side."""
+    half = len(values) // 40
+    if half == 0:
+        return values
+    sums = np.cumsum(np.concatenate([[0.0], values]))
+    at = np.arange(len(values))
+    first, last = np.maximum(at - half, 0), np.minimum(at + half + 1, len(values))
+    return (sums[last] - sums[first]) / (last - first)
+
+
+def binned(x: np.ndarray, columns: Table) -> tuple[np.ndarray, Table]:
+    """Means of x and of every column over equal numbers of events."""
+    parts = np.array_split(np.argsort(x), NUM_BINS)
+    centres = np.array([x[part].mean() for part in parts])
+    means = {
+        name: np.array([values[part].mean() for part in parts])
+        for name, values in columns.items()
+    }
+    return centres, means

@@ -1,0 +1,174 @@
+"""What runs have left in their output folders, read for the report."""
+
+import csv
+import dataclasses
+import functools
+import json
+import os
+from typing import Any
+
+import numpy as np
+
+from ctjax.base.constants import CONFUSION_NAMES, NUM_CLASSES, NUM_PLANES
+from ctjax.base.errors import UserError
+from ctjax.data import sources
+from ctjax.data.larcv.file import LarcvFileError
+from ctjax.data.larcv.truth import NEUTRINO_TYPE, read_neutrinos
+
+TIMING_FILES = {"train": "train", "inference": "inference", "iotest": "io"}
+"""Names in profiles/, by mode."""
+
+Table = dict[str, np.ndarray]
+"""Columns by name, float64 [N] each."""
+
+
+class ReportError(UserError):
+    """A folder that cannot be reported; the message names it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """All that is known of one output folder.
+
+    Attributes:
+      folder: as given.
+      name: short, for legends.
+      launches: mode to what `reporting.save_config` wrote when it was started.
+      train: table of training steps, or None.
+      validation: table of validations, or None.
+      inference: table of events, or None.
+      confusion: [N, P, K, K] of the events of `inference`, or None.
+      timings: mode to [N] of `reporting.TIMING_TYPE`.
+    """
+
+    folder: str
+    name: str
+    launches: dict[str, dict[str, Any]]
+    train: Table | None
+    validation: Table | None
+    inference: Table | None
+    confusion: np.ndarray | None
+    timings: dict[str, np.ndarray]
+
+    def option(self, mode: str, *names: str) -> Any:
+        """Value of a field, `option("train", "run", "minibatch_size")`, or None."""
+        value: Any = self.launches.get(mode, {}).get("config")
+        for name in names:
+            value = value.get(name) if isinstance(value, dict) else None
+        return value
+
+    def images_per_step(self, mode: str) -> int | None:
+        """Events of a step, where the configuration has been written."""
+        size = self.option(mode, "run", "minibatch_size")
+        if size is None or mode != "train":
+            return size
+        parts = self.option(mode, "mode", "optimizer", "gradient_accumulation")
+        return size * (parts or 1)
+
+    @functools.cached_property
+    def neutrinos(self) -> np.ndarray:
+        """[N] of `NEUTRINO_TYPE`, of the events of `inference`; unknown where gone."""
+        entries = self.inference["entry"].astype(int) if self.inference else []
+        unknown = np.zeros(len(entries), NEUTRINO_TYPE)
+        unknown["energy_gev"], unknown["current"] = np.nan, -1
+        if self.option("inference", "data", "synthetic") in (True, None):
+            return unknown
+        try:
+            everything = read_neutrinos(self.files())
+        except (LarcvFileError, OSError, KeyError):
+            return unknown
+        return everything[entries] if max(entries) < len(everything) else unknown
+
+    def files(self) -> list[str]:
+        """The files of the inference; raises LarcvFileError where they are gone."""
+        folder = self.option("inference", "data", "data_directory")
+        names = self.option("inference", "data", "file").split(",")
+        return sources.find_files([os.path.join(folder, n.strip()) for n in names])
+
+
+def read_record(folder: str) -> Record:
+    """Reads an output folder.
+
+    Args:
+      folder: of a run of any mode, or of several one after the other.
+
+    Raises:
+      ReportError: there is nothing of a run in it.
+    """
+    if not os.path.isdir(folder):
+        raise ReportError(f"{folder}: expected the output folder of a run")
+    launches = {mode: _read_json(folder, mode) for mode in TIMING_FILES}
+    inference = _read_table(folder, "inference_metrics.csv")
+    record = Record(
+        folder=folder,
+        name=os.path.basename(os.path.abspath(folder)),
+        launches={mode: launch for mode, launch in launches.items() if launch},
+        train=_read_table(folder, "train_metrics.csv"),
+        validation=_read_table(folder, "val_metrics.csv"),
+        inference=inference,
+        confusion=_read_confusion(folder, inference),
+        timings=_read_timings(folder),
+    )
+    if not (record.launches or record.timings or record.train or inference):
+        raise ReportError(f"{folder}: expected tables or timings of a run, found none")
+    return record
+
+
+def _read_json(folder: str, mode: str) -> dict[str, Any]:
+    path = os.path.join(folder, f"{mode}_config.json")
+    if not os.path.exists(path):
+        return {}
+    with open(path) as file:
+        try:
+            return json.load(file)
+        except ValueError as error:
+            raise ReportError(f"{path}: expected JSON: {error}") from error
+
+
+def _read_table(folder: str, name: str) -> Table | None:
+    """A table of numbers; None where it is absent or has no rows."""
+    path = os.path.join(folder, name)
+    if not os.path.exists(path):
+        return None
+    with open(path, newline="") as file:
+        header, *rows = list(csv.reader(file)) or [[]]
+    rows = [row for row in rows if len(row) == len(header)]
+    if not rows:
+        return None
+    try:
+        columns = np.array(rows, dtype=np.float64).T
+    except ValueError as error:
+        raise ReportError(f"{path}: expected numbers: {error}") from error
+    return dict(zip(header, columns, strict=True))
+
+
+def _read_confusion(folder: str, inference: Table | None) -> np.ndarray | None:
+    table = _read_table(folder, "inference_confusion.csv")
+    if table is None or inference is None or set(CONFUSION_NAMES) - set(table):
+        return None
+    if not np.array_equal(table["entry"], inference["entry"]):
+        return None
+    counts = np.stack([table[name] for name in CONFUSION_NAMES], -1)
+    return counts.reshape(-1, NUM_PLANES, NUM_CLASSES, NUM_CLASSES)
+
+
+def _read_timings(folder: str) -> dict[str, np.ndarray]:
+    timings = {}
+    for mode, name in TIMING_FILES.items():
+        path = os.path.join(folder, "profiles", f"{name}_timings.npy")
+        if os.path.exists(path):
+            found = np.load(path, allow_pickle=False)
+            if len(found):
+                timings[mode] = found
+    return timings
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted names of a nested dictionary."""
+    flat = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

@@ -1,0 +1,175 @@
+"""The numbers of the report: tables of plain values, for page.html to lay out."""
+
+from typing import Any
+
+import numpy as np
+
+from ctjax.base.constants import CLASS_NAMES, NUM_PLANES, PLANE_METRICS
+from ctjax.views.report.records import Record, flatten
+
+GROUPS = ("Average", *(f"plane{plane}" for plane in range(NUM_PLANES)))
+
+
+def configurations(records: list[Record]) -> list[dict[str, Any]]:
+    """Every field of every launch, and whether launches differ in it.
+
+    Args:
+      records: of the runs.
+
+    Returns:
+      `launches`, the heads of the columns, and `rows` of name, values, is_different.
+    """
+    launches = [
+        (f"{record.name}: {mode}" if len(records) > 1 else mode, launch)
+        for record in records
+        for mode, launch in record.launches.items()
+    ]
+    columns = []
+    for _, launch in launches:
+        flat = flatten(launch.get("config", {}))
+        flat.update(flatten({k: v for k, v in launch.items() if k != "config"}))
+        columns.append(flat)
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    rows = []
+    for name in names:
+        values = [str(column.get(name, "")) for column in columns]
+        rows.append((name, values, len(set(values)) > 1))
+    return [{"heads": [head for head, _ in launches], "rows": rows}] if rows else []
+
+
+def times(records: list[Record]) -> list[dict[str, Any]]:
+    """Where the time of each run and mode went.
+
+    Returns:
+      A row each: run, mode, steps, seconds in all and of their three parts, images per
+      second after the first step (None where the minibatch size is not known).
+    """
+    rows = []
+    for record in records:
+        for mode, timings in record.timings.items():
+            step_s, wait_s = timings["step_s"], timings["wait_s"]
+            rest_s = float(step_s[1:].sum())
+            size = record.images_per_step(mode)
+            # What the first step takes longer than the middle one is compilation.
+            first = float(step_s[0])
+            usual = float(np.median(step_s[1:])) if len(step_s) > 1 else first
+            compile_s = max(0.0, first - usual) if mode != "iotest" else 0.0
+            wait = min(float(wait_s.sum()), float(step_s.sum()) - compile_s)
+            total = float(step_s.sum())
+            rate = size * (len(step_s) - 1) / rest_s if size and rest_s else None
+            rows.append(
+                {
+                    "run": record.name,
+                    "mode": mode,
+                    "steps": len(step_s),
+                    "total_s": total,
+                    "parts": [
+                        ("start (compilation)", compile_s),
+                        ("waiting for events", wait),
+                        ("computing and the rest", total - compile_s - wait),
+                    ],
+                    "median_s": usual,
+                    "images_per_s": rate,
+                }
+            )
+    return rows
+
+
+def plane_metrics(record: Record) -> list[tuple[str, list[tuple[float, float]]]]:
+    """Mean and spread over the events of every metric, by group.
+
+    Returns:
+      A row a metric: its name, and (mean, standard deviation) of the mean of the planes
+      and of each plane; none without truth.
+    """
+    table = record.inference
+    if table is None or np.isnan(table["Average/mIoU"]).all():
+        return []
+    rows = []
+    for metric in PLANE_METRICS:
+        columns = [table[f"{group}/{metric}"] for group in GROUPS]
+        rows.append((metric, [(float(c.mean()), float(c.std())) for c in columns]))
+    return rows
+
+
+def class_metrics(record: Record) -> list[dict[str, Any]]:
+    """Pixels, efficiency, purity and intersection over union of each class.
+
+    Returns:
+      A row a class, of the pixels of all events and planes; none without truth.
+    """
+    if record.confusion is None:
+        return []
+    counts = record.confusion.sum((0, 1))
+    rows = []
+    for number, name in enumerate(CLASS_NAMES):
+        right, true = counts[number, number], counts[number].sum()
+        found = counts[:, number].sum()
+        rows.append(
+            {
+                "name": name,
+                "true": int(true),
+                "found": int(found),
+                "efficiency": _ratio(right, true),
+                "purity": _ratio(right, found),
+                "iou": _ratio(right, true + found - right),
+            }
+        )
+    return rows
+
+
+def confusion_matrices(record: Record) -> list[dict[str, Any]]:
+    """Counts, and shares of the true class, of all planes and of each.
+
+    Returns:
+      `name` and `rows`, each the true class's name and (count, share) by predicted
+      class.
+    """
+    if record.confusion is None:
+        return []
+    by_plane = record.confusion.sum(0)
+    named = [("all planes", by_plane.sum(0))]
+    named += [(f"plane {plane}", counts) for plane, counts in enumerate(by_plane)]
+    return [
+        {
+            "name": name,
+            "rows": [
+                (true, [(int(n), _ratio(n, row.sum()) or 0.0) for n in row])
+                for true, row in zip(CLASS_NAMES, counts, strict=True)
+            ],
+        }
+        for name, counts in named
+    ]
+
+
+def summary(records: list[Record]) -> list[tuple[str, list[str]]]:
+    """A few numbers to begin with.
+
+    Returns:
+      A row a number: its name and its value in every run, empty where it has none.
+    """
+    columns: list[dict[str, str]] = []
+    for record in records:
+        found = {}
+        if record.train is not None:
+            steps, losses = record.train["step"], record.train["loss"]
+            found["training steps"] = f"{int(steps[-1]) + 1:,}"
+            last = losses[-max(1, len(losses) // 20) :].mean()
+            found["loss, last twentieth"] = f"{last:.4g}"
+        if record.inference is not None:
+            found["events inferred"] = f"{len(record.inference['entry']):,}"
+            for metric in ("mIoU", "Neutrino_IoU"):
+                mean = record.inference[f"Average/{metric}"].mean()
+                if not np.isnan(mean):
+                    found[f"mean {metric.replace('_', ' ')}"] = f"{mean:.3f}"
+        for row in times([record]):
+            if row["images_per_s"]:
+                name = f"{row['mode']}, images/s after the first step"
+                found[name] = f"{row['images_per_s']:.3g}"
+        columns.append(found)
+    names = dict.fromkeys(name for found in columns for name in found)
+    return [(name, [found.get(name, "") for found in columns]) for name in names]
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return float(part / whole) if whole else None

@@ -1,0 +1,176 @@
+"""larcv3 itself opens every kind of file that ctjax writes, and reads the same.
+
+Needs an interpreter with the PyPI package `larcv`, which compiles C++ and wants an
+older numpy than these tests: `CTJAX_LARCV_PYTHON=venv/bin/python pytest ...`.
+"""
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+
+from ctjax.base.constants import IMAGE_PRODUCT, LABEL_PRODUCT
+from ctjax.data.larcv import repack
+from ctjax.data.larcv.file import LarcvFile
+from ctjax.runs import inference, train
+from ctjax.simulation.parameters import GENERATOR_VERSION, SimulationParameters
+from ctjax.simulation.production import write_events
+from tests.data.larcv.test_writer import METAS, particles, planes, write
+from tests.support import tiny
+
+READING = pathlib.Path(__file__).with_name("larcv_reading.py")
+SHAPE = (320, 512)
+IMAGES = (f"sparse2d/{IMAGE_PRODUCT}", f"sparse2d/{LABEL_PRODUCT}")
+TRUTH = ("particle/sbndneutrino", "bbox2d/bbox_neutrino")
+
+
+@pytest.fixture(scope="module")
+def larcv_python():
+    """An interpreter that has larcv."""
+    python = os.environ.get("CTJAX_LARCV_PYTHON")
+    if python is None and importlib.util.find_spec("larcv"):
+        python = sys.executable
+    if python is None:
+        pytest.skip(
+            "larcv is not installed, and CTJAX_LARCV_PYTHON names no interpreter that "
+            "has it (pip install larcv compiles C++)"
+        )
+    return python
+
+
+@pytest.fixture
+def read(larcv_python, tmp_path):
+    """A function that returns what larcv3 reads: one dictionary an event."""
+
+    def read_with_larcv3(path, *products):
+        output = tmp_path / "read.json"
+        command = [larcv_python, str(READING), str(path), str(output), *products]
+        # Its own packages: ctjax and the numpy of this interpreter stay out.
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        result = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+        return json.loads(output.read_text())
+
+    return read_with_larcv3
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory):
+    """Twelve events of seed 1, some of which have no neutrino."""
+    path = tmp_path_factory.mktemp("simulated") / "events.h5"
+    write_events(path, SimulationParameters(image_shape=SHAPE), seed=1, events=12)
+    return path
+
+
+def assert_same_images(events, path, products=IMAGES):
+    """Ids, values and event numbers as ctjax reads them."""
+    with LarcvFile(path) as file:
+        assert len(events) == file.num_events > 0
+        for number, event in enumerate(events):
+            assert event["id"] == np.asarray(file.event_ids[number]).tolist()
+            voxels = (file.read_image(number), file.read_label(number))
+            for name, wanted in zip(products, voxels, strict=False):
+                for plane, found in zip(wanted.planes, event[name], strict=True):
+                    assert found["ids"] == wanted.ids[plane].tolist()
+                    assert found["values"] == wanted.values[plane].tolist()
+                    assert found["shape"] == list(file.image_shape[::-1])
+
+
+def test_products_of_the_writer(read, tmp_path):
+    events = [(planes(3, 0, 5, seed=e), planes(2, 4, 0, seed=e + 9)) for e in range(3)]
+    path = write(tmp_path / "a.h5", events)
+    found = read(path, "sparse2d/wire", "sparse2d/a_b", "particle/nu", "bbox2d/box")
+    assert len(found) == 3
+    for number, (event, made) in enumerate(zip(found, events, strict=True)):
+        assert event["id"] == [7, 1, number]
+        for name, wanted in zip(("sparse2d/wire", "sparse2d/a_b"), made, strict=True):
+            for plane, (ids, values) in zip(event[name], wanted, strict=True):
+                assert plane["ids"] == ids.tolist()
+                assert plane["values"] == values.tolist()
+                assert plane["shape"] == list(METAS[0].number_of_voxels)
+        # Without particles larcv3 hands out the previous event's.
+        rows = particles(number)
+        assert number == 0 or [p["pdg"] for p in event["particle/nu"]] == (
+            rows["pdg"].tolist()
+        )
+        assert [len(boxes) for boxes in event["bbox2d/box"]] == [1, 0, 2]
+        assert event["bbox2d/box"][2][1]["centroid"] == [3.0, 4.0]
+
+
+def test_simulated_events_with_and_without_neutrino(read, simulated):
+    events = read(simulated, *IMAGES, *TRUTH)
+    assert_same_images(events, simulated)
+    assert [event["id"] for event in events] == [
+        [1, GENERATOR_VERSION, number] for number in range(12)
+    ]
+    with h5py.File(simulated) as file:
+        rows = file["Data/particle_sbndneutrino_group/particles"][:]
+        extents = file["Data/particle_sbndneutrino_group/extents"][:]
+        boxes = file["Data/bbox2d_bbox_neutrino_group/bboxes"][:]
+    without = 0
+    for event, (first, number) in zip(events, extents.tolist(), strict=True):
+        wanted = rows[first : first + number]
+        found = event["particle/sbndneutrino"]
+        assert [p["pdg"] for p in found] == wanted["pdg"].tolist()
+        assert [p["energy"] for p in found] == wanted["energy_init"].tolist()
+        assert found[0]["current_type"] == wanted["current_type"][0]
+        assert found[0]["vertex"] == [wanted["vtx"][axis][0] for axis in "xyzt"]
+        per_plane = [len(found) for found in event["bbox2d/bbox_neutrino"]]
+        if found[0]["pdg"] == 0:
+            without += 1
+            assert per_plane == [0, 0, 0]
+        else:
+            assert per_plane == [1, 1, 1]
+            for plane in event["bbox2d/bbox_neutrino"]:
+                assert plane[0]["centroid"] == boxes["centroid"][0].tolist()
+                assert plane[0]["half_length"] == boxes["half_length"][0].tolist()
+                boxes = boxes[1:]
+    assert 0 < without < 12 and boxes.size == 0
+
+
+def test_a_repacked_file(read, simulated, tmp_path):
+    path = tmp_path / "repacked.h5"
+    repack.repack(str(simulated), str(path))
+    events = read(path, *IMAGES, *TRUTH)
+    assert_same_images(events, path)
+    assert events == read(simulated, *IMAGES, *TRUTH)
+
+
+def test_predictions(read, simulated, tmp_path):
+    options = {
+        "data__synthetic": False,
+        "data__file": str(simulated),
+        "data__downsample": 3,
+        "run__iterations": 1,
+        "mode__write_predictions": True,
+    }
+    train.run(tiny.make(tmp_path, **options))
+    options |= {"mode__name": "inference", "run__iterations": 0}
+    inference.run(tiny.make(tmp_path, **options))
+    path = tmp_path / "predictions.h5"
+    scores = [
+        f"sparse2d/{name}"
+        for name in (
+            "cosmic_prediction",
+            "neutrino_prediction",
+            "cosmicseg_prediction",
+        )
+    ]
+    events = read(path, *IMAGES, *scores)
+    assert_same_images(events, path)
+    for number, event in enumerate(events):
+        assert event["id"] == [1, GENERATOR_VERSION, number]
+        for plane, image in enumerate(event[IMAGES[0]]):
+            found = [event[name][plane] for name in scores]
+            for product in found:
+                assert product["ids"] == image["ids"]
+            assert all(0 <= value <= 1 for value in found[0]["values"])
+            assert set(found[2]["values"]) <= {0.0, 1.0, 2.0}

@@ -1,0 +1,124 @@
+"""Repacked files hold the same events, in one chunk each."""
+
+import os
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+
+from ctjax.commands import repack as repack_command
+from ctjax.data.larcv import repack
+from ctjax.data.larcv.file import LarcvFile, LarcvFileError
+from tests.data.larcv.test_file import check_reads
+from tests.support import larcv_fixtures
+
+
+@pytest.fixture
+def events():
+    events = larcv_fixtures.make_events(6)
+    events[3] = []
+    return events
+
+
+@pytest.fixture
+def path(tmp_path, events):
+    path = str(larcv_fixtures.write_larcv(tmp_path / "good.h5", events))
+    with h5py.File(path, "r+") as file:
+        file["Data/particle_x_group/particles"] = np.arange(5)
+    return path
+
+
+@pytest.mark.parametrize("filter_name", repack.FILTERS)
+def test_same_events(path, events, tmp_path, filter_name):
+    target = str(tmp_path / "new.h5")
+    assert repack_command.main([path, target, "--filter", filter_name]) == 0
+    check_reads(target, events, strict=True)
+    with h5py.File(target) as file:
+        voxels = file[larcv_fixtures.IMAGE_GROUP]["voxels"]
+        most = max(sum(len(p[0]) for p in planes) for planes in events)
+        assert voxels.chunks == (most,)
+        first = file[larcv_fixtures.IMAGE_GROUP]["voxel_extents"]["first"][::3]
+        assert (first % most == 0).all()
+        assert file["Data/particle_x_group/particles"][:].tolist() == [0, 1, 2, 3, 4]
+        assert voxels.shuffle == (filter_name == "shuffle")
+        assert (voxels.compression is None) == (filter_name == "none")
+    with LarcvFile(target) as one, LarcvFile(path) as other:
+        np.testing.assert_array_equal(one.event_ids, other.event_ids)
+    assert sorted(os.listdir(tmp_path)) == ["good.h5", "new.h5"]
+
+
+def test_twice_and_without_labels(tmp_path, events):
+    path = larcv_fixtures.write_larcv(tmp_path / "f.h5", events, with_label=False)
+    repack.repack(str(path), str(tmp_path / "one.h5"), level=9)
+    repack.repack(str(tmp_path / "one.h5"), str(tmp_path / "two.h5"))
+    with LarcvFile(path) as old, LarcvFile(tmp_path / "two.h5", strict=True) as new:
+        assert not new.has_label
+        for entry in range(6):
+            a, b = old.read_image(entry), new.read_image(entry)
+            assert a.planes == b.planes
+            np.testing.assert_array_equal(a.ids, b.ids)
+
+
+def test_refuses_an_existing_file(path, tmp_path, caplog):
+    target = tmp_path / "new.h5"
+    target.write_text("mine")
+    assert repack_command.main([path, str(target)]) == 1
+    assert "new.h5: found a file" in caplog.text
+    assert target.read_text() == "mine"
+
+
+def test_source_that_cannot_be_read(path, tmp_path, caplog):
+    with larcv_fixtures.changing(path, f"{larcv_fixtures.IMAGE_GROUP}/voxels") as rows:
+        rows["value"][-1] = np.nan
+    assert repack_command.main([path, str(tmp_path / "new.h5")]) == 1
+    assert "entry 5" in caplog.text
+    assert os.listdir(tmp_path) == ["good.h5"]
+
+
+def test_copy_is_verified(path, tmp_path, monkeypatch):
+    original = repack._write_product
+
+    def damage(events, product, old, new, filters):
+        original(events, product, old, new, filters)
+        new[f"Data/sparse2d_{product}_group/voxels"][0] = (0, 1.0)
+
+    monkeypatch.setattr(repack, "_write_product", damage)
+    with pytest.raises(LarcvFileError, match="found other voxels"):
+        repack.repack(path, str(tmp_path / "new.h5"))
+    assert os.listdir(tmp_path) == ["good.h5"]
+
+
+@larcv_fixtures.needs_shared
+def test_light_file(tmp_path):
+    path, target = (
+        larcv_fixtures.shared("data/cosmic_tagging_light.h5"),
+        str(tmp_path / "new.h5"),
+    )
+    repack.repack(path, target)
+    with h5py.File(path) as old, h5py.File(target) as new:
+        assert set(old["Data"]) == set(new["Data"])
+
+
+# The limit acts like a disk that is full: writes past it fail.
+FULL_DISK = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+from ctjax import repack
+sys.exit(repack_command.main(sys.argv[1:]))
+"""
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(path, tmp_path):
+    target = tmp_path / "new.h5"
+    result = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, path, str(target), "--filter", "none"],
+        capture_output=True,
+        text=True,
+    )
+    # Status 1, not that of the crash HDF5 ends in after a failed close.
+    assert result.returncode == 1, result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert "File too large" in result.stderr and "new.h5" in result.stderr
+    assert os.listdir(tmp_path) == ["good.h5"]

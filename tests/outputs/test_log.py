@@ -1,0 +1,86 @@
+import csv
+import logging
+
+import numpy as np
+import pytest
+
+from ctjax.config import fields
+from ctjax.outputs import log, metrics_table
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return list(csv.reader(file))
+
+
+def test_table_keeps_the_rows_before_a_step_and_goes_on(tmp_path):
+    path = str(tmp_path / "train_metrics.csv")
+    table = metrics_table.MetricsTable(path, ("step", "loss"))
+    for step in range(5):
+        table.write([step, step / 3])
+    table.close()
+    table = metrics_table.MetricsTable(path, ("step", "loss"), before=3)
+    table.write([3, 9.0])
+    table.close()
+    assert [row[0] for row in rows(path)] == ["step", "0", "1", "2", "3"]
+    assert rows(path)[2][1] == "0.3333333"
+    assert rows(path)[4][1] == "9"
+
+
+def test_table_of_other_columns_or_cut_rows_is_not_mixed(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("step,loss\n0,1\n1")
+    metrics_table.MetricsTable(str(path), ("step", "loss"), before=9).close()
+    assert rows(path) == [["step", "loss"], ["0", "1"]]
+    metrics_table.MetricsTable(str(path), ("step", "other"), before=9).close()
+    assert rows(path) == [["step", "other"]]
+
+
+def test_totals_in_the_guides_words(caplog):
+    log.logger.propagate = True
+    with caplog.at_level(logging.INFO, "ctjax"):
+        log.log_totals(np.array([10.0, 4.0, *[2.0] * 48]), 8)
+    assert caplog.messages == [
+        "Total time to batch_process: 110.0000",
+        "Total time to batch process except first iteration: 100.0000, "
+        "throughput: 3.9200",
+        "Total time to batch process except first two iterations: 96.0000, "
+        "throughput: 4.0000",
+        "Total time to batch process last 40 iterations: 80.0000, throughput: 4.0000",
+    ]
+
+
+@pytest.mark.parametrize("steps, lines", [(1, 1), (2, 2), (3, 3), (40, 3), (41, 4)])
+def test_totals_of_short_runs(caplog, steps, lines):
+    log.logger.propagate = True
+    with caplog.at_level(logging.INFO, "ctjax"):
+        log.log_totals(np.ones(steps), 2)
+    assert len(caplog.messages) == lines
+
+
+def test_log_goes_to_the_file_time_and_level_first(tmp_path):
+    log.start_logging(str(tmp_path))
+    log.logger.info("first")
+    log.stop_logging()
+    log.start_logging(str(tmp_path))
+    log.logger.warning("second")
+    log.stop_logging()
+    lines = (tmp_path / "process.log").read_text().splitlines()
+    assert [line.split(" - ")[1:] for line in lines] == [
+        ["INFO", "first"],
+        ["WARNING", "second"],
+    ]
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("only", [True, False])
+def test_pixel_rules_name_what_is_done(masked, only):
+    mode = fields.Mode(
+        mask_empty_pixels=masked,
+        optimizer=fields.Optimizer(loss_charged_pixels_only=only),
+    )
+    words = log.pixel_rules(mode)
+    assert ("predicted background" in words) == masked
+    assert f"mode.mask_empty_pixels={masked}" in words
+    assert ("not in the loss" in words) == only
+    assert f"loss_charged_pixels_only={only}" in words

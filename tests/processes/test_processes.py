@@ -1,0 +1,382 @@
+"""Several real processes under mpirun, against one process with as many devices."""
+
+import csv
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import h5py
+import jax
+import numpy as np
+import pytest
+
+from ctjax.data.larcv.file import LarcvFile
+from ctjax.learning import sharding
+from ctjax.outputs import checkpoint
+from ctjax.runs import inference, iotest, parts, train
+from tests.support import larcv_fixtures, tiny
+
+ROOT = pathlib.Path(__file__).parents[2]
+CONFIGURATION = ["--config", str(ROOT / "configs" / "default.py")]
+MPIRUN = shutil.which("mpirun", path=os.path.dirname(sys.executable)) or shutil.which(
+    "mpirun"
+)
+
+pytestmark = [
+    pytest.mark.skipif(MPIRUN is None, reason="no mpirun: install ctjax[mpi]"),
+    # One after another: each starts up to four processes.
+    pytest.mark.xdist_group("processes"),
+]
+
+
+def environment(**changes):
+    """Of one device a process, whatever this one has."""
+    values = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+        **changes,
+    }
+    if os.geteuid() == 0:
+        values |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    return values
+
+
+def command(*fields):
+    return [sys.executable, "-m", "ctjax.main", *CONFIGURATION, *fields]
+
+
+def mpirun(count, *fields, timeout=300, **variables):
+    return subprocess.run(
+        [MPIRUN, "-n", str(count), "--bind-to", "none", *command(*fields)],
+        env=environment(**variables),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+def rows(folder, name="train_metrics.csv"):
+    with open(folder / name, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def column(folder, name, table="train_metrics.csv"):
+    return np.array([float(row[name]) for row in rows(folder, table)])
+
+
+def last_variables(folder, config):
+    """Parameters of the newest checkpoint, on one device of this process."""
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    _, variables = parts.make_network(config, (40, 64))
+    variables = sharding.replicate(variables, mesh)
+    restored, step = checkpoint.restore_weights(str(folder), variables, config)
+    return jax.device_get(restored), step
+
+
+def largest_difference(a, b):
+    return max(
+        float(np.abs(x - y).max())
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+TRAINING = {
+    "network__normalization": "none",
+    "run__iterations": 20,
+    # One in which no activation comes within rounding of its kink, see test_sharding.
+    "run__seed": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def larcv_file(tmp_path_factory):
+    """Ten events of 40 x 64 pixels."""
+    path = tmp_path_factory.mktemp("data") / "ten.h5"
+    events = larcv_fixtures.make_events(10, (40, 64), most=300)
+    return larcv_fixtures.write_larcv(path, events, (40, 64))
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """The training by one process on the four devices of this one."""
+    folder = tmp_path_factory.mktemp("reference")
+    train.run(tiny.make(folder, **TRAINING))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """The same by two processes."""
+    folder = tmp_path_factory.mktemp("two")
+    result = mpirun(2, *tiny.flags(folder, **TRAINING))
+    assert result.returncode == 0, result.stdout + result.stderr
+    return folder, result
+
+
+def test_processes_train_as_devices_of_one_process_do(reference, two_processes):
+    folder, _ = two_processes
+    for name in ("loss", "Average/mIoU", "plane2/Total_Accuracy"):
+        np.testing.assert_allclose(
+            column(folder, name), column(reference, name), rtol=2e-5, atol=1e-6
+        )
+    config = tiny.make(folder, **TRAINING)
+    ours, step = last_variables(folder, config)
+    expected, _ = last_variables(reference, config)
+    assert step == 20
+    assert largest_difference(ours, expected) < 1e-5
+
+
+def test_two_processes_of_four_devices_train_as_one_device_does(tmp_path, one_device):
+    fields = {**TRAINING, "run__minibatch_size": 8}
+    many = mpirun(2, *tiny.flags(tmp_path / "many", **fields), JAX_NUM_CPU_DEVICES="4")
+    assert many.returncode == 0, many.stdout + many.stderr
+    train.run(tiny.make(tmp_path / "one", **fields))
+    np.testing.assert_allclose(
+        column(tmp_path / "many", "loss"), column(tmp_path / "one", "loss"), rtol=2e-5
+    )
+
+
+def test_the_first_process_alone_reports(two_processes):
+    folder, result = two_processes
+    assert len(rows(folder)) == 20
+    assert result.stdout.count("train Step 3 metrics") == 1
+    log = (folder / "process.log").read_text()
+    assert log.count("train Step 3 metrics") == 1
+    assert len(list((folder / "train").glob("events.out.tfevents*"))) == 1
+
+
+def test_four_processes_go_on_where_two_ended(reference, two_processes, tmp_path):
+    folder, _ = two_processes
+    for name, source in (("many", folder), ("one", reference)):
+        shutil.copytree(source, tmp_path / name)
+    longer = {**TRAINING, "run__iterations": 24}
+    result = mpirun(4, *tiny.flags(tmp_path / "many", **longer))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "Restored step 20" in result.stdout
+    train.run(tiny.make(tmp_path / "one", **longer))
+    steps = [int(row["step"]) for row in rows(tmp_path / "many")]
+    assert steps == list(range(24))
+    np.testing.assert_allclose(
+        column(tmp_path / "many", "loss"), column(tmp_path / "one", "loss"), rtol=2e-5
+    )
+
+
+def test_inference_by_two_is_that_of_one(
+    two_processes, larcv_file, tmp_path, one_device
+):
+    folder, _ = two_processes
+    fields = {
+        "network__normalization": "none",
+        "mode__name": "inference",
+        "mode__weights_location": str(folder),
+        "mode__write_predictions": True,
+        "run__iterations": 0,
+        "data__synthetic": False,
+        "data__downsample": 0,
+        "data__file": str(larcv_file),
+    }
+    result = mpirun(2, *tiny.flags(tmp_path / "two", **fields))
+    assert result.returncode == 0, result.stdout + result.stderr
+    inference.run(tiny.make(tmp_path / "one", **fields))
+    for name in ("entry", "event", "Average/mIoU", "plane0/Cosmic_IoU"):
+        np.testing.assert_allclose(
+            column(tmp_path / "two", name, "inference_metrics.csv"),
+            column(tmp_path / "one", name, "inference_metrics.csv"),
+            atol=1e-6,
+        )
+    assert sorted(path.name for path in (tmp_path / "two").glob("predictions*")) == [
+        "predictions.h5"
+    ]
+    for producer in ("cosmic_prediction", "cosmicseg_prediction"):
+        np.testing.assert_allclose(
+            *(
+                stored(tmp_path / who / "predictions.h5", producer)
+                for who in ("one", "two")
+            ),
+            atol=1e-5,
+        )
+    with LarcvFile(tmp_path / "two" / "predictions.h5") as ours:
+        with LarcvFile(larcv_file) as truth:
+            np.testing.assert_array_equal(ours.event_ids, truth.event_ids)
+            for entry in range(truth.num_events):
+                image = truth.read_image(entry)
+                nonzero = image.values != 0
+                copy = ours.read_image(entry)
+                assert len(copy.ids) == nonzero.sum()
+
+
+def stored(path, producer):
+    with h5py.File(path) as file:
+        voxels = file[f"Data/sparse2d_{producer}_group/voxels"][:]
+    return np.stack([voxels["id"].astype(np.float64), voxels["value"]])
+
+
+def test_iotest_by_two_reads_every_event_once(larcv_file, tmp_path):
+    fields = {
+        "mode__name": "iotest",
+        "run__iterations": 3,
+        "data__synthetic": False,
+        "data__downsample": 0,
+        "data__file": str(larcv_file),
+    }
+    result = mpirun(2, *tiny.flags(tmp_path / "two", **fields))
+    assert result.returncode == 0, result.stdout + result.stderr
+    alone = iotest.run(tiny.make(tmp_path / "one", **fields))
+    assert alone["images"] == 12
+    assert "2 processes" in result.stdout
+    assert result.stdout.count("Total images read per batch: 4") == 1
+    throughput = float(re.search(r"Throughput: ([\d.]+)", result.stdout)[1])
+    seconds = float(re.search(r"Total IO Time: ([\d.]+)s", result.stdout)[1])
+    assert throughput == pytest.approx(12 / seconds, rel=0.02)
+    timings = np.load(tmp_path / "two" / "profiles" / "io_timings.npy")
+    assert timings["step_s"].sum() == pytest.approx(seconds, abs=1e-4)
+
+
+def assert_ends_with(result, *words):
+    assert result.returncode != 0
+    lines = [line for line in result.stderr.splitlines() if "ctjax: error" in line]
+    assert lines, result.stderr
+    for word in words:
+        assert word in lines[0]
+    assert "Traceback" not in result.stdout + result.stderr
+
+
+def test_an_indivisible_minibatch_names_both_numbers(tmp_path):
+    result = mpirun(3, *tiny.flags(tmp_path))
+    assert_ends_with(result, "run.minibatch_size=4", "3 devices")
+    fields = {"mode__name": "iotest"}
+    result = mpirun(3, *tiny.flags(tmp_path, **fields))
+    assert_ends_with(result, "run.minibatch_size=4", "3 processes")
+
+
+def test_a_rank_with_another_configuration_is_named(tmp_path):
+    result = subprocess.run(
+        [
+            *(MPIRUN, "--bind-to", "none", "-n", "1", *command(*tiny.flags(tmp_path))),
+            *(":", "-n", "1", *command(*tiny.flags(tmp_path, run__seed=7))),
+        ],
+        env=environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert_ends_with(result, "rank 1", "run.seed is 7, expected 0")
+    assert not (tmp_path / "train_metrics.csv").exists()
+
+
+def test_an_error_of_one_rank_ends_all(larcv_file, tmp_path):
+    with LarcvFile(larcv_file) as file:
+        assert file.num_events == 10
+    damaged = tmp_path / "damaged.h5"
+    shutil.copy(larcv_file, damaged)
+    with h5py.File(damaged, "r+") as file:
+        # The last event only. With all ten in every minibatch it is always the second
+        # process that reads it, however far ahead either is.
+        voxels = file["Data/sparse2d_sbndwire_group/voxels"]
+        row = voxels[-1]
+        row["id"] = 10**9
+        voxels[-1] = row
+    fields = {
+        "mode__name": "iotest",
+        "run__minibatch_size": 10,
+        "run__iterations": 100000,
+        "data__synthetic": False,
+        "data__downsample": 0,
+        "data__file": str(damaged),
+    }
+    start = time.monotonic()
+    result = mpirun(2, *tiny.flags(tmp_path / "out", **fields))
+    assert_ends_with(result, "rank 1", str(damaged), "entry 9")
+    assert time.monotonic() - start < 60
+
+
+def start_ranks(folder, count, port, **fields):
+    """Processes without any launcher, which would end the others itself."""
+    processes = []
+    for rank in range(count):
+        variables = {
+            "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+            "JAX_PROCESS_ID": str(rank),
+            "JAX_NUM_PROCESSES": str(count),
+        }
+        with open(folder / f"rank{rank}.err", "w") as errors:
+            processes.append(
+                subprocess.Popen(
+                    command(*tiny.flags(folder / "run", **fields)),
+                    env=environment(**variables),
+                    cwd=ROOT,
+                    stdout=subprocess.DEVNULL,
+                    stderr=errors,
+                )
+            )
+    return processes
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
+
+
+def test_the_others_end_and_name_the_rank_that_was_killed(tmp_path):
+    processes = start_ranks(
+        tmp_path,
+        4,
+        free_port(),
+        run__iterations=1000000,
+        mode__checkpoint_iteration=3,
+    )
+    try:
+        table = tmp_path / "run" / "train_metrics.csv"
+        deadline = time.monotonic() + 240
+        while not (table.exists() and len(table.read_text().splitlines()) > 8):
+            assert time.monotonic() < deadline
+            assert all(process.poll() is None for process in processes)
+            time.sleep(0.2)
+        processes[2].send_signal(signal.SIGKILL)
+        start = time.monotonic()
+        statuses = [process.wait(timeout=60) for process in processes]
+        assert time.monotonic() - start < 60
+    finally:
+        for process in processes:
+            process.kill()
+    assert statuses[2] == -signal.SIGKILL
+    for rank in (0, 1, 3):
+        # 1, or that of an abort where rank 0, which keeps jax's store, is gone first.
+        assert statuses[rank] != 0
+        errors = (tmp_path / f"rank{rank}.err").read_text()
+        # Noticed by its connection where they were sending, else by its silence, which
+        # one of them notices first.
+        told = rf"rank {rank}: (ends because another one did: rank \d: )?lost rank 2 \("
+        assert re.search(f"ctjax: error: {told}", errors), errors
+    # What it had saved is whole, and for one process alone to go on with.
+    config = tiny.make(tmp_path / "run")
+    _, step = last_variables(tmp_path / "run", config)
+    assert step >= 3 and step % 3 == 0
+
+
+def test_a_coordinator_that_never_answers_ends_in_one_line(tmp_path):
+    variables = {
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}",
+        "JAX_PROCESS_ID": "1",
+        "JAX_NUM_PROCESSES": "2",
+    }
+    result = subprocess.run(
+        command(*tiny.flags(tmp_path, run__start_timeout=5)),
+        env=environment(**variables),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert_ends_with(result, "rank 1", "within 5 s", "does not answer")
+    assert result.returncode == 1

@@ -1,0 +1,68 @@
+"""The IO test: its words, its figures, its order, and no device."""
+
+import logging
+import os
+
+import numpy as np
+import pytest
+
+from ctjax.config import resolve
+from ctjax.data.larcv import filters
+from ctjax.data.larcv.file import LarcvFileError
+from ctjax.runs import iotest
+from tests.support import larcv_fixtures
+
+
+@pytest.fixture
+def settings(tmp_path):
+    larcv_fixtures.write_larcv(tmp_path / "good.h5", larcv_fixtures.make_events(5))
+
+    def make(**data):
+        data = {"data_directory": str(tmp_path), "file": "good.h5", **data}
+        return resolve.resolve(
+            {
+                "run": {"iterations": 7, "minibatch_size": 2},
+                "data": {"downsample": 1, **data},
+                "mode": {"name": "iotest", "start_index": 3},
+                "output_dir": str(tmp_path / "out"),
+            }
+        )
+
+    return make
+
+
+@pytest.mark.parametrize("densify", ["host", "device"])
+def test_words_and_figures(settings, caplog, tmp_path, densify, loops):
+    with caplog.at_level(logging.INFO, logger="ctjax"):
+        figures = iotest.run(settings(densify=densify))
+    assert f"Inflating with {filters.inflater()}, loops in {loops}" in caplog.text
+    assert "Total IO Time: " in caplog.text
+    assert "Total images read per batch: 2" in caplog.text
+    assert "Average Image IO Throughput: " in caplog.text
+    timings = np.load(tmp_path / "out/profiles/io_timings.npy")
+    assert timings["iteration"].tolist() == list(range(7))
+    assert (timings["step_s"] > 0).all()
+    assert figures["images"] == 14
+    assert figures["total_s"] == pytest.approx(timings["step_s"].sum())
+    assert figures["images_per_s"] == pytest.approx(14 / figures["total_s"])
+    assert figures["wait_s"] <= figures["total_s"]
+
+
+def test_goes_over_the_file_in_order_and_wraps(settings, monkeypatch):
+    seen = []
+    original = iotest.pipeline.MinibatchReader.release
+
+    def release(reader, minibatch):
+        seen.append(minibatch["entries"].tolist())
+        original(reader, minibatch)
+
+    monkeypatch.setattr(iotest.pipeline.MinibatchReader, "release", release)
+    iotest.run(settings())
+    assert seen == [[3, 4], [0, 1], [2, 3], [4, 0], [1, 2], [3, 4], [0, 1]]
+
+
+def test_synthetic_needs_no_file(settings, tmp_path):
+    os.unlink(tmp_path / "good.h5")
+    assert iotest.run(settings(synthetic=True, downsample=3))["images"] == 14
+    with pytest.raises(LarcvFileError, match="good"):
+        iotest.run(settings())

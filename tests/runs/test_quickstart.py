@@ -1,0 +1,201 @@
+"""The quickstart: simulated once, resumed, and its baselines worked by hand."""
+
+import logging
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ctjax.base.errors import ConfigError
+from ctjax.config import resolve
+from ctjax.data.larcv.file import LarcvFile
+from ctjax.data.larcv.records import PlaneMeta
+from ctjax.data.larcv.writer import LarcvWriter
+from ctjax.learning import metrics
+from ctjax.runs import quickstart
+from ctjax.simulation.benchmark_sets import BENCHMARK_SETS, BenchmarkFile
+from tests.support import tiny
+
+ROOT = pathlib.Path(__file__).parents[2]
+FILES = (BenchmarkFile("train", 5, 7), BenchmarkFile("validation", 3, 8))
+
+
+@pytest.fixture
+def few_events(tmp_path, monkeypatch):
+    """Eight simulated events instead of 1,100, in a cache of the test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setitem(BENCHMARK_SETS, "quickstart", FILES)
+    return tmp_path / "cache" / "ctjax" / "simulated"
+
+
+def make(folder, **changes):
+    options = {
+        "mode__name": "quickstart",
+        "data__synthetic": False,
+        "data__file": "",
+        "run__iterations": 3,
+    }
+    return tiny.make(folder, **(options | changes))
+
+
+def test_simulates_trains_and_reports_then_goes_on(few_events, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "ctjax")
+    report = quickstart.run(make(tmp_path / "out", run__iterations=2))
+    assert next(iter(report)) == "network after 2 steps" and len(report) == 3
+    for values in report.values():
+        assert tuple(values) == metrics.METRIC_NAMES
+        assert all(0 <= value <= 1 for value in values.values())
+    assert "means over the events of" in caplog.text
+    for name in report:
+        assert caplog.text.count(f"{name}  ") == 1
+    assert "mode.mask_empty_pixels=" in caplog.text
+
+    paths = sorted(few_events.iterdir())
+    assert [path.name for path in paths] == [
+        "v1_seed7_5events.h5", "v1_seed8_3events.h5",
+    ]  # fmt: skip
+    for path, file in zip(paths, FILES, strict=True):
+        with LarcvFile(path) as events:
+            assert events.num_events == file.events
+    made = [path.stat().st_mtime_ns for path in paths]
+
+    caplog.clear()
+    quickstart.run(make(tmp_path / "out"))
+    assert "Restored step 2" in caplog.text and "train Step 2 " in caplog.text
+    assert "train Step 1 " not in caplog.text
+    caplog.clear()
+    again = quickstart.run(make(tmp_path / "out"))
+    assert "Step 3 of 3: done before" in caplog.text
+    assert [*again][1:] == [*report][1:]
+    assert [path.stat().st_mtime_ns for path in paths] == made
+
+
+def test_another_generator_makes_files_of_its_own(few_events, monkeypatch):
+    first = quickstart._simulated(FILES[1])
+    monkeypatch.setattr(quickstart, "GENERATOR_VERSION", 2)
+    assert quickstart._simulated(FILES[1]) != first
+    assert len(list(few_events.iterdir())) == 2
+
+
+def test_two_that_start_at_once_end_with_one_whole_file(few_events):
+    code = (
+        "from ctjax.runs import quickstart; "
+        "from ctjax.simulation.benchmark_sets import BenchmarkFile; "
+        "print(quickstart._simulated(BenchmarkFile('train', 9, 7)))"
+    )
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", code],
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    answers = [process.communicate(timeout=120) for process in running]
+    assert [process.returncode for process in running] == [0, 0], answers
+    (path,) = few_events.iterdir()
+    assert [out.strip() for out, _ in answers] == [str(path)] * 2
+    with LarcvFile(path, strict=True) as events:
+        assert events.num_events == 9
+
+
+def test_a_taken_name_without_a_file_is_an_error(few_events, monkeypatch):
+    def fail(path, *arguments, **options):
+        raise FileExistsError(f"output exists already: {path}")
+
+    # The name is taken but no file is there: not the other run that was faster.
+    monkeypatch.setattr(quickstart, "write_events", fail)
+    with pytest.raises(FileExistsError, match="seed7"):
+        quickstart._simulated(FILES[0])
+    assert not list(few_events.iterdir())
+
+
+@pytest.fixture
+def known_file(tmp_path):
+    """One event of 32 x 32 pixels, the same in all planes: 4 stored, charges 1 to 4.
+
+    Background, cosmic, cosmic, neutrino.
+    """
+    ids = np.arange(0, 128, 32, dtype=np.uint64)
+    charge = np.array([1, 2, 3, 4], np.float32)
+    label = np.array([0, 1, 1, 2], np.float32)
+    path = tmp_path / "known.h5"
+    meta = PlaneMeta((32, 32), (32.0, 32.0), (0.0, 0.0))
+    with LarcvWriter(path, [meta] * 3, ("sbndwire", "sbnd_cosmicseg")) as writer:
+        for number in range(3):
+            products = {
+                "sbndwire": [(ids, charge)] * 3,
+                "sbnd_cosmicseg": [(ids, label)] * 3,
+            }
+            writer.append((1, 1, number), products)
+    return str(path)
+
+
+def test_baselines_by_hand(known_file, tmp_path):
+    config = make(
+        tmp_path, data__file=known_file, data__aux_file=known_file,
+        data__downsample=0, run__minibatch_size=2,
+    )  # fmt: skip
+    rows = quickstart.threshold_metrics(config, known_file, [0.0, 1.0, 3.0, 9.0])
+    named = [metrics.named(row) for row in rows]
+    # Of 4, 3, 1 and 0 pixels called cosmic 2, 2, 0 and 0 are; there are 2.
+    for values, iou in zip(named, (2 / 4, 2 / 3, 0, 0), strict=True):
+        assert values["plane1/Cosmic_IoU"] == pytest.approx(iou)
+        assert values["Average/Neutrino_IoU"] == 0
+        assert values["Average/mIoU"] == pytest.approx(iou / 2)
+    assert named[0]["Average/Non_Bkg_Accuracy"] == pytest.approx(2 / 3)
+    assert named[0]["Average/Total_Accuracy"] == pytest.approx(1022 / 1024)
+
+    everything, chosen = quickstart._baselines(config).items()
+    assert everything[0] == "every pixel with charge cosmic"
+    assert everything[1] == named[0]
+    threshold = float(chosen[0].split()[2])
+    assert 1 <= threshold < 2 and chosen[1] == named[1]
+
+
+def test_own_files_are_used_and_nothing_is_simulated(known_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(quickstart, "write_events", None)
+    config = make(
+        tmp_path / "out", data__file=known_file, data__aux_file=known_file,
+        data__downsample=0, run__iterations=1,
+    )  # fmt: skip
+    assert len(quickstart.run(config)) == 3
+
+
+def test_the_configuration_asks_for_both_files_or_none(tmp_path):
+    with pytest.raises(ConfigError, match=r"data\.file, data\.aux_file"):
+        make(tmp_path, data__file="a.h5")
+    with pytest.raises(ConfigError, match=r"data\.file, data\.aux_file"):
+        make(tmp_path, data__aux_file="a.h5")
+    with pytest.raises(ConfigError, match=r"data\.synthetic"):
+        make(tmp_path, data__synthetic=True)
+    with pytest.raises(ConfigError, match=r"data\.file"):
+        resolve.resolve({"data": {"file": ""}})
+
+
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+from ctjax import main
+sys.exit(main.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no file size limit to set")
+def test_a_full_disk_is_one_line_and_leaves_no_file_in_the_cache(tmp_path):
+    result = subprocess.run(
+        [
+            sys.executable, "-c", LIMITED, "--config", "configs/quickstart.py",
+            f"--config.output_dir={tmp_path / 'out'}",
+        ],
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")},
+        capture_output=True, text=True, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert result.returncode == 1, result.stderr
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("ctjax: error: ") and "_seed30001_" in last
+    assert "Traceback" not in result.stdout + result.stderr
+    assert not list((tmp_path / "cache" / "ctjax" / "simulated").iterdir())

@@ -1,0 +1,319 @@
+"""The report page in a real Chromium without a window: it loads, switches and zooms."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from ctjax.commands import simulate
+from ctjax.views import event as views_event
+from ctjax.views.report import events, records
+from tests.views.report.test_page import command
+
+pytest.importorskip("bokeh", reason="extra [report] is not installed")
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed"
+)
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+FLAGS = ["--no-sandbox", "--enable-unsafe-swiftshader"]
+LAYERS = ("charge", "truth", "prediction", "errors")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    path = os.environ.get("CHROMIUM") or next(
+        filter(None, map(shutil.which, NAMES)), ""
+    )
+    with playwright.sync_playwright() as player:
+        try:
+            opened = player.chromium.launch(executable_path=path or None, args=FLAGS)
+        except playwright.Error as error:
+            pytest.skip(f"no Chromium: {str(error).splitlines()[0]}")
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """Folder of a run over simulated events, and its page."""
+    folder = tmp_path_factory.mktemp("browser")
+    file = folder / "events.h5"
+    simulate.main(
+        ["--events", "20", "--output", str(file), "--seed", "1", "--shape", "64,64"]
+    )
+    fields = {"data__synthetic": False, "data__file": file, "data__downsample": 1}
+    run = folder / "run"
+    command(run, data__aux_file=file, run__aux_iterations=2, **fields)
+    inference = {"mode__name": "inference", "mode__write_predictions": True}
+    command(run, run__iterations=0, **inference, **fields)
+    return run
+
+
+def open_page(browser, report, **options):
+    """A page of the report, and the list of what it complains about or asks for."""
+    context = browser.new_context(**options)
+    page, faults = context.new_page(), []
+
+    def on_console(message):
+        if message.type == "error":
+            faults.append(message.text)
+
+    def on_request(request):
+        if not request.url.startswith(("file:", "data:", "blob:")):
+            faults.append(request.url)
+
+    page.on("console", on_console)
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("request", on_request)
+    context.set_offline(True)
+    page.goto(f"file://{report}/report.html")
+    page.wait_for_selector("body[data-ready=yes]", timeout=60_000)
+    return page, faults
+
+
+@pytest.fixture
+def desktop(browser, report):
+    page, faults = open_page(browser, report, viewport={"width": 1400, "height": 900})
+    yield page
+    page.context.close()
+    assert faults == []
+
+
+@pytest.fixture
+def phone(browser, report):
+    page, faults = open_page(
+        browser,
+        report,
+        viewport={"width": 390, "height": 844},
+        is_mobile=True,
+        has_touch=True,
+    )
+    yield page
+    page.context.close()
+    assert faults == []
+
+
+def model(page, name, attribute):
+    script = f"Bokeh.documents[0].get_model_by_name('{name}').{attribute}"
+    return page.evaluate(script)
+
+
+def visible_layers(page):
+    return {
+        layer
+        for layer in LAYERS
+        for plane in range(3)
+        if model(page, f"{layer}{plane}", "visible")
+    }
+
+
+def span(page, name="ticks"):
+    return model(page, name, "start"), model(page, name, "end")
+
+
+def changed_span(page, before):
+    """The span when it has changed and then stayed for a while, on a busy machine."""
+    last, same = before, 0
+    for _ in range(100):
+        page.wait_for_timeout(100)
+        now = span(page)
+        same = same + 1 if now == last and now != before else 0
+        if same == 5:
+            return now
+        last = now
+    raise AssertionError(f"still {before}")
+
+
+def colours(page, plane=0):
+    """Different colours in the picture of a plane, as they are on the screen."""
+    import io
+
+    from PIL import Image
+
+    page.wait_for_timeout(300)
+    shot = page.locator(".plane").nth(plane).screenshot()
+    picture = Image.open(io.BytesIO(shot)).convert("RGB")
+    return {colour for _, colour in picture.getcolors(1 << 20)}
+
+
+def rgb(colour):
+    return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
+
+
+def test_it_loads_and_draws(desktop, report):
+    record = records.read_record(str(report))
+    assert desktop.title() == "ctjax: run"
+    assert desktop.locator("#event option").count() == 9
+    first = desktop.locator("#event option").first.text_content()
+    best = int(np.argmax(record.inference["Average/mIoU"]))
+    assert f"best: entry {int(record.inference['entry'][best])}" in first
+    assert visible_layers(desktop) == {"charge"}
+    assert len(colours(desktop)) > 20
+    assert len(desktop.locator(".bk-Figure").all()) == 3 + 2 + 5 + 2
+
+
+def test_the_browser_unpacks_what_was_predicted(desktop, report):
+    record = records.read_record(str(report))
+    picked = desktop.evaluate(
+        "JSON.parse(document.getElementById('picked').textContent)"
+    )
+    kinds = set()
+    for number, (place, _) in enumerate(events.pick(record, 3)):
+        desktop.locator("#event").select_option(str(number))
+        desktop.wait_for_selector(f"body[data-shown='{number}']")
+        view = views_event.read_predicted_view(
+            str(report / "predictions.h5"), place, 2, ""
+        )
+        for plane, pixels in enumerate(view.planes):
+            kinds |= compare(desktop, plane, pixels, picked[number])
+    # An untrained network makes every kind of error, or nearly.
+    assert len(kinds) >= 4
+
+
+def compare(page, plane, pixels, event):
+    """Compares a plane's columns in the browser with its pixels; kinds of error."""
+    source = f"Bokeh.documents[0].get_model_by_name('pixels{plane}')"
+    columns = {
+        name: np.array(page.evaluate(f"[...{source}.get_column('{name}')]"))
+        for name in ("x", "y", *LAYERS)
+    }
+    expected = {
+        "x": 2 * pixels.columns + 1,
+        "y": 2 * pixels.rows + 1,
+        "charge": np.clip(pixels.charge, event["low"], event["high"]),
+        "truth": pixels.truth,
+        "prediction": pixels.prediction,
+        "errors": views_event.pixel_kinds(pixels),
+    }
+    at, expected_at = (np.lexsort((c["y"], c["x"])) for c in (columns, expected))
+    assert len(at) == len(expected_at)
+    for name, values in expected.items():
+        np.testing.assert_allclose(
+            columns[name][at], values[expected_at], rtol=0.02, err_msg=name
+        )
+    return set(expected["errors"].tolist())
+
+
+def test_the_switches_switch(desktop):
+    cosmic, error = rgb("#0072B2"), rgb("#000000")
+    assert cosmic not in colours(desktop)
+    for layer in LAYERS:
+        desktop.locator("#layers label", has_text=layer).click()
+        assert visible_layers(desktop) == {layer}
+        legend = desktop.locator(".legend[data-for]:visible")
+        assert legend.count() == 1
+        assert layer in legend.get_attribute("data-for")
+        if layer == "truth":
+            assert cosmic in colours(desktop)
+    assert error in colours(desktop)
+    before = len(model(desktop, "pixels0", "data.x"))
+    desktop.locator("#noise").uncheck()
+    assert 0 < len(model(desktop, "pixels0", "data.x")) < before
+    desktop.locator("#which label", has_text="2").click()
+    assert [place.is_visible() for place in desktop.locator(".plane").all()] == [
+        *(False, False, True)
+    ]
+
+
+def test_the_zoom_zooms(desktop):
+    whole = span(desktop)
+    assert whole == (0, 64)
+    desktop.locator("[data-zoom=in]").click()
+    inside = span(desktop)
+    assert inside[1] - inside[0] == pytest.approx(0.6 * 64)
+    desktop.locator("[data-zoom=whole]").click()
+    assert span(desktop) == whole
+    event = desktop.evaluate(
+        "JSON.parse(document.getElementById('picked').textContent)"
+    )
+    number = next(i for i, e in enumerate(event) if e["planes"][0]["box"])
+    desktop.locator("#event").select_option(str(number))
+    desktop.wait_for_selector(f"body[data-shown='{number}']")
+    desktop.locator("[data-zoom=neutrino]").click()
+    assert list(span(desktop, "wires0")) == event[number]["planes"][0]["box"][2:]
+    desktop.locator("[data-zoom=whole]").click()
+    desktop.locator(".plane canvas").first.scroll_into_view_if_needed()
+    box = desktop.locator(".plane").first.bounding_box()
+    desktop.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 0.5 * box["height"])
+    desktop.mouse.wheel(0, -300)
+    wheeled = changed_span(desktop, whole)
+    assert wheeled[1] - wheeled[0] < 60
+    desktop.mouse.down()
+    desktop.mouse.move(
+        box["x"] + 0.6 * box["width"], box["y"] + 0.5 * box["height"] + 40, steps=5
+    )
+    desktop.mouse.up()
+    dragged = changed_span(desktop, wheeled)
+    assert dragged[0] > wheeled[0]
+    assert dragged[1] - dragged[0] == pytest.approx(wheeled[1] - wheeled[0])
+
+
+def test_the_keyboard(desktop):
+    viewer = desktop.locator("#viewer")
+    viewer.focus()
+    for key, layer in zip(
+        "2341", ("truth", "prediction", "errors", "charge"), strict=True
+    ):
+        viewer.press(key)
+        assert visible_layers(desktop) == {layer}
+    viewer.press("+")
+    low, high = span(desktop)
+    assert high - low == pytest.approx(0.6 * 64)
+    viewer.press("ArrowUp")
+    assert span(desktop)[0] == pytest.approx(low + 0.2 * (high - low))
+    viewer.press("0")
+    assert span(desktop) == (0, 64)
+    viewer.press("]")
+    desktop.wait_for_selector("body[data-shown='1']")
+    viewer.press("[")
+    desktop.wait_for_selector("body[data-shown='0']")
+    # The layers are radio buttons: Tab reaches them, arrows choose.
+    desktop.locator("#layers input[value=charge]").focus()
+    desktop.keyboard.press("ArrowRight")
+    assert visible_layers(desktop) == {"truth"}
+
+
+def test_another_event_has_other_pixels(desktop, report):
+    first = model(desktop, "pixels0", "data.x")
+    desktop.locator("#next").click()
+    desktop.wait_for_selector("body[data-shown='1']")
+    second = model(desktop, "pixels0", "data.x")
+    assert first != second
+    event = desktop.evaluate(
+        "JSON.parse(document.getElementById('picked').textContent)"
+    )
+    assert len(second) == event[1]["planes"][0]["count"]
+    words = desktop.locator(".plane .metrics").first.text_content()
+    assert f"mIoU {event[1]['metrics']['plane0/mIoU']:.3f}" in words
+
+
+def test_the_menu_of_metrics(desktop, report):
+    record = records.read_record(str(report))
+    name = "events_energy_0"
+    desktop.locator("#metric").select_option("Cosmic_IoU")
+    values = desktop.evaluate(
+        f"[...Bokeh.documents[0].get_model_by_name('{name}').get_column('y')]"
+    )
+    known = ~np.isnan(record.neutrinos["energy_gev"])
+    expected = record.inference["Average/Cosmic_IoU"][known]
+    np.testing.assert_allclose(values, expected)
+    assert not np.allclose(expected, record.inference["Average/Neutrino_IoU"][known])
+
+
+def test_on_a_phone(phone):
+    # Nothing is wider than the screen, and one plane leaves room to scroll.
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 390
+    shown = [place.is_visible() for place in phone.locator(".plane").all()]
+    assert shown == [True, False, False]
+    phone.locator("#layers label", has_text="errors").tap()
+    assert visible_layers(phone) == {"errors"}
+    phone.locator("#which label", has_text="1").tap()
+    shown = [place.is_visible() for place in phone.locator(".plane").all()]
+    assert shown == [False, True, False]
+    phone.locator("[data-zoom=in]").tap()
+    low, high = span(phone)
+    assert high - low == pytest.approx(0.6 * 64)
+    phone.wait_for_timeout(300)
+    assert len(colours(phone, plane=1)) > 3

@@ -1,0 +1,33 @@
+"""The short forms of tests/chaos; docs/reliability.md has the long ones."""
+
+import random
+
+import pytest
+
+from tests.chaos import damage, kill_restart, soak
+from tests.processes.test_processes import MPIRUN
+
+
+@pytest.mark.skipif(MPIRUN is None, reason="no mpirun: install ctjax[mpi]")
+@pytest.mark.xdist_group("processes")
+def test_killed_trainings_end_as_the_unbroken_one(tmp_path):
+    results = kill_restart.run(tmp_path, 4, 12.0, random.Random(3))
+    assert sum(result["kills"] for result in results) >= 4
+    assert all(result["same"] and not result["hangs"] for result in results)
+
+
+def test_no_damage_restores_a_wrong_state(tmp_path):
+    counts = damage.run(tmp_path, 12, random.Random(2))
+    assert counts["wrong"] == 0
+    assert counts["restored 4"] > 5
+
+
+def test_nothing_grows_in_a_hundred_steps():
+    report = soak.run(100)
+    assert soak.growth(report["open_files"]) <= 0
+    assert soak.growth(report["threads"]) <= 0
+
+
+def test_growth_is_seen_through_open_checkpoints():
+    assert soak.growth([9, 14, 17, 14, 14, 14, 14, 18, 14, 17]) <= 0
+    assert soak.growth([9, 14, 15, 16, 17, 18, 19, 20, 21, 22]) > 0
