@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
 
     def command():
         if options.checksum is not None:
-            sys.stdout.write(f"{content_checksum.content_checksum(options.checksum)}\n")
+            sys.stdout.write(f"{content_checksum(options.checksum)}\n")
         elif options.set is not None:
             _make_set(options)
         else:

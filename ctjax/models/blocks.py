@@ -54,7 +54,7 @@ class Block(nn.Module):
     num_planes: int
     stride: int = 1
     is_activated: bool = True
-    kernels_convolution: type[Convolution] = Convolution
+    convolution: type[Convolution] = Convolution
     upsample: Callable[[jax.Array], jax.Array] | None = None
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None

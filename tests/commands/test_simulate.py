@@ -22,7 +22,20 @@ SMALL = ("--shape", "320,512", "--workers", "1")
 
 
 def run(*arguments):
-    simulate.main([str(argument) for argument in arguments])
+    assert simulate.main([str(argument) for argument in arguments]) == 0
+
+
+def fails(capsys, *arguments):
+    """The one line on stderr that a command ends with."""
+    try:
+        assert simulate.main([str(argument) for argument in arguments]) == 1
+        line = capsys.readouterr().err.removesuffix("\n")
+    except SystemExit as stopped:
+        # A text as the exit code is printed on stderr, with status 1.
+        line = stopped.code
+    assert isinstance(line, str) and line.startswith("ctjax: error: ")
+    assert "\n" not in line
+    return line
 
 
 def test_writes_the_events_of_a_seed(tmp_path):
@@ -87,12 +100,9 @@ BAD_INPUT = {
 
 
 @pytest.mark.parametrize("message", BAD_INPUT)
-def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, message):
-    with pytest.raises(SystemExit) as stopped:
-        run(*BAD_INPUT[message], "--output", tmp_path / "a.h5")
-    # A text as the exit code is printed on stderr, with status 1.
-    assert isinstance(stopped.value.code, str) and message in stopped.value.code
-    assert "\n" not in stopped.value.code
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, message, capsys):
+    line = fails(capsys, *BAD_INPUT[message], "--output", tmp_path / "a.h5")
+    assert message in line
     assert not list(tmp_path.iterdir())
 
 
@@ -101,24 +111,25 @@ def test_output_is_required():
         run("--events", 1, "--seed", 1)
 
 
-def test_an_existing_output_is_kept(tmp_path):
+def test_an_existing_output_is_kept(tmp_path, capsys):
     path = tmp_path / "a.h5"
     path.write_text("precious")
-    with pytest.raises(SystemExit, match="output exists already"):
-        run("--events", 1, "--output", path, "--seed", 1, *SMALL)
+    line = fails(capsys, "--events", 1, "--output", path, "--seed", 1, *SMALL)
+    assert "output exists already" in line
     assert path.read_text() == "precious" and len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(SystemExit, match="no such folder"):
-        run("--events", 1, "--output", tmp_path / "no" / "a.h5", "--seed", 1, *SMALL)
+def test_a_missing_folder_is_named(tmp_path, capsys):
+    output = tmp_path / "no" / "a.h5"
+    line = fails(capsys, "--events", 1, "--output", output, "--seed", 1, *SMALL)
+    assert "no such folder" in line
 
 
 LIMITED = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-from ctjax import simulate
-simulate.main(sys.argv[1:])
+from ctjax.commands import simulate
+sys.exit(simulate.main(sys.argv[1:]))
 """
 
 
@@ -134,7 +145,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, workers):
     )  # fmt: skip
     assert result.returncode == 1, result.stderr
     last = result.stderr.splitlines()[-1]
-    assert last.startswith("ctjax.simulate: ") and "a.h5" in last
+    assert last.startswith("ctjax: error: ") and "a.h5" in last
     assert "Traceback" not in result.stderr
     assert not list(tmp_path.iterdir())
 
@@ -168,7 +179,7 @@ def test_sigterm_is_one_line_and_leaves_nothing(tmp_path, workers):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     last = errors.splitlines()[-1]
-    assert last == "ctjax.simulate: interrupted; nothing was kept"
+    assert last == "ctjax: error: interrupted; nothing unfinished was kept"
     assert "Traceback" not in errors
     assert not list(tmp_path.iterdir())
 
@@ -176,7 +187,7 @@ def test_sigterm_is_one_line_and_leaves_nothing(tmp_path, workers):
 KILLED = """
 import os, sys
 from concurrent import futures
-from ctjax import simulate
+from ctjax.commands import simulate
 
 submit = futures.ProcessPoolExecutor.submit
 
@@ -186,7 +197,7 @@ def submit_and_name_workers(pool, *arguments):
     return future
 
 futures.ProcessPoolExecutor.submit = submit_and_name_workers
-simulate.main(sys.argv[1:])
+sys.exit(simulate.main(sys.argv[1:]))
 """
 
 

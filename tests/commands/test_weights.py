@@ -27,7 +27,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 def run(module, *arguments):
     return subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)],
+        [sys.executable, "-m", "ctjax", module, *map(str, arguments)],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -185,7 +185,9 @@ def test_the_page_of_the_documentation_is_up_to_date():
         check=True,
     )
     page = (ROOT / "docs/configuration.md").read_text()
-    assert page == result.stdout, "python -m ctjax.config.describe > docs/configuration.md"
+    assert page == result.stdout, (
+        "python -m ctjax.config.describe > docs/configuration.md"
+    )
     assert "| `run.minibatch_size` | `2` | int, at least 1 |" in page
     assert "`concat` | concat, sum, none |" in page
 

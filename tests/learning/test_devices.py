@@ -16,8 +16,8 @@ import numpy as np
 
 events = []
 jax.monitoring.register_event_listener(lambda name, **_: events.append(name))
-from ctjax import devices
-from ctjax.config import ComputeMode
+from ctjax.learning import devices
+from ctjax.config.fields import ComputeMode
 
 mesh = devices.select(ComputeMode.CPU)
 result = jax.jit(lambda x: jnp.tanh(x @ x).sum())(np.ones((8, 8), np.float32))

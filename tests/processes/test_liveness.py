@@ -56,7 +56,8 @@ def test_the_others_have_ended_before_jaxlib_aborts_them():
 def test_no_process_aborts_at_its_end(tmp_path):
     # Looks without a pause: at the end of Python, one is nearly always under way.
     code = (
-        "import sys; from ctjax import main; from ctjax.processes import liveness; liveness.POLL_S = 3e-4; "
+        "import sys; from ctjax import main; from ctjax.processes import liveness; "
+        "liveness.POLL_S = 3e-4; "
         "liveness.SILENT_LOOKS = 10**9; sys.exit(main.main(sys.argv[1:]))"
     )
     flags = tiny.flags(tmp_path, mode__name="iotest", run__iterations=1)
@@ -77,7 +78,8 @@ def test_no_process_aborts_at_its_end(tmp_path):
 def test_a_terminate_of_the_transport_calls_the_roll(tmp_path):
     # In one rank of two, as gloo's threads do on an answer out of turn.
     code = (
-        "import ctypes, sys, threading; from ctjax import main; from ctjax.processes import liveness;"
+        "import ctypes, sys, threading; from ctjax import main;"
+        "from ctjax.processes import liveness;"
         "watch = liveness.watch;"
         "terminate = ctypes.CDLL('libstdc++.so.6')._ZSt9terminatev;"
         "liveness.watch = lambda index, count: (watch(index, count),"

@@ -61,19 +61,19 @@ def test_twice_and_without_labels(tmp_path, events):
             np.testing.assert_array_equal(a.ids, b.ids)
 
 
-def test_refuses_an_existing_file(path, tmp_path, caplog):
+def test_refuses_an_existing_file(path, tmp_path, capsys):
     target = tmp_path / "new.h5"
     target.write_text("mine")
     assert repack_command.main([path, str(target)]) == 1
-    assert "new.h5: found a file" in caplog.text
+    assert "new.h5: found a file" in capsys.readouterr().err
     assert target.read_text() == "mine"
 
 
-def test_source_that_cannot_be_read(path, tmp_path, caplog):
+def test_source_that_cannot_be_read(path, tmp_path, capsys):
     with larcv_fixtures.changing(path, f"{larcv_fixtures.IMAGE_GROUP}/voxels") as rows:
         rows["value"][-1] = np.nan
     assert repack_command.main([path, str(tmp_path / "new.h5")]) == 1
-    assert "entry 5" in caplog.text
+    assert "entry 5" in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["good.h5"]
 
 
@@ -105,8 +105,8 @@ def test_light_file(tmp_path):
 FULL_DISK = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-from ctjax import repack
-sys.exit(repack_command.main(sys.argv[1:]))
+from ctjax.commands import repack
+sys.exit(repack.main(sys.argv[1:]))
 """
 
 

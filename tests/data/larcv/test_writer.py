@@ -291,7 +291,9 @@ def test_a_file_that_appears_meanwhile_is_kept(tmp_path):
 FULL_DISK = """
 import resource, sys
 import numpy as np
-from ctjax.data.larcv_writer import LarcvWriter, PlaneMeta, Storage
+from ctjax.data.larcv.writer import LarcvWriter
+from ctjax.data.larcv.writer import PlaneMeta
+from ctjax.data.larcv.writer import Storage
 resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
 ids = np.arange(1000, dtype="u8")
 plane = (ids, np.random.default_rng(0).random(1000, "f4"))
