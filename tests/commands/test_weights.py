@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -20,9 +19,7 @@ from ctjax.models import torch_weights
 from ctjax.models.torch_weights import WeightsError
 from ctjax.outputs import checkpoint
 from ctjax.runs import inference, parts, train
-from tests.support import tiny
-
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.support import ROOT, tiny
 
 
 def run(module, *arguments):

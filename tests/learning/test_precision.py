@@ -18,8 +18,8 @@ from ctjax.learning.state import init_variables, make_state
 from ctjax.models import UResNet, torch_weights
 from ctjax.runs import train
 from tests.models.test_parity import network_of
-from tests.runs.test_train import table
 from tests.support import tiny
+from tests.support.finished_runs import read_table
 from tests.support.small_networks import random_minibatch
 
 SHARED = os.environ.get("CTJAX_SHARED")
@@ -79,7 +79,7 @@ def test_the_light_events_are_learnt_as_well(one_device, tmp_path, number_format
             data__file=f"{SHARED}/data/cosmic_tagging_light.h5",
         )
         train.run(config)
-        rows = table(tmp_path / name, "train_metrics.csv")
+        rows = read_table(tmp_path / name, "train_metrics.csv")
         losses_of[name] = [float(row["loss"]) for row in rows]
     first, last = (
         np.mean(losses_of["float32"][part]) for part in (slice(3), slice(-5, None))

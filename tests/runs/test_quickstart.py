@@ -2,7 +2,6 @@
 
 import logging
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -17,9 +16,8 @@ from ctjax.data.larcv.writer import LarcvWriter
 from ctjax.learning import metrics
 from ctjax.runs import quickstart
 from ctjax.simulation.benchmark_sets import BENCHMARK_SETS, BenchmarkFile
-from tests.support import tiny
+from tests.support import ROOT, tiny
 
-ROOT = pathlib.Path(__file__).parents[2]
 FILES = (BenchmarkFile("train", 5, 7), BenchmarkFile("validation", 3, 8))
 
 

@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import pathlib
 import re
 import shutil
 import signal
@@ -23,9 +22,8 @@ from ctjax.outputs import checkpoint, checksums, lock
 from ctjax.processes import stop_requests
 from ctjax.processes.stop_requests import Interrupted
 from ctjax.runs import inference, parts, train
-from tests.support import tiny
+from tests.support import ROOT, tiny
 
-ROOT = pathlib.Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "ctjax.main"]
 CONFIGURATION = ["--config", str(ROOT / "configs" / "default.py")]
 

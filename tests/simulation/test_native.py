@@ -13,7 +13,7 @@ from ctjax.simulation.geometry import make_geometry
 from ctjax.simulation.parameters import SimulationParameters
 from ctjax.simulation.readout import Readout
 from ctjax.simulation.segments import Particles, Segments, isotropic
-from tests.data.test_native import build
+from tests.support.building import build
 
 needs_library = pytest.mark.skipif(
     native.routines is None,

@@ -2,14 +2,12 @@
 
 import random
 
-import pytest
-
 from tests.chaos import damage, kill_restart, soak
-from tests.processes.test_processes import MPIRUN
+from tests.support.processes import needs_mpirun, one_at_a_time
 
 
-@pytest.mark.skipif(MPIRUN is None, reason="no mpirun: install ctjax[mpi]")
-@pytest.mark.xdist_group("processes")
+@needs_mpirun
+@one_at_a_time
 def test_killed_trainings_end_as_the_unbroken_one(tmp_path):
     results = kill_restart.run(tmp_path, 4, 12.0, random.Random(3))
     assert sum(result["kills"] for result in results) >= 4

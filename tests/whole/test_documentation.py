@@ -8,7 +8,6 @@ import functools
 import importlib.util
 import itertools
 import os
-import pathlib
 import re
 import shlex
 import shutil
@@ -17,9 +16,8 @@ import sys
 
 import pytest
 
-from tests.support import tiny
+from tests.support import ROOT, tiny
 
-ROOT = pathlib.Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 

@@ -21,8 +21,8 @@ from ctjax.data.larcv.file import LarcvFile
 from ctjax.runs import inference, train
 from ctjax.simulation.parameters import GENERATOR_VERSION, SimulationParameters
 from ctjax.simulation.production import write_events
-from tests.data.larcv.test_writer import METAS, particles, planes, write
 from tests.support import tiny
+from tests.support.larcv_writing import METAS, particles, planes, write
 
 READING = pathlib.Path(__file__).with_name("larcv_reading.py")
 SHAPE = (320, 512)
