@@ -17,9 +17,9 @@ from ctjax.learning.precision import POLICIES, LossScale, first_scale, next_scal
 from ctjax.learning.state import init_variables, make_state
 from ctjax.models import UResNet, torch_weights
 from ctjax.runs import train
-from tests.models.test_parity import network_of
 from tests.support import tiny
 from tests.support.finished_runs import read_table
+from tests.support.golden import network_of
 from tests.support.small_networks import random_minibatch
 
 SHARED = os.environ.get("CTJAX_SHARED")
