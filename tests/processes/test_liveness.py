@@ -19,7 +19,7 @@ from tests.support.processes import (
     start_ranks,
 )
 
-pytestmark = [needs_mpirun, one_at_a_time]
+pytestmark = [needs_mpirun, one_at_a_time, pytest.mark.slow]
 
 FIELDS = {"run__minibatch_size": 3, "run__iterations": 1000000}
 

@@ -26,7 +26,7 @@ from tests.support.processes import (
     start_ranks,
 )
 
-pytestmark = [needs_mpirun, one_at_a_time]
+pytestmark = [needs_mpirun, one_at_a_time, pytest.mark.slow]
 
 
 def largest_difference(a, b):

@@ -57,7 +57,9 @@ def event_bits(parameters, seed):
 
 
 @needs_library
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize(
+    "seed", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3))]
+)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_both_give_the_same_events(variant, seed):
     parameters = dataclasses.replace(FULL, **VARIANTS[variant])

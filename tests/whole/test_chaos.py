@@ -6,6 +6,7 @@ from tests.chaos import damage, kill_restart, soak
 from tests.support.processes import needs_mpirun, one_at_a_time
 
 
+@pytest.mark.slow
 @needs_mpirun
 @one_at_a_time
 def test_killed_trainings_end_as_the_unbroken_one(tmp_path):
@@ -14,12 +15,14 @@ def test_killed_trainings_end_as_the_unbroken_one(tmp_path):
     assert all(result["same"] and not result["hangs"] for result in results)
 
 
+@pytest.mark.slow
 def test_no_damage_restores_a_wrong_state(tmp_path):
     counts = damage.run(tmp_path, 12, random.Random(2))
     assert counts["wrong"] == 0
     assert counts["restored 4"] > 5
 
 
+@pytest.mark.slow
 def test_nothing_grows_in_a_hundred_steps():
     report = soak.run(100)
     assert soak.growth(report["open_files"]) <= 0

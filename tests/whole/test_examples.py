@@ -25,6 +25,7 @@ def run(script, *arguments):
     return result.stdout
 
 
+@pytest.mark.slow
 def test_the_tutorial(tmp_path):
     folder = tmp_path / "tutorial"
     said = run("1_simulate.py", "--folder", folder, "--events", 8, "--shape", "64,64")

@@ -16,6 +16,8 @@ playwright = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed"
 )
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FLAGS = ["--no-sandbox", "--enable-unsafe-swiftshader"]
 LAYERS = ("charge", "truth", "prediction", "errors")
