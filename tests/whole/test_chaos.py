@@ -2,6 +2,8 @@
 
 import random
 
+import pytest
+
 from tests.chaos import damage, kill_restart, soak
 from tests.support.processes import needs_mpirun, one_at_a_time
 
