@@ -12,9 +12,7 @@ import pytest
 
 from ctjax.data import native
 from ctjax.learning import sharding
-
-PARITY_PROPERTY = "parity"
-"""Key of the user property whose (variant, column, value) fill the parity table."""
+from tests.support import parity_table
 
 
 def pytest_configure(config):
@@ -70,20 +68,4 @@ def shared_folder() -> pathlib.Path:
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Prints what each golden variant reached, also where all is well."""
-    table: dict[str, dict[str, str]] = {}
-    for reports in terminalreporter.stats.values():
-        for report in reports:
-            for key, value in getattr(report, "user_properties", ()):
-                if key == PARITY_PROPERTY and report.when == "call":
-                    variant, column, number = value
-                    table.setdefault(variant, {})[column] = number
-    if not table:
-        return
-    terminalreporter.section("relative errors against CosmicTagger")
-    columns = list(dict.fromkeys(c for row in table.values() for c in row))
-    terminalreporter.write_line("| variant | " + " | ".join(columns) + " |")
-    terminalreporter.write_line("|---" * (len(columns) + 1) + "|")
-    for variant in sorted(table):
-        cells = [table[variant].get(column, "") for column in columns]
-        terminalreporter.write_line(f"| {variant} | " + " | ".join(cells) + " |")
+    parity_table.print_table(terminalreporter)

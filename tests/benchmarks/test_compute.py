@@ -49,6 +49,7 @@ def written(tmp_path_factory):
     return content, (folder / "compute.md").read_text()
 
 
+@pytest.mark.slow
 def test_both_sides_compute_the_same(written):
     training, inference = written[0]["cases"]
     ours, theirs = (row["checks"] for row in training["rows"])
@@ -59,6 +60,7 @@ def test_both_sides_compute_the_same(written):
     assert ours[0] == pytest.approx(theirs[0], abs=2)  # pixels of each class
 
 
+@pytest.mark.slow
 def test_every_column_is_filled(written):
     content, page = written
     assert content["limits"]["best"]["bytes"] > 1e8

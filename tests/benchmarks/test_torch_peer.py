@@ -1,16 +1,14 @@
 """The torch network of the benchmark is CosmicTagger's, by the golden files."""
 
 import json
-import os
-import pathlib
 
 import numpy as np
 import pytest
 
 from ctjax.config import fields as config_fields
-from ctjax.config import resolve
 from ctjax.learning import losses
 from ctjax.models import UResNet, torch_weights
+from tests.support import golden
 from tests.support.small_networks import SMALL, random_variables
 
 torch = pytest.importorskip("torch", reason="torch is not installed: ctjax[torch]")
@@ -23,52 +21,35 @@ BATCH_TOLERANCE = 5e-5
 and the peer's 1 x 1 convolutions come before the interpolations."""
 
 
-def golden_variants():
-    if not os.environ.get("CTJAX_SHARED"):
-        unset = pytest.mark.skip(reason="CTJAX_SHARED does not name the shared folder")
-        return [pytest.param(None, marks=unset, id="none")]
-    folder = pathlib.Path(os.environ["CTJAX_SHARED"]) / "golden/network"
-    paths = sorted(folder.glob("*.npz"))
-    assert paths, f"no golden variant in {folder}"
-    return [pytest.param(path, id=path.stem) for path in paths]
-
-
-def relative(value, expected):
-    return np.abs(value - expected).max() / np.abs(expected).max()
-
-
-@pytest.mark.parametrize("path", golden_variants())
+@pytest.mark.parametrize("path", golden.small_files() + golden.shared_files())
 def test_golden_variant(path):
-    with np.load(path) as file:
-        golden = {name: file[name] for name in file.files}
-    fields = json.loads(str(golden["config"]))
-    del fields["conv_mode"]
-    model = torch_peer.UResNet(resolve.build(config_fields.Network, fields))
+    stored = golden.read(path)
+    fields = json.loads(str(stored["config"]))
+    model = torch_peer.UResNet(golden.network_of(fields))
 
     def tensors(prefix):
-        return {
-            name.removeprefix(prefix): torch.tensor(array)
-            for name, array in golden.items()
-            if name.startswith(prefix)
-        }
+        arrays = golden.group(stored, prefix)
+        return {name: torch.tensor(array) for name, array in arrays.items()}
 
-    model.load_state_dict(tensors("state/"), strict=True)
-    image = torch.tensor(golden["input"])
-    label = torch.tensor(golden["label"]).long()
+    model.load_state_dict(tensors("state"), strict=True)
+    image = torch.tensor(stored["input"])
+    label = torch.tensor(stored["label"]).long()
     with torch.no_grad():
         logits = model.eval()(image).numpy()
-        assert logits.shape == golden["logits_eval"].shape
-        assert relative(logits, golden["logits_eval"]) < TOLERANCE
+        found = golden.stored_pixels(stored, logits)
+        assert found.shape == stored["logits_eval"].shape
+        assert golden.relative(found, stored["logits_eval"]) < TOLERANCE
         logits = model.train()(image)
-    assert relative(logits.numpy(), golden["logits_train"]) < BATCH_TOLERANCE
+    found = golden.stored_pixels(stored, logits.numpy())
+    assert golden.relative(found, stored["logits_train"]) < BATCH_TOLERANCE
     state = model.state_dict()
-    expected = tensors("state_after_forward/")
+    expected = tensors("state_after_forward")
     assert expected or not any("running" in name for name in state)
     for name, tensor in expected.items():
         # A running mean near zero is a sum that cancels.
         torch.testing.assert_close(state[name], tensor, rtol=TOLERANCE, atol=2e-6)
     loss = float(torch_peer.focal_loss(logits, label))
-    assert loss == pytest.approx(float(golden["loss/focal"]), rel=TOLERANCE)
+    assert loss == pytest.approx(float(stored["loss/focal"]), rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("normalization", ["batch", "none"])
@@ -90,7 +71,9 @@ def test_weights_of_ctjax_load_and_give_its_logits_and_loss(normalization):
     label = random.integers(0, 3, (2, 3, 8, 16))
     logits = np.asarray(UResNet(network).apply(variables, image))
     found = model.eval()(torch.tensor(image))
-    assert relative(np.moveaxis(found.detach().numpy(), 2, -1), logits) < TOLERANCE
+    assert (
+        golden.relative(np.moveaxis(found.detach().numpy(), 2, -1), logits) < TOLERANCE
+    )
     loss_fn = losses.make_loss(config_fields.LossBalanceScheme.FOCAL)
     expected = loss_fn(logits, label, np.ones(2, np.float32))
     loss = torch_peer.focal_loss(found, torch.tensor(label))
@@ -102,7 +85,7 @@ def test_weights_of_ctjax_load_and_give_its_logits_and_loss(normalization):
     with torch.autocast("cpu", torch.bfloat16):
         rounded = moved(torch.tensor(image)).detach()
     assert rounded.dtype == torch.float32
-    assert relative(rounded.numpy(), found.detach().numpy()) < 0.1
+    assert golden.relative(rounded.numpy(), found.detach().numpy()) < 0.1
 
 
 def test_prediction_is_that_of_the_steps():

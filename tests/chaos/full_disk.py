@@ -19,8 +19,7 @@ import sys
 import tempfile
 import time
 
-from tests.processes import test_processes
-from tests.support import tiny
+from tests.support import ROOT, processes, tiny
 
 logger = logging.getLogger("full_disk")
 STEPS = 60
@@ -59,9 +58,9 @@ def main() -> int:
 def train(folder: pathlib.Path) -> subprocess.Popen:
     """Starts the training."""
     return subprocess.Popen(
-        test_processes.command(*tiny.flags(folder, **FIELDS)),
-        env=test_processes.environment(),
-        cwd=test_processes.ROOT,
+        processes.command(*tiny.flags(folder, **FIELDS)),
+        env=processes.environment(),
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -18,8 +18,7 @@ import sys
 import tempfile
 import time
 
-from tests.processes import test_processes
-from tests.support import tiny
+from tests.support import ROOT, processes, tiny
 
 RANKS = 4
 LIMIT_S = 60
@@ -62,12 +61,12 @@ def kill_once(folder: pathlib.Path, rank: int, num_steps: int, delay_s: float) -
     with open(folder / "output.log", "w+") as output:
         launcher = subprocess.Popen(
             [
-                test_processes.MPIRUN,
+                processes.MPIRUN,
                 *("-n", str(RANKS), "--bind-to", "none"),
-                *test_processes.command(*tiny.flags(folder / "run", **fields)),
+                *processes.command(*tiny.flags(folder / "run", **fields)),
             ],
-            env=test_processes.environment(),
-            cwd=test_processes.ROOT,
+            env=processes.environment(),
+            cwd=ROOT,
             stdout=output,
             stderr=subprocess.STDOUT,
         )
@@ -150,14 +149,14 @@ def is_checkpoint_intact(folder: pathlib.Path) -> bool:
     if not list((folder / "checkpoints").glob("[0-9]*")):
         return True
     code = (
-        "from tests import test_processes, tiny; "
+        "from tests.support import finished_runs, tiny; "
         "import sys; folder = sys.argv[1]; "
-        "print(test_processes.last_variables(folder, tiny.make(folder))[1])"
+        "print(finished_runs.last_variables(folder, tiny.make(folder))[1])"
     )
     result = subprocess.run(
         [sys.executable, "-c", code, str(folder)],
-        env=test_processes.environment(),
-        cwd=test_processes.ROOT,
+        env=processes.environment(),
+        cwd=ROOT,
         capture_output=True,
         text=True,
     )

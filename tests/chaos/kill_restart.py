@@ -26,8 +26,7 @@ from ctjax.learning import optimizer, sharding
 from ctjax.learning.state import make_state
 from ctjax.outputs import checkpoint
 from ctjax.runs import parts
-from tests.processes import test_processes
-from tests.support import tiny
+from tests.support import ROOT, processes, tiny
 
 logger = logging.getLogger("kill_restart")
 STEPS = 300
@@ -99,16 +98,16 @@ def run(
 
 def start(folder: pathlib.Path, count: int) -> subprocess.Popen:
     """Starts a training, or its continuation."""
-    command = test_processes.command(*tiny.flags(folder, **FIELDS))
+    command = processes.command(*tiny.flags(folder, **FIELDS))
     if count > 1:
         command = [
-            *(test_processes.MPIRUN, "-n", str(count), "--bind-to", "none"),
+            *(processes.MPIRUN, "-n", str(count), "--bind-to", "none"),
             *command,
         ]
     return subprocess.Popen(
         command,
-        env=test_processes.environment(),
-        cwd=test_processes.ROOT,
+        env=processes.environment(),
+        cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,

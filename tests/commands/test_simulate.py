@@ -134,7 +134,7 @@ sys.exit(simulate.main(sys.argv[1:]))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no file size limit to set")
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, workers):
     result = subprocess.run(
         [
@@ -151,7 +151,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, workers):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM")
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_sigterm_is_one_line_and_leaves_nothing(tmp_path, workers):
     process = subprocess.Popen(
         [

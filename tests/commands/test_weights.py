@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -20,9 +19,7 @@ from ctjax.models import torch_weights
 from ctjax.models.torch_weights import WeightsError
 from ctjax.outputs import checkpoint
 from ctjax.runs import inference, parts, train
-from tests.support import tiny
-
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.support import ROOT, tiny
 
 
 def run(module, *arguments):
@@ -92,6 +89,7 @@ def golden_config(shared_folder, expected, imported):
     }
 
 
+@pytest.mark.slow
 def test_imported_weights_predict_as_cosmictagger(
     one_device, golden_config, expected, tmp_path
 ):
@@ -131,6 +129,7 @@ def test_imported_weights_predict_as_cosmictagger(
             assert float(row[name]) == pytest.approx(value, abs=1e-3), name
 
 
+@pytest.mark.slow
 def test_training_starts_from_imported_weights(
     one_device, golden_config, imported, tmp_path
 ):
@@ -156,6 +155,7 @@ def test_training_starts_from_imported_weights(
     jax.tree.map(np.testing.assert_array_equal, state.params, weights["params"])
 
 
+@pytest.mark.slow
 def test_a_run_does_not_go_on_in_a_folder_of_imported_weights(
     one_device, golden_config, imported
 ):
@@ -164,6 +164,7 @@ def test_a_run_does_not_go_on_in_a_folder_of_imported_weights(
         train.run(config)
 
 
+@pytest.mark.slow
 def test_export_gives_back_every_tensor_of_the_original(imported, golden, tmp_path):
     torch = pytest.importorskip("torch")
     result = run("export-weights", "--source", imported, "--output", tmp_path / "torch")

@@ -1,7 +1,6 @@
 """Configurations: what resolves, and what is refused with which words."""
 
 import importlib.util
-import pathlib
 import random
 import re
 import subprocess
@@ -13,8 +12,8 @@ from hypothesis import strategies as st
 
 from ctjax.base import errors
 from ctjax.config import describe, fields, resolve
+from tests.support import ROOT
 
-ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 
 

@@ -1,10 +1,5 @@
 """The loops in C: the bits of those in numpy, and nothing done with unusual events."""
 
-import os
-import pathlib
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,11 +8,10 @@ from hypothesis import strategies as st
 from ctjax.data import images, native, pooling
 from ctjax.data.larcv.records import VOXEL
 from ctjax.data.voxels import Voxels
+from tests.support.building import build
 
 SHAPE = (8, 16)
 NUM_PIXELS = SHAPE[0] * SHAPE[1]
-ROOT = pathlib.Path(__file__).parents[2]
-
 needs_library = pytest.mark.skipif(
     native.routines is None,
     reason="native.c is not built: pip install -e . with a C compiler",
@@ -174,20 +168,6 @@ def test_library_of_another_version_is_not_used(monkeypatch):
 
 def test_language(loops):
     assert native.language() == loops
-
-
-def build(folder, **environ):
-    """Runs setup.py as an installation does; returns the library's path."""
-    pytest.importorskip("setuptools")
-    command = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", folder]
-    subprocess.run(
-        [*map(str, command), "--build-temp", str(folder / "temp")],
-        cwd=ROOT,
-        env={**os.environ, **environ},
-        check=True,
-        capture_output=True,
-    )
-    return folder / "ctjax/data/_native.abi3.so"
 
 
 def test_installation_builds_the_library(tmp_path, monkeypatch, needs_compiler):

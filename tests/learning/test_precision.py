@@ -17,9 +17,9 @@ from ctjax.learning.precision import POLICIES, LossScale, first_scale, next_scal
 from ctjax.learning.state import init_variables, make_state
 from ctjax.models import UResNet, torch_weights
 from ctjax.runs import train
-from tests.models.test_parity import network_of
-from tests.runs.test_train import table
 from tests.support import tiny
+from tests.support.finished_runs import read_table
+from tests.support.golden import network_of
 from tests.support.small_networks import random_minibatch
 
 SHARED = os.environ.get("CTJAX_SHARED")
@@ -38,7 +38,9 @@ LOGIT_MARGINS = {Precision.BFLOAT16: 2e-2, Precision.FLOAT16: 3e-3}
 
 
 @pytest.mark.skipif(not SHARED, reason="CTJAX_SHARED does not name the shared folder")
-@pytest.mark.parametrize("name", ["a21", "scc21", "uresnet"])
+@pytest.mark.parametrize(
+    "name", ["a21", "scc21", pytest.param("uresnet", marks=pytest.mark.slow)]
+)
 def test_golden_networks_are_close_to_float32(name):
     with np.load(pathlib.Path(str(SHARED)) / f"golden/network/{name}.npz") as file:
         golden = dict(file)
@@ -62,6 +64,7 @@ def test_golden_networks_are_close_to_float32(name):
         assert 0 < error < margin * np.linalg.norm(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number_format", ["bfloat16", "mixed"])
 @pytest.mark.skipif(not SHARED, reason="CTJAX_SHARED does not name the shared folder")
 def test_the_light_events_are_learnt_as_well(one_device, tmp_path, number_format):
@@ -79,7 +82,7 @@ def test_the_light_events_are_learnt_as_well(one_device, tmp_path, number_format
             data__file=f"{SHARED}/data/cosmic_tagging_light.h5",
         )
         train.run(config)
-        rows = table(tmp_path / name, "train_metrics.csv")
+        rows = read_table(tmp_path / name, "train_metrics.csv")
         losses_of[name] = [float(row["loss"]) for row in rows]
     first, last = (
         np.mean(losses_of["float32"][part]) for part in (slice(3), slice(-5, None))
@@ -133,7 +136,7 @@ def test_gradients_do_not_depend_on_the_scale():
     assert norms[1.0] != norms[2.0**16]
 
 
-@pytest.mark.parametrize("num_devices", [1, 4])
+@pytest.mark.parametrize("num_devices", [pytest.param(1, marks=pytest.mark.slow), 4])
 @pytest.mark.parametrize("options", [{}, {"skip_nonfinite": True}])
 def test_an_overflow_skips_the_step_on_all_devices_together(num_devices, options):
     mesh = sharding.make_mesh(jax.devices()[:num_devices])

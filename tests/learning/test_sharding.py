@@ -98,12 +98,12 @@ def largest_difference(a, b):
     )
 
 
-@pytest.mark.parametrize("num_devices", [2, 4])
+@pytest.mark.parametrize("num_devices", [2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "scheme, accumulation",
     [
         (LossBalanceScheme.LIGHT, 1),
-        (LossBalanceScheme.EVEN, 1),
+        pytest.param(LossBalanceScheme.EVEN, 1, marks=pytest.mark.slow),
         (LossBalanceScheme.FOCAL, 2),
     ],
 )
@@ -117,7 +117,7 @@ def test_any_number_of_devices_trains_alike(scheme, accumulation, num_devices):
     assert largest_difference(many[1], one[1]) < 2e-5
 
 
-@pytest.mark.parametrize("num_devices", [2, 4])
+@pytest.mark.parametrize("num_devices", [2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "scheme, accumulation", [(LossBalanceScheme.LIGHT, 1), (LossBalanceScheme.FOCAL, 2)]
 )

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.support import ROOT
+
 CONFIGURATION = "configs/scc21.py"
 FIELDS = ["--config.run.id=with space", "--config.run.minibatch_size=8"]
 

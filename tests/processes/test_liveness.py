@@ -8,20 +8,25 @@ import time
 import pytest
 
 from ctjax.processes import join, liveness
-from tests.processes import test_processes
-from tests.processes.test_processes import CONFIGURATION, MPIRUN, ROOT, environment
-from tests.support import tiny
+from tests.support import ROOT, tiny
+from tests.support.processes import (
+    CONFIGURATION,
+    MPIRUN,
+    environment,
+    free_port,
+    needs_mpirun,
+    one_at_a_time,
+    start_ranks,
+)
 
-pytestmark = test_processes.pytestmark
+pytestmark = [needs_mpirun, one_at_a_time, pytest.mark.slow]
 
 FIELDS = {"run__minibatch_size": 3, "run__iterations": 1000000}
 
 
 @pytest.mark.parametrize("silent", [0, 2])
 def test_the_others_end_and_name_a_rank_that_is_silent(tmp_path, silent):
-    processes = test_processes.start_ranks(
-        tmp_path, 3, test_processes.free_port(), **FIELDS
-    )
+    processes = start_ranks(tmp_path, 3, free_port(), **FIELDS)
     try:
         table = tmp_path / "run" / "train_metrics.csv"
         deadline = time.monotonic() + 240
@@ -87,7 +92,7 @@ def test_a_terminate_of_the_transport_calls_the_roll(tmp_path):
         "sys.exit(main.main(sys.argv[1:]))"
     )
     processes = []
-    port = test_processes.free_port()
+    port = free_port()
     flags = tiny.flags(tmp_path / "run", **FIELDS | {"run__minibatch_size": 4})
     for rank in range(2):
         with open(tmp_path / f"rank{rank}.err", "w") as errors:

@@ -1,14 +1,9 @@
 """Several real processes under mpirun, against one process with as many devices."""
 
-import csv
-import os
-import pathlib
 import re
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import time
 
 import h5py
@@ -17,68 +12,21 @@ import numpy as np
 import pytest
 
 from ctjax.data.larcv.file import LarcvFile
-from ctjax.learning import sharding
-from ctjax.outputs import checkpoint
-from ctjax.runs import inference, iotest, parts, train
-from tests.support import larcv_fixtures, tiny
-
-ROOT = pathlib.Path(__file__).parents[2]
-CONFIGURATION = ["--config", str(ROOT / "configs" / "default.py")]
-MPIRUN = shutil.which("mpirun", path=os.path.dirname(sys.executable)) or shutil.which(
-    "mpirun"
+from ctjax.runs import inference, iotest, train
+from tests.support import ROOT, larcv_fixtures, tiny
+from tests.support.finished_runs import column, last_variables, read_table
+from tests.support.processes import (
+    MPIRUN,
+    command,
+    environment,
+    free_port,
+    mpirun,
+    needs_mpirun,
+    one_at_a_time,
+    start_ranks,
 )
 
-pytestmark = [
-    pytest.mark.skipif(MPIRUN is None, reason="no mpirun: install ctjax[mpi]"),
-    # One after another: each starts up to four processes.
-    pytest.mark.xdist_group("processes"),
-]
-
-
-def environment(**changes):
-    """Of one device a process, whatever this one has."""
-    values = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
-        **changes,
-    }
-    if os.geteuid() == 0:
-        values |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    return values
-
-
-def command(*fields):
-    return [sys.executable, "-m", "ctjax.main", *CONFIGURATION, *fields]
-
-
-def mpirun(count, *fields, timeout=300, **variables):
-    return subprocess.run(
-        [MPIRUN, "-n", str(count), "--bind-to", "none", *command(*fields)],
-        env=environment(**variables),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
-
-
-def rows(folder, name="train_metrics.csv"):
-    with open(folder / name, newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def column(folder, name, table="train_metrics.csv"):
-    return np.array([float(row[name]) for row in rows(folder, table)])
-
-
-def last_variables(folder, config):
-    """Parameters of the newest checkpoint, on one device of this process."""
-    mesh = sharding.make_mesh(jax.devices()[:1])
-    _, variables = parts.make_network(config, (40, 64))
-    variables = sharding.replicate(variables, mesh)
-    restored, step = checkpoint.restore_weights(str(folder), variables, config)
-    return jax.device_get(restored), step
+pytestmark = [needs_mpirun, one_at_a_time, pytest.mark.slow]
 
 
 def largest_difference(a, b):
@@ -146,7 +94,7 @@ def test_two_processes_of_four_devices_train_as_one_device_does(tmp_path, one_de
 
 def test_the_first_process_alone_reports(two_processes):
     folder, result = two_processes
-    assert len(rows(folder)) == 20
+    assert len(read_table(folder)) == 20
     assert result.stdout.count("train Step 3 metrics") == 1
     log = (folder / "process.log").read_text()
     assert log.count("train Step 3 metrics") == 1
@@ -162,7 +110,7 @@ def test_four_processes_go_on_where_two_ended(reference, two_processes, tmp_path
     assert result.returncode == 0, result.stdout + result.stderr
     assert "Restored step 20" in result.stdout
     train.run(tiny.make(tmp_path / "one", **longer))
-    steps = [int(row["step"]) for row in rows(tmp_path / "many")]
+    steps = [int(row["step"]) for row in read_table(tmp_path / "many")]
     assert steps == list(range(24))
     np.testing.assert_allclose(
         column(tmp_path / "many", "loss"), column(tmp_path / "one", "loss"), rtol=2e-5
@@ -299,34 +247,6 @@ def test_an_error_of_one_rank_ends_all(larcv_file, tmp_path):
     assert time.monotonic() - start < 60
 
 
-def start_ranks(folder, count, port, **fields):
-    """Processes without any launcher, which would end the others itself."""
-    processes = []
-    for rank in range(count):
-        variables = {
-            "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
-            "JAX_PROCESS_ID": str(rank),
-            "JAX_NUM_PROCESSES": str(count),
-        }
-        with open(folder / f"rank{rank}.err", "w") as errors:
-            processes.append(
-                subprocess.Popen(
-                    command(*tiny.flags(folder / "run", **fields)),
-                    env=environment(**variables),
-                    cwd=ROOT,
-                    stdout=subprocess.DEVNULL,
-                    stderr=errors,
-                )
-            )
-    return processes
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return probe.getsockname()[1]
-
-
 def test_the_others_end_and_name_the_rank_that_was_killed(tmp_path):
     processes = start_ranks(
         tmp_path,
@@ -336,9 +256,9 @@ def test_the_others_end_and_name_the_rank_that_was_killed(tmp_path):
         mode__checkpoint_iteration=3,
     )
     try:
-        table = tmp_path / "run" / "train_metrics.csv"
+        rows = tmp_path / "run" / "train_metrics.csv"
         deadline = time.monotonic() + 240
-        while not (table.exists() and len(table.read_text().splitlines()) > 8):
+        while not (rows.exists() and len(rows.read_text().splitlines()) > 8):
             assert time.monotonic() < deadline
             assert all(process.poll() is None for process in processes)
             time.sleep(0.2)

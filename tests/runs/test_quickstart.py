@@ -2,7 +2,6 @@
 
 import logging
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -17,9 +16,8 @@ from ctjax.data.larcv.writer import LarcvWriter
 from ctjax.learning import metrics
 from ctjax.runs import quickstart
 from ctjax.simulation.benchmark_sets import BENCHMARK_SETS, BenchmarkFile
-from tests.support import tiny
+from tests.support import ROOT, tiny
 
-ROOT = pathlib.Path(__file__).parents[2]
 FILES = (BenchmarkFile("train", 5, 7), BenchmarkFile("validation", 3, 8))
 
 
@@ -80,6 +78,7 @@ def test_another_generator_makes_files_of_its_own(few_events, monkeypatch):
     assert len(list(few_events.iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_two_that_start_at_once_end_with_one_whole_file(few_events):
     code = (
         "from ctjax.runs import quickstart; "
@@ -184,6 +183,7 @@ sys.exit(main.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no file size limit to set")
 def test_a_full_disk_is_one_line_and_leaves_no_file_in_the_cache(tmp_path):
     result = subprocess.run(

@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import pathlib
 import re
 import shutil
 import signal
@@ -23,9 +22,8 @@ from ctjax.outputs import checkpoint, checksums, lock
 from ctjax.processes import stop_requests
 from ctjax.processes.stop_requests import Interrupted
 from ctjax.runs import inference, parts, train
-from tests.support import tiny
+from tests.support import ROOT, tiny
 
-ROOT = pathlib.Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "ctjax.main"]
 CONFIGURATION = ["--config", str(ROOT / "configs" / "default.py")]
 
@@ -62,7 +60,13 @@ def stop_after(monkeypatch, number, step):
     monkeypatch.setattr(train._Reports, "train", reporting)
 
 
-@pytest.mark.parametrize("number", stop_requests.SIGNALS)
+@pytest.mark.parametrize(
+    "number",
+    [
+        stop_requests.SIGNALS[0],
+        *(pytest.param(n, marks=pytest.mark.slow) for n in stop_requests.SIGNALS[1:]),
+    ],
+)
 def test_a_signal_saves_and_the_run_goes_on_bit_for_bit(
     unbroken, tmp_path, monkeypatch, number
 ):
@@ -101,6 +105,7 @@ def test_a_second_sigint_ends_at_once(tmp_path):
     assert result.returncode == -signal.SIGINT
 
 
+@pytest.mark.slow
 def test_the_command_line_says_so_by_its_status(tmp_path):
     flags = tiny.flags(tmp_path, run__iterations=10**6, run__max_time=0.001)
     result = subprocess.run(
@@ -271,6 +276,7 @@ def test_a_bad_number_is_skipped_and_counted(tmp_path, monkeypatch, caplog):
     assert np.isnan(losses[4]) and np.isfinite(np.delete(losses, 4)).all()
 
 
+@pytest.mark.slow
 def test_one_run_at_a_time_in_a_folder(tmp_path):
     flags = tiny.flags(tmp_path)
     with lock.hold(str(tmp_path)):
@@ -315,6 +321,7 @@ sys.exit(main.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_a_step_that_hangs_ends_with_every_stack(tmp_path):
     flags = tiny.flags(tmp_path, run__iterations=10, run__step_timeout=3)
     start = time.monotonic()
@@ -356,7 +363,9 @@ def test_the_first_module_without_a_number_is_named_first():
     assert words.startswith("net_core/down_blocks/blocks_0/convolution_2/conv: nan, ")
 
 
-@pytest.mark.parametrize("jump_s", [-86400, 86400])
+@pytest.mark.parametrize(
+    "jump_s", [-86400, pytest.param(86400, marks=pytest.mark.slow)]
+)
 def test_a_clock_that_jumps_changes_nothing(unbroken, tmp_path, monkeypatch, jump_s):
     now, report, jumped = time.time, train._Reports.train, []
 

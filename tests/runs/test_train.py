@@ -1,6 +1,5 @@
 """Training as a whole, on tiny runs; the accuracies on real events are `slow`."""
 
-import csv
 import gzip
 import json
 import re
@@ -17,11 +16,7 @@ from ctjax.outputs import checkpoint
 from ctjax.runs import inference, train
 from ctjax.runs import parts as runs_parts
 from tests.support import larcv_fixtures, tiny
-
-
-def table(folder, name):
-    with open(folder / name, newline="") as file:
-        return list(csv.DictReader(file))
+from tests.support.finished_runs import read_table
 
 
 def leaves_equal(a, b):
@@ -48,7 +43,7 @@ def unbroken(tmp_path_factory):
 
 def test_a_row_a_step_and_the_files_of_a_run(unbroken):
     folder, _ = unbroken
-    rows = table(folder, "train_metrics.csv")
+    rows = read_table(folder, "train_metrics.csv")
     assert [int(row["step"]) for row in rows] == list(range(6))
     assert list(rows[0])[:3] == ["step", "loss", "Average/Total_Accuracy"]
     assert len(rows[0]) == 22
@@ -67,11 +62,11 @@ def test_a_run_in_two_parts_ends_bit_for_bit_as_the_unbroken_one(unbroken, tmp_p
     assert leaves_equal(second, expected)
     steps = [
         [row[name] for name in ("step", "loss", "Average/mIoU")]
-        for row in table(tmp_path, "train_metrics.csv")
+        for row in read_table(tmp_path, "train_metrics.csv")
     ]
     assert steps == [
         [row[name] for name in ("step", "loss", "Average/mIoU")]
-        for row in table(folder, "train_metrics.csv")
+        for row in read_table(folder, "train_metrics.csv")
     ]
 
 
@@ -114,7 +109,7 @@ def test_validation_every_so_many_steps(tmp_path, larcv_file):
         run__aux_minibatch_size=4,
     )
     train.run(config)
-    rows = table(tmp_path, "val_metrics.csv")
+    rows = read_table(tmp_path, "val_metrics.csv")
     assert [int(row["step"]) for row in rows] == [2, 4]
     assert list((tmp_path / "test").glob("events.out.tfevents*"))
 
@@ -145,7 +140,7 @@ def test_checkpoint_of_another_network_is_refused_and_kept(unbroken):
     ):
         train.run(config)
     assert before == sorted(path.name for path in (folder / "checkpoints").iterdir())
-    assert len(table(folder, "train_metrics.csv")) == 6
+    assert len(read_table(folder, "train_metrics.csv")) == 6
 
 
 def test_checkpoint_of_another_optimizer_is_refused(unbroken):
@@ -164,7 +159,7 @@ def test_bfloat16_trains_float32_parameters_to_nearly_the_same(unbroken, tmp_pat
         np.dtype("f4")
     }
     ours, theirs = (
-        [float(row["loss"]) for row in table(path, "train_metrics.csv")]
+        [float(row["loss"]) for row in read_table(path, "train_metrics.csv")]
         for path in (tmp_path, folder)
     )
     assert ours != theirs
@@ -251,7 +246,7 @@ def test_inference_twice_gives_every_event_once_and_the_same(
     ]
     assert reports[0] == reports[2]
     assert reports[0] == pytest.approx(reports[1], rel=1e-5)
-    rows = table(tmp_path / "2", "inference_metrics.csv")
+    rows = read_table(tmp_path / "2", "inference_metrics.csv")
     assert [int(row["entry"]) for row in rows] == [0, 1, 2]
     mean = np.mean([float(row["Average/mIoU"]) for row in rows])
     assert mean == pytest.approx(reports[0]["Average/mIoU"], rel=1e-5)
@@ -274,7 +269,7 @@ def test_inference_starts_at_the_index_and_stops_after_iterations(
             data__file=str(larcv_file),
         )
     )
-    rows = table(tmp_path, "inference_metrics.csv")
+    rows = read_table(tmp_path, "inference_metrics.csv")
     assert [int(row["entry"]) for row in rows] == [1]
 
 

@@ -13,7 +13,7 @@ from ctjax.simulation.geometry import make_geometry
 from ctjax.simulation.parameters import SimulationParameters
 from ctjax.simulation.readout import Readout
 from ctjax.simulation.segments import Particles, Segments, isotropic
-from tests.data.test_native import build
+from tests.support.building import build
 
 needs_library = pytest.mark.skipif(
     native.routines is None,
@@ -57,7 +57,9 @@ def event_bits(parameters, seed):
 
 
 @needs_library
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize(
+    "seed", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3))]
+)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_both_give_the_same_events(variant, seed):
     parameters = dataclasses.replace(FULL, **VARIANTS[variant])

@@ -1,6 +1,6 @@
 """Damages larcv3 files and reads them: the right data, or LarcvFileError, or a bug.
 
-    python -m tests.fuzz_io --files 5000 --seed 1
+    python -m tests.support.fuzz_io --files 5000 --seed 1
 
 Each file is made from an undamaged one and a number, so that every finding can be
 made again with `--first NUMBER --files 1`. Reading happens in processes of their own,
@@ -298,7 +298,9 @@ def run(num_files, seed, first=0):
 
 def main():
     """Command line; the exit status is 1 where anything was found."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        "python -m tests.support.fuzz_io", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--files", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0)

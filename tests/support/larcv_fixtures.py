@@ -49,6 +49,16 @@ def group_of(product):
 
 IMAGE_GROUP, LABEL_GROUP = group_of(IMAGE_PRODUCT), group_of(LABEL_PRODUCT)
 
+FILTERS = {
+    "gzip9": {"compression": "gzip", "compression_opts": 9},
+    "shuffle": {"compression": "gzip", "shuffle": True},
+    "shuffle only": {"shuffle": True},
+    "none": {},
+    "lzf": {"compression": "lzf"},
+    "fletcher32": {"compression": "gzip", "fletcher32": True},
+}
+"""Arguments of h5py by name: those of which chunks are read raw, and two others."""
+
 
 def make_events(num_events=5, shape=SHAPE, seed=0, most=60):
     """Lists of planes of (ids, values, classes); ids ascend, one plane is empty."""

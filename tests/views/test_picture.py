@@ -1,7 +1,6 @@
 """The event display: what is drawn where, as a command, and in TensorBoard."""
 
 import csv
-import pathlib
 import subprocess
 import sys
 
@@ -17,11 +16,10 @@ from ctjax.runs import inference, train
 from ctjax.views import event as views_event
 from ctjax.views import picture
 from ctjax.views.event import PlanePixels
-from tests.support import larcv_fixtures, tiny
+from tests.support import ROOT, larcv_fixtures, tiny
 
 pytest.importorskip("matplotlib", reason="extra [display] is not installed")
 
-ROOT = pathlib.Path(__file__).parents[2]
 SHAPE = (40, 64)
 
 

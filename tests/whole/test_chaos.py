@@ -5,23 +5,26 @@ import random
 import pytest
 
 from tests.chaos import damage, kill_restart, soak
-from tests.processes.test_processes import MPIRUN
+from tests.support.processes import needs_mpirun, one_at_a_time
 
 
-@pytest.mark.skipif(MPIRUN is None, reason="no mpirun: install ctjax[mpi]")
-@pytest.mark.xdist_group("processes")
+@pytest.mark.slow
+@needs_mpirun
+@one_at_a_time
 def test_killed_trainings_end_as_the_unbroken_one(tmp_path):
     results = kill_restart.run(tmp_path, 4, 12.0, random.Random(3))
     assert sum(result["kills"] for result in results) >= 4
     assert all(result["same"] and not result["hangs"] for result in results)
 
 
+@pytest.mark.slow
 def test_no_damage_restores_a_wrong_state(tmp_path):
     counts = damage.run(tmp_path, 12, random.Random(2))
     assert counts["wrong"] == 0
     assert counts["restored 4"] > 5
 
 
+@pytest.mark.slow
 def test_nothing_grows_in_a_hundred_steps():
     report = soak.run(100)
     assert soak.growth(report["open_files"]) <= 0

@@ -13,9 +13,8 @@ import termios
 import pytest
 
 from ctjax.config import fields as config_fields
-from tests.support import tiny
+from tests.support import ROOT, tiny
 
-ROOT = pathlib.Path(__file__).parents[2]
 DEFAULT = ["--config", str(ROOT / "configs" / "default.py")]
 
 

@@ -6,9 +6,7 @@ files and networks. Benchmarks and chaos runs have tests of their own.
 
 import functools
 import importlib.util
-import itertools
 import os
-import pathlib
 import re
 import shlex
 import shutil
@@ -17,22 +15,37 @@ import sys
 
 import pytest
 
-from tests.support import tiny
+from ctjax import __main__ as ctjax_main
+from ctjax.base.errors import ConfigError
+from ctjax.commands import command_line
+from ctjax.config import describe
+from tests.support import ROOT, tiny
 
-ROOT = pathlib.Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = sorted(
+    path
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+    if path.name != "CHANGELOG.md"
+)
+NAMES = "|".join([*ctjax_main.RUNS, *ctjax_main.COMMANDS])
+COMMAND = re.compile(
+    r"(?:^|\s)(python3? -m (?:ctjax|benchmarks|tests|pytest)\b.*"
+    rf"|ctjax (?:{NAMES})\b.*|ctjax \S+ .*--.*)"
+)
+"""Words after `ctjax` that are no command's, and no option follows, are prose."""
+RUNS = ("ctjax.main", *(f"ctjax {name}" for name in ctjax_main.RUNS))
 
 
 def commands(page):
-    """What begins with a program of ours, in fenced blocks and between backticks."""
+    """Returns what begins with a program of ours, in blocks and between backticks."""
     text = page.read_text().replace("\\\n", " ")
     found = []
     for block in re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S):
         found += block.splitlines()
+    found += re.findall(r"^    (\S.*)", text, re.M)
     found += re.findall(r"`([^`\n]+)`", text)
     for line in found:
-        for part in re.split(r"&&|;|\|", line):
-            match = re.search(r"(python3? -m (?:ctjax|benchmarks|tests)\S*.*)", part)
+        for part in re.split(r"&&|;|\|", line.partition(" # ")[0]):
+            match = COMMAND.search(part)
             if match:
                 yield match[1].strip()
 
@@ -41,36 +54,61 @@ def all_commands():
     return sorted({(page, c) for page in PAGES for c in commands(page)}, key=str)
 
 
-@pytest.mark.parametrize("page, command", all_commands())
-def test_modules_and_options_exist(page, command):
-    words = shlex.split(command.partition(" > ")[0].replace("…", "").replace("...", ""))
-    module = words[2]
-    assert importlib.util.find_spec(module), f"{page.name}: {command}"
-    given = [w for w in words[3:] if w.startswith("--") and len(w) > 2]
-    if module == "ctjax.main":
-        fields = [w for w in given if w.startswith("--config.")]
-        assert not set(given) - set(fields) - {"--config", "--help"}
-        values = dict(word[len("--config.") :].split("=", 1) for word in fields)
-        files = [b for a, b in itertools.pairwise(words) if a == "--config"]
-        for file in files:
-            if "NAME" not in file and not file.isupper():
-                assert (ROOT / file).exists(), f"{page.name}: {command}"
-        known = help_of("ctjax.main")
-        for name in values:
-            if name.isupper() or name == "x.y":
-                continue
-            assert f"--config.{name}=" in known, f"{page.name}: {command}"
+def words_of(command):
+    """Returns what a command runs, a module or `ctjax NAME`, and its arguments."""
+    command = re.sub(r"\[.*|…|\.\.\.", "", command.partition(" > ")[0])
+    words = shlex.split(command)
+    if words[0] == "ctjax":
+        return f"ctjax {words[1]}", words[2:]
+    module, *arguments = words[2:]
+    if module == "ctjax" and arguments:
+        return f"ctjax {arguments[0]}", arguments[1:]
+    return module, arguments
+
+
+def check(command):
+    """Raises where a program, an option, a field or a file does not exist."""
+    program, arguments = words_of(command)
+    name = program.removeprefix("ctjax ")
+    if name in ("--help", "--version"):
+        return
+    if name != program:
+        assert name in {**ctjax_main.RUNS, **ctjax_main.COMMANDS}, name
     else:
-        known = help_of(module) if given else ""
-        for word in given:
-            option = word.split("=")[0]
-            assert option in known, f"{page.name}: {command}"
+        assert importlib.util.find_spec(program), program
+    if program == "pytest":
+        for path in re.findall(r"\btests/[^\s:]+", command):
+            assert (ROOT / path).exists(), path
+    elif program in RUNS:
+        check_fields(arguments)
+    else:
+        known = help_of(program) if any(w.startswith("--") for w in arguments) else ""
+        for word in arguments:
+            if word.startswith("--"):
+                option = re.escape(word.partition("=")[0])
+                assert re.search(rf"(?<![\w-]){option}(?![\w-])", known), word
+
+
+def check_fields(arguments):
+    """Raises where a run's configuration or field does not exist."""
+    following = iter(arguments)
+    for word in following:
+        name, _, value = word.partition("=")
+        if name == "--config":
+            value = value or next(following)
+            if not value.isupper() and "NAME" not in value:
+                command_line.find_configuration(value)
+        elif name.startswith("--config."):
+            if not (name.rpartition(".")[2].isupper() or name == "--config.x.y"):
+                describe.check_name(name.removeprefix("--config."))
+        else:
+            assert name == "--help" or word.isupper(), word
 
 
 @functools.cache
-def help_of(module):
+def help_of(program):
     result = subprocess.run(
-        [sys.executable, "-m", module, "--help"],
+        [sys.executable, "-m", *program.split(), "--help"],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -79,6 +117,36 @@ def help_of(module):
     )
     assert result.returncode == 0, result.stderr
     return result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page, command", all_commands())
+def test_programs_options_and_files_exist(page, command, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    check(command)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "ctjax trian --config scc21",
+        "python -m ctjax.trian --config scc21",
+        "ctjax train --config scc12",
+        "ctjax train --config scc21 --config.run.iteration=3",
+        "mpirun -n 2 python -m ctjax.main --config scc21 --configs.run.id=x",
+        "ctjax show --file FILE --picture event.png",
+        "ctjax repack IN OUT --filt gzip",
+        "python -m tests.chaos.damage --round 3",
+        "python -m pytest tests/test_nothing.py",
+    ],
+)
+def test_a_mistake_is_noticed(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    page = tmp_path / "page.md"
+    page.write_text(f"As in `{command}`.\n")
+    (found,) = commands(page)
+    with pytest.raises((AssertionError, ConfigError, ModuleNotFoundError)):
+        check(found)
 
 
 def test_links_lead_somewhere():
@@ -90,6 +158,8 @@ def test_links_lead_somewhere():
 # What a reader puts in, and what is added to be done in seconds; later words win.
 PLACEHOLDERS = {
     "FILE": "events.h5",
+    "IN": "kept.h5",
+    "OUT": "repacked.h5",
     "DIR": ".",
     "CHECKPOINT": "published.npz",
     "CONFIGURATION": "configs/default.py",
@@ -98,104 +168,106 @@ PLACEHOLDERS = {
     "output/uresnet/test/predictions.h5": "predicted/predictions.h5",
     "output/uresnet/second": "predicted",
 }
-SMALL = {
-    "ctjax.main": [
-        f"--config.{name}={value}"
-        for name, value in tiny.FIELDS.items()
-        if name not in ("data.synthetic", "run.iterations", "run.minibatch_size")
-        and not name.startswith("mode.")
-    ]
-    + ["--config.run.iterations=2", "--config.run.minibatch_size=1"]
-    + ["--config.data.downsample=3"],
-    "ctjax.simulate": [],
-}
-SMALL["ctjax.import_weights"] = [
-    flag for flag in SMALL["ctjax.main"] if flag.startswith("--config.network")
+OF_EXPORT = {"DIR": "scc", "FILE": "exported.npz"}
+SMALL = [
+    f"--config.{name}={value}"
+    for name, value in tiny.FIELDS.items()
+    if name not in ("data.synthetic", "run.iterations", "run.minibatch_size")
+    and not name.startswith("mode.")
+] + [
+    "--config.run.iterations=2",
+    "--config.run.minibatch_size=1",
+    "--config.data.downsample=3",
 ]
+SMALL_NETWORK = [flag for flag in SMALL if flag.startswith("--config.network")]
+SHAPE = ["--seed", "1", "--shape", "320,512"]
 
 
 def runnable():
-    """Every command of ctjax once, in an order in which each finds what it needs."""
+    """Returns each of ctjax's commands once, each after what makes its files."""
     found = {command for _, command in all_commands()}
-    found = {c for c in found if re.match(r"python3? -m ctjax\.\S+ +\S", c)}
-    order = ("simulate", "config", "mode.name=train", "import_weights", "ctjax.main")
+    found = {c for c in found if re.match(r"(python3? -m ctjax\S*|ctjax \S+) +\S", c)}
 
     def rank(command):
+        if "mode.name=inference" in command or command.startswith("ctjax infer"):
+            return 4, command
+        order = ("simulate", "config.describe", "ctjax train", "import-weights")
         for index, words in enumerate(order):
-            if words in command.partition(" ")[2] and "inference" not in command:
+            if words in command:
                 return index, command
-        return len(order), command
+        return (3 if words_of(command)[0] in RUNS else 5), command
 
     return sorted((c for c in found if "…" not in c), key=rank)
 
 
-def words_of(command):
-    """Arguments after the module, with the placeholders filled in."""
-    command = re.sub(r"\[.*\]", "", command.partition(" > ")[0])
-    words = shlex.split(command)[2:]
-    for index, word in enumerate(words):
+def filled_in(program, arguments):
+    """Returns a command's arguments with the placeholders filled in."""
+    values = PLACEHOLDERS | (OF_EXPORT if program == "ctjax export-weights" else {})
+    words = []
+    for word in arguments:
         name, equals, value = word.rpartition("=")
-        words[index] = name + equals + PLACEHOLDERS.get(value, value)
+        words.append(name + equals + values.get(value, value))
     return words
 
 
 def prepare(folder):
-    """Files that the reader has, published weights, a run with predictions."""
+    """Makes what the reader has: files, published weights, a run with predictions."""
     shutil.copytree(ROOT / "configs", folder / "configs")
-    run(folder, ["ctjax.simulate", "--events", "4", "--output", "events.h5"], SHAPE)
+    events = ["--events", "4", "--output", "events.h5", *SHAPE]
+    run(folder, "ctjax simulate", events)
     for name in ("train", "val", "test"):
         shutil.copy(folder / "events.h5", folder / f"cosmic_tagging_{name}.h5")
     for name in ("train", "validation"):
         shutil.copy(folder / "events.h5", folder / f"quickstart_{name}.h5")
     shutil.move(folder / "events.h5", folder / "kept.h5")
-    main = ["ctjax.main", "--config", "configs/scc21.py", *SMALL["ctjax.main"]]
-    main.append("--config.data.file=kept.h5")
-    run(folder, main, ["--config.output_dir=scc"])
-    run(
-        folder,
-        main,
-        [
-            *("--config.mode.name=inference", "--config.mode.write_predictions=True"),
-            *("--config.mode.weights_location=scc", "--config.output_dir=predicted"),
-            "--config.run.iterations=0",
-        ],
-    )
-    export = ["ctjax.export_weights", "--source", "scc", "--output", "published.npz"]
-    run(folder, export)
+    fields = ["--config", "scc21", *SMALL, "--config.data.file=kept.h5"]
+    run(folder, "ctjax train", [*fields, "--config.output_dir=scc"])
+    fields += ["--config.mode.write_predictions=True", "--config.run.iterations=0"]
+    fields += ["--config.mode.weights_location=scc", "--config.output_dir=predicted"]
+    run(folder, "ctjax infer", fields)
+    export = ["--source", "scc", "--output", "published.npz"]
+    run(folder, "ctjax export-weights", export)
 
 
-SHAPE = ["--seed", "1", "--shape", "320,512"]
-
-
-def run(folder, words, more=()):
+def run(folder, program, arguments):
     result = subprocess.run(
-        [sys.executable, "-m", *words, *more],
+        [sys.executable, "-m", *program.split(), *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=300,
     )
-    assert result.returncode == 0, f"{words}\n{result.stdout}{result.stderr}"
+    assert result.returncode == 0, (
+        f"{program} {arguments}\n{result.stdout}{result.stderr}"
+    )
 
 
+@pytest.mark.slow
 def test_commands_run(tmp_path):
     prepare(tmp_path)
-    done = []
+    done = set()
     for command in runnable():
-        words = words_of(command)
-        more = list(SMALL.get(words[0], ()))
-        if "--help" in words:
-            more = []
-        if words[0] == "ctjax.simulate":
+        program, arguments = words_of(command)
+        words = filled_in(program, arguments)
+        if program == "ctjax simulate":
             if "--set" in words or "--checksum" in words:
-                continue  # hundreds of events; see test_simulate_cli.py
-            more = ["--events", "4", "--shape", "320,512"]
-            (tmp_path / words[words.index("--output") + 1]).unlink(missing_ok=True)
-        if any("quickstart.py" in word for word in words):
-            more += ["--config.data.file=kept.h5", "--config.data.aux_file=kept.h5"]
-        run(tmp_path, words, more)
-        done.append(command)
-    assert len(done) > 10
+                continue  # hundreds of events; see test_simulate.py
+            words += ["--events", "4", "--shape", "320,512"]
+            if "--output" in words:
+                (tmp_path / words[words.index("--output") + 1]).unlink(missing_ok=True)
+        elif "--help" not in words and program in RUNS:
+            words += SMALL
+            if "quickstart" in command:
+                words += [
+                    "--config.data.file=kept.h5",
+                    "--config.data.aux_file=kept.h5",
+                ]
+        elif "--help" not in words and program == "ctjax import-weights":
+            words += SMALL_NETWORK
+        run(tmp_path, program, words)
+        done.add(program)
+    missing = {f"ctjax {name}" for name in ctjax_main.COMMANDS} - done
+    assert not missing, "commands without an example in the documentation"
     for made in ("event.png", "both.html", "output/uresnet/first/report.html"):
         assert (tmp_path / made).stat().st_size > 1000

@@ -1,7 +1,6 @@
 """The tutorial of examples/, at a tiny size, as a reader runs it."""
 
 import os
-import pathlib
 import re
 import subprocess
 import sys
@@ -9,10 +8,9 @@ import sys
 import pytest
 
 from ctjax.data.larcv.file import LarcvFile
+from tests.support import ROOT
 
 pytest.importorskip("matplotlib", reason="extra [display] is not installed")
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 def run(script, *arguments):
@@ -27,6 +25,7 @@ def run(script, *arguments):
     return result.stdout
 
 
+@pytest.mark.slow
 def test_the_tutorial(tmp_path):
     folder = tmp_path / "tutorial"
     said = run("1_simulate.py", "--folder", folder, "--events", 8, "--shape", "64,64")

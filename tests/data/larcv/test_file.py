@@ -14,8 +14,9 @@ import pytest
 
 from ctjax.data.larcv import chunks
 from ctjax.data.larcv.file import LarcvFile, LarcvFileError
-from ctjax.data.sources import open_source
 from tests.support import larcv_fixtures
+from tests.support.larcv_fixtures import FILTERS
+from tests.support.larcv_reads import check_reads, read_all
 
 WIRE, SEGMENT = larcv_fixtures.IMAGE_GROUP, larcv_fixtures.LABEL_GROUP
 TABLES = ("extents", "voxel_extents", "image_meta", "voxels")
@@ -31,29 +32,6 @@ def events():
 @pytest.fixture
 def path(tmp_path, events):
     return str(larcv_fixtures.write_larcv(tmp_path / "good.h5", events))
-
-
-def read_all(path, downsample=0, **options):
-    """Dense images and labels of all events of a file."""
-    with open_source(file=path, downsample=downsample, **options) as source:
-        shape = (source.num_events, 3, *source.image_shape)
-        image, label = np.zeros(shape, np.float32), np.zeros(shape, np.uint8)
-        for entry in range(source.num_events):
-            source.read(entry, image[entry], label[entry])
-    return image, label
-
-
-def check_reads(
-    path, events, shape=larcv_fixtures.SHAPE, downsamples=(0, 1), **options
-):
-    """Both paths give the truth at each pooling."""
-    for downsample in downsamples:
-        truth = larcv_fixtures.dense_truth(events, shape, downsample)
-        for raw_chunks in (True, False):
-            found = read_all(path, downsample, raw_chunks=raw_chunks, **options)
-            for a, b in zip(found, truth, strict=True):
-                assert a.dtype == b.dtype
-                np.testing.assert_array_equal(a, b)
 
 
 def check_fails(path, *words, **options):
@@ -437,16 +415,6 @@ def test_table_of_wrong_form(path, data):
         del file[WIRE]["voxels"]
         file[WIRE]["voxels"] = data
     check_fails(path, "voxels", "one dimension")
-
-
-FILTERS = {
-    "gzip9": {"compression": "gzip", "compression_opts": 9},
-    "shuffle": {"compression": "gzip", "shuffle": True},
-    "shuffle only": {"shuffle": True},
-    "none": {},
-    "lzf": {"compression": "lzf"},
-    "fletcher32": {"compression": "gzip", "fletcher32": True},
-}
 
 
 @pytest.mark.parametrize("name", FILTERS)

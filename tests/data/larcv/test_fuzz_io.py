@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctjax.data import native
-from tests.data.larcv.test_file import FILTERS, check_reads
 from tests.support import fuzz_io, larcv_fixtures
+from tests.support.larcv_fixtures import FILTERS
+from tests.support.larcv_reads import check_reads
 
 
 def test_damaged_files_in_short():

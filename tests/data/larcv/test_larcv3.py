@@ -7,7 +7,6 @@ older numpy than these tests: `CTJAX_LARCV_PYTHON=venv/bin/python pytest ...`.
 import importlib.util
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -21,10 +20,10 @@ from ctjax.data.larcv.file import LarcvFile
 from ctjax.runs import inference, train
 from ctjax.simulation.parameters import GENERATOR_VERSION, SimulationParameters
 from ctjax.simulation.production import write_events
-from tests.data.larcv.test_writer import METAS, particles, planes, write
-from tests.support import tiny
+from tests.support import ROOT, tiny
+from tests.support.larcv_writing import METAS, particles, planes, write
 
-READING = pathlib.Path(__file__).with_name("larcv_reading.py")
+READING = ROOT / "tests/support/larcv_reading.py"
 SHAPE = (320, 512)
 IMAGES = (f"sparse2d/{IMAGE_PRODUCT}", f"sparse2d/{LABEL_PRODUCT}")
 TRUTH = ("particle/sbndneutrino", "bbox2d/bbox_neutrino")

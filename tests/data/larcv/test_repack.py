@@ -11,8 +11,8 @@ import pytest
 from ctjax.commands import repack as repack_command
 from ctjax.data.larcv import repack
 from ctjax.data.larcv.file import LarcvFile, LarcvFileError
-from tests.data.larcv.test_file import check_reads
 from tests.support import larcv_fixtures
+from tests.support.larcv_reads import check_reads
 
 
 @pytest.fixture

@@ -10,50 +10,12 @@ import numpy as np
 import pytest
 
 from ctjax.data.larcv import chunks, writer
-from ctjax.data.larcv.records import BBOX, PARTICLE, PlaneMeta, Storage
+from ctjax.data.larcv.records import Storage
 from ctjax.data.larcv.writer import LarcvWriter
 from ctjax.simulation.content_checksum import content_checksum
+from tests.support.larcv_writing import HEIGHT, METAS, WIDTH, planes, write
 
-WIDTH, HEIGHT = 24, 16
-METAS = [PlaneMeta((WIDTH, HEIGHT), (2.4, 1.6), (-0.5, 0.25 * p)) for p in range(3)]
 SHARED = os.environ.get("CTJAX_SHARED")
-
-
-def planes(*sizes, seed=0):
-    random = np.random.default_rng(seed)
-    return [
-        (
-            np.sort(random.choice(WIDTH * HEIGHT, size, replace=False)).astype("u8"),
-            random.uniform(5, 99, size).astype("f4"),
-        )
-        for size in sizes
-    ]
-
-
-def particles(number):
-    rows = np.zeros(number, PARTICLE)
-    rows["pdg"] = np.arange(number) + 11
-    rows["vtx"]["y"] = 2.5
-    return rows
-
-
-def boxes(*numbers):
-    tables = [np.zeros(number, BBOX) for number in numbers]
-    for plane, table in enumerate(tables):
-        table["centroid"] = plane + 1.0, plane + 2.0
-    return tables
-
-
-def write(path, events, storage=None):
-    with LarcvWriter(path, METAS, ("wire", "a_b"), ("nu",), ("box",), storage) as out:
-        for number, (wire, other) in enumerate(events):
-            out.append(
-                (7, 1, number),
-                {"wire": wire, "a_b": other},
-                {"nu": particles(number)},
-                {"box": boxes(1, 0, 2)},
-            )
-    return path
 
 
 @pytest.fixture

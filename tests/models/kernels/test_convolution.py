@@ -103,6 +103,7 @@ def test_agrees_with_xla(options):
         np.testing.assert_allclose(found[name], value, atol=3e-6 * scale, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", KERNEL_SHAPES, ids=str)
 def test_agrees_with_xla_without_c(options, monkeypatch):
     monkeypatch.setattr(kernels_cpu, "are_usable", lambda: False)

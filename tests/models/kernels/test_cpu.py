@@ -3,11 +3,11 @@
 import pytest
 
 from ctjax.models.kernels import cpu
-from tests.data import test_native
+from tests.support.building import build
 
 
 def test_installation_builds_the_library(tmp_path, monkeypatch, needs_compiler):
-    test_native.build(tmp_path)
+    build(tmp_path)
     path = tmp_path / "ctjax/models/cpu_kernels.py"
     monkeypatch.setattr(cpu, "__file__", str(path))
     assert path.with_name("_cpu_kernels.abi3.so").exists()
@@ -15,7 +15,7 @@ def test_installation_builds_the_library(tmp_path, monkeypatch, needs_compiler):
 
 
 def test_installation_needs_no_compiler(tmp_path, monkeypatch):
-    test_native.build(tmp_path, CC="absent-compiler")
+    build(tmp_path, CC="absent-compiler")
     path = tmp_path / "ctjax/models/cpu_kernels.py"
     assert not path.with_name("_cpu_kernels.abi3.so").exists()
     monkeypatch.setattr(cpu, "__file__", str(path))

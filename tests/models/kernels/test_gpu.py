@@ -72,7 +72,14 @@ def compare(function, case, features, outputs, dtype):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("features, outputs", [(16, 16), (16, 32), (32, 32)])
+@pytest.mark.parametrize(
+    "features, outputs",
+    [
+        (16, 16),
+        pytest.param(16, 32, marks=pytest.mark.slow),
+        pytest.param(32, 32, marks=pytest.mark.slow),
+    ],
+)
 def test_the_kernel_computes_what_it_stands_for(case, features, outputs):
     def interpreted(**arguments):
         return kernels_gpu.launch(**arguments, interpret=True)
@@ -222,8 +229,8 @@ def random_like(network, image):
     "train, dtype, tolerance",
     [
         (True, jnp.float32, 1e-4),
-        (False, jnp.float32, 1e-4),
-        (False, jnp.bfloat16, 5e-2),
+        pytest.param(False, jnp.float32, 1e-4, marks=pytest.mark.slow),
+        pytest.param(False, jnp.bfloat16, 5e-2, marks=pytest.mark.slow),
     ],
 )
 def test_the_network_is_the_same_with_fused_kernels(

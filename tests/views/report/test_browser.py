@@ -9,12 +9,14 @@ import pytest
 from ctjax.commands import simulate
 from ctjax.views import event as views_event
 from ctjax.views.report import events, records
-from tests.views.report.test_page import command
+from tests.support import processes
 
 pytest.importorskip("bokeh", reason="extra [report] is not installed")
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed"
 )
+
+pytestmark = pytest.mark.slow
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FLAGS = ["--no-sandbox", "--enable-unsafe-swiftshader"]
@@ -45,9 +47,9 @@ def report(tmp_path_factory):
     )
     fields = {"data__synthetic": False, "data__file": file, "data__downsample": 1}
     run = folder / "run"
-    command(run, data__aux_file=file, run__aux_iterations=2, **fields)
+    processes.run(run, data__aux_file=file, run__aux_iterations=2, **fields)
     inference = {"mode__name": "inference", "mode__write_predictions": True}
-    command(run, run__iterations=0, **inference, **fields)
+    processes.run(run, run__iterations=0, **inference, **fields)
     return run
 
 

@@ -4,7 +4,6 @@ import base64
 import csv
 import gzip
 import json
-import pathlib
 import re
 import subprocess
 import sys
@@ -15,13 +14,12 @@ import pytest
 from ctjax.base.constants import CONFUSION_NAMES, METRIC_NAMES
 from ctjax.views.report import events as report_events
 from ctjax.views.report import records, tables
-from tests.support import larcv_fixtures, tiny
+from tests.support import ROOT, larcv_fixtures, processes, tiny
 
 bokeh = pytest.importorskip("bokeh", reason="extra [report] is not installed")
 
 from ctjax.views.report import figures, page  # noqa: E402
 
-ROOT = pathlib.Path(__file__).parents[3]
 SHAPE = (40, 64)
 
 
@@ -33,17 +31,6 @@ def run(*arguments):
         text=True,
         timeout=300,
     )
-
-
-def command(folder, **changes):
-    """A run from the command line, where reports are written."""
-    result = run(
-        "ctjax.main",
-        *("--config", "configs/default.py"),
-        *tiny.flags(folder, **changes),
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +47,10 @@ def finished(larcv_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "first"
     fields = {"data__synthetic": False, "data__file": larcv_file}
     fields |= {"data__downsample": 0, "mode__mask_empty_pixels": True}
-    said = command(folder, data__aux_file=larcv_file, run__aux_iterations=2, **fields)
-    said += command(
+    said = processes.run(
+        folder, data__aux_file=larcv_file, run__aux_iterations=2, **fields
+    )
+    said += processes.run(
         folder,
         mode__name="inference",
         mode__write_predictions=True,
@@ -79,7 +68,7 @@ def record(finished):
 def test_every_mode_ends_with_a_page(finished, tmp_path):
     folder, said = finished
     assert said.count(f"Report page: {folder}/report.html") == 2
-    said = command(tmp_path / "io", mode__name="iotest")
+    said = processes.run(tmp_path / "io", mode__name="iotest")
     assert f"Report page: {tmp_path}/io/report.html" in said
     text = (tmp_path / "io/report.html").read_text()
     assert "Where the time went" in text and "<td>4</td>" in text
@@ -237,7 +226,7 @@ def test_without_predictions_the_file_is_read(finished, larcv_file, tmp_path):
 
 def test_several_runs_and_their_difference(finished, tmp_path):
     folder, _ = finished
-    command(tmp_path / "second", run__seed=5)
+    processes.run(tmp_path / "second", run__seed=5)
     output = tmp_path / "both.html"
     result = run(
         *("ctjax", "report", folder, tmp_path / "second", "--output", output),
