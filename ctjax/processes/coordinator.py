@@ -20,7 +20,7 @@ class DistributedError(UserError):
     """Processes that cannot work together; the message names the rank."""
 
 
-def _coordinator_address(launch: Launch, environ: Mapping[str, str]) -> str:
+def find_address(launch: Launch, environ: Mapping[str, str]) -> str:
     """Host and port at which the first process listens."""
     port = environ.get("JAX_COORDINATOR_PORT")
     address = environ.get("JAX_COORDINATOR_ADDRESS")
@@ -92,7 +92,7 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _bypass_proxies(host: str) -> None:
+def bypass_proxies(host: str) -> None:
     """Keeps the runtime's connections off a web proxy, which would let them hang."""
     for name in ("no_proxy", "no_grpc_proxy"):
         hosts = [h for h in os.environ.get(name, "").split(",") if h]

@@ -19,8 +19,8 @@ from ctjax.config.fields import ComputeMode, Config, ModeName
 from ctjax.processes import liveness
 from ctjax.processes.coordinator import (
     DistributedError,
-    _bypass_proxies,
-    _coordinator_address,
+    bypass_proxies,
+    find_address,
 )
 from ctjax.processes.launchers import Launch, local_device_ids
 
@@ -66,12 +66,12 @@ def start(config: Config, launch: Launch | None) -> Processes:
     """
     if launch is None or launch.count == 1:
         return SINGLE_PROCESS
-    address = _coordinator_address(launch, os.environ)
+    address = find_address(launch, os.environ)
     # Before jax is imported, and so run after what jax does at the end.
     atexit.register(liveness.join)
     import jax  # late: an IO test of one process needs none
 
-    _bypass_proxies(address.rpartition(":")[0])
+    bypass_proxies(address.rpartition(":")[0])
     # The service would catch SIGTERM, by which launchers end what is left of a job.
     jax.config.update("jax_enable_preemption_service", False)
     jax.config.update("jax_check_proxy_envs", False)

@@ -21,11 +21,12 @@ from ctjax.config.fields import Config, Densify, ModeName
 from ctjax.data import order
 from ctjax.learning import metrics
 from ctjax.outputs import log
+from ctjax.processes import launchers
 from ctjax.processes.join import SINGLE_PROCESS, Processes
 from ctjax.runs import inference, parts, train
 from ctjax.simulation.benchmark_sets import BENCHMARK_SETS, BenchmarkFile
 from ctjax.simulation.parameters import GENERATOR_VERSION, SimulationParameters
-from ctjax.simulation.production import usable_cpus, write_events
+from ctjax.simulation.production import write_events
 from ctjax.simulation.progress import Progress
 
 logger = logging.getLogger("ctjax")
@@ -93,7 +94,7 @@ def _simulated(file: BenchmarkFile) -> str:
             SimulationParameters(),
             file.seed,
             file.events,
-            workers=usable_cpus(),
+            workers=launchers.usable_cpus(),
             report=Progress(name, file.events),
         )
     except FileExistsError:

@@ -26,13 +26,6 @@ LARGEST_NUMBER = 2**62
 _simulators: dict[SimulationParameters, Simulator] = {}
 
 
-def usable_cpus() -> int:
-    """CPUs this process may use, which can be fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def write_events(
     path: str | os.PathLike,
     parameters: SimulationParameters,

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 
 from ctjax.data.larcv.errors import Place, as_larcv_error
-from ctjax.data.larcv.filters import _filter_codes, _unshuffle, inflate
+from ctjax.data.larcv.filters import filter_codes, unshuffle, inflate
 
 try:
     import deflate
@@ -78,7 +78,7 @@ class RowReader:
             return
         if self._chunk_bytes > MAX_CHUNK_BYTES:
             place.fail(f"chunks of {self._chunk_bytes} bytes", "smaller ones")
-        self._filters = filters = _filter_codes(dataset)
+        self._filters = filters = filter_codes(dataset)
         deflate, shuffle = h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE
         self._deflated = deflate in filters
         self._shuffled = shuffle in filters
@@ -266,7 +266,7 @@ class RowReader:
                 data = inflate(data, size)
             self._check_size(len(data), place)
             if self._shuffled:
-                data = _unshuffle(data, self.dtype.itemsize)
+                data = unshuffle(data, self.dtype.itemsize)
             start, stop = stop, stop + size
             target[start:stop] = data
         return np.frombuffer(target[:stop], self.dtype)

@@ -44,7 +44,7 @@ def deflated(data: np.ndarray, level: int) -> bytes:
     return bytes(deflate.zlib_compress(data, level + 1))
 
 
-def _filter_codes(dataset: h5py.Dataset) -> list[int]:
+def filter_codes(dataset: h5py.Dataset) -> list[int]:
     """The dataset's filters in the order in which they are applied on writing."""
     properties = dataset.id.get_create_plist()
     return [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
@@ -60,7 +60,7 @@ def shuffle(data: np.ndarray, itemsize: int) -> np.ndarray:
     return np.ascontiguousarray(data.reshape(-1, itemsize).T).reshape(-1)
 
 
-def _unshuffle(data: bytes | bytearray | memoryview, itemsize: int) -> memoryview:
+def unshuffle(data: bytes | bytearray | memoryview, itemsize: int) -> memoryview:
     """Undoes `shuffle`."""
     rows = np.frombuffer(data, np.uint8).reshape(itemsize, -1).T
     return np.ascontiguousarray(rows).reshape(-1).data
