@@ -1,1 +1,1 @@
-"""The processes of a run: found, joined, watched, ended."""
+"""Finds, joins, watches and ends the processes of a run."""

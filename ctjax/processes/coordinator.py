@@ -21,7 +21,7 @@ class DistributedError(UserError):
 
 
 def find_address(launch: Launch, environ: Mapping[str, str]) -> str:
-    """Host and port at which the first process listens."""
+    """Returns the host and port at which the first process listens."""
     port = environ.get("JAX_COORDINATOR_PORT")
     address = environ.get("JAX_COORDINATOR_ADDRESS")
     if address:
@@ -65,7 +65,7 @@ def _address_by_mpi(launch: Launch, port: str | None) -> str:
 
 
 def _own_address() -> str:
-    """An address by which other hosts reach this one, a number: names may not be known.
+    """Returns a numeric address of this host: others may not know its name.
 
     Distributions let the host's own name stand for a loopback address.
     """

@@ -32,7 +32,7 @@ heartbeats, which come at half of this: the abort may come after 45 s of silence
 
 @dataclasses.dataclass(frozen=True)
 class Processes:
-    """This process among those of a run.
+    """Says which of the processes of a run this one is.
 
     Attributes:
       index: its number, from 0; the first one writes what a run leaves behind.
@@ -44,7 +44,7 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes log, tables and summaries."""
+        """Tells whether this process writes log, tables and summaries."""
         return self.index == 0
 
 

@@ -14,7 +14,7 @@ from ctjax.base.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class Launch:
-    """What a launcher tells a process about itself.
+    """Holds what a launcher tells a process about itself.
 
     Attributes:
       launcher: "JAX" (an explicit coordinator), "mpirun" or "srun".

@@ -1,4 +1,4 @@
-"""What the processes of a run tell each other when one of them ends.
+"""Ends all processes of a run soon after one of them has ended, and says which.
 
 A process that is killed leaves the others in a collective operation that may never
 end, or that fails without a name. They all look into the store of jax's runtime every
@@ -207,7 +207,7 @@ def _client() -> Any:
 
 
 def _set(key: str, value: str, overwrite: bool = False) -> bool:
-    """Whether the store could be reached; the first value of a key stays by default."""
+    """Sets a key, whose first value stays by default; tells if the store answered."""
     try:
         _client().key_value_set(key, value, overwrite)
     except Exception as error:
@@ -223,7 +223,7 @@ def _get(key: str) -> str | None:
 
 
 def _get_all(folder: str) -> dict[int, str]:
-    """What each rank has left under the folder of its number."""
+    """Reads what each rank has left in a folder, under its number."""
     try:
         found = _client().key_value_dir_get(folder)
     except Exception:  # as above

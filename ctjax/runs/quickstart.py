@@ -1,4 +1,4 @@
-"""Quickstart: from nothing to a trained network beside two trivial baselines.
+"""Leads from nothing to a trained network beside two trivial baselines.
 
 Events are simulated once and kept in the user's cache; a network is trained on the one
 file and goes over the other.
@@ -79,7 +79,7 @@ def run(
 
 
 def _simulated(file: BenchmarkFile) -> str:
-    """Path of a simulated file in the user's cache, made where it is not there."""
+    """Returns a simulated file in the user's cache, which it makes where absent."""
     folder = user_cache.folder("simulated")
     name = f"v{GENERATOR_VERSION}_seed{file.seed}_{file.events}events.h5"
     path = os.path.join(folder, name)
@@ -105,7 +105,7 @@ def _simulated(file: BenchmarkFile) -> str:
 
 
 def _for_report(config: Config) -> Config:
-    """The inference over all of `data.aux_file` with the weights just trained."""
+    """Configures the inference over all of `data.aux_file` with the new weights."""
     return dataclasses.replace(
         config,
         run=dataclasses.replace(config.run, iterations=0),
@@ -117,7 +117,7 @@ def _for_report(config: Config) -> Config:
 
 
 def _baselines(config: Config) -> dict[str, dict[str, float]]:
-    """Metrics of two predictions that take no learning."""
+    """Returns the metrics of two predictions that take no learning."""
     tried = threshold_metrics(config, config.data.file, THRESHOLDS, THRESHOLD_EVENTS)
     best = THRESHOLDS[np.argmax(tried[:, metrics.METRIC_NAMES.index("Average/mIoU")])]
     stored, above = threshold_metrics(config, config.data.aux_file, [0.0, best])

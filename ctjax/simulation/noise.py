@@ -1,4 +1,4 @@
-"""Pixels that noise alone lifts over the threshold."""
+"""Draws the pixels that noise alone lifts over the threshold."""
 
 import numpy as np
 
@@ -51,7 +51,7 @@ def _singles(
     columns: tuple[int, int],
     height: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Column, row within the volume and excess of independent pixels."""
+    """Draws column, row within the volume and excess of independent pixels."""
     number = rng.poisson(mean)
     return (
         rng.integers(*columns, number),
@@ -67,7 +67,7 @@ def _bursts(
     columns: tuple[int, int],
     height: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Column, row within the volume and excess of correlated pixels."""
+    """Draws column, row within the volume and excess of correlated pixels."""
     shares = np.cumsum(parameters.run_shares)
     lengths = np.arange(1, len(shares) + 1)
     mean_length = float((np.diff(shares, prepend=0.0) * lengths).sum() / shares[-1])

@@ -1,4 +1,4 @@
-"""Many events into one file, on several processes, in the order of their numbers."""
+"""Writes many events into one file, made by several processes, in order."""
 
 import collections
 import concurrent.futures
@@ -79,7 +79,7 @@ def write_events(
 def _made_events(
     parameters: SimulationParameters, seed: int, numbers: range, workers: int
 ) -> Generator[Event, None, None]:
-    """Events in order, made here or by worker processes."""
+    """Yields events in order, made here or by worker processes."""
     tasks = (
         numbers[begin : begin + EVENTS_PER_TASK]
         for begin in range(0, len(numbers), EVENTS_PER_TASK)

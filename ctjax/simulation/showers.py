@@ -1,4 +1,4 @@
-"""Electrons and photons: one loop over generations for all of an event together."""
+"""Follows an event's electrons and photons in one loop over generations."""
 
 import numpy as np
 
@@ -75,7 +75,7 @@ def develop(
 
 
 def _nothing(particles: Particles) -> Segments:
-    """No deposit at all, from an empty batch of particles."""
+    """Returns no deposit at all, from an empty batch of particles."""
     return Segments(
         particles.position,
         particles.position,
@@ -87,7 +87,7 @@ def _nothing(particles: Particles) -> Segments:
 
 
 def _inside(box: native.Box, position: np.ndarray) -> np.ndarray:
-    """Whether positions are within a margin of the active volume."""
+    """Tells whether positions are within a margin of the active volume."""
     x, y, z = position
     return (
         (np.abs(x) < box.half_width + box.margin)
@@ -103,7 +103,7 @@ def _step(
     rng: np.random.Generator,
     electrons: Particles,
 ) -> tuple[Segments, Particles, Particles]:
-    """One straight piece of each electron: deposits, photons, what goes on."""
+    """Moves each electron a straight piece on: deposits, photons, what is left."""
     table = stopping_table(ELECTRON_MEV, parameters.density_g_cm3)
     cut, radiation = parameters.bremsstrahlung_cut_mev, parameters.radiation_length_cm
     number = len(electrons)
@@ -288,7 +288,7 @@ def _compton(
     cosine_azimuth: np.ndarray,
     sine_azimuth: np.ndarray,
 ) -> tuple[Particles, Particles]:
-    """Recoil electrons and scattered photons.
+    """Returns recoil electrons and scattered photons.
 
     The recoil is drawn evenly up to its edge: at some MeV the Klein-Nishina spectrum is
     flat but for a rise at the edge, and the recoils are a few pixels long.

@@ -45,7 +45,7 @@ def deflated(data: np.ndarray, level: int) -> bytes:
 
 
 def filter_codes(dataset: h5py.Dataset) -> list[int]:
-    """The dataset's filters in the order in which they are applied on writing."""
+    """Returns the dataset's filters in the order in which writing applies them."""
     properties = dataset.id.get_create_plist()
     return [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
 
@@ -61,6 +61,10 @@ def shuffle(data: np.ndarray, itemsize: int) -> np.ndarray:
 
 
 def unshuffle(data: bytes | bytearray | memoryview, itemsize: int) -> memoryview:
-    """Undoes `shuffle`."""
-    rows = np.frombuffer(data, np.uint8).reshape(itemsize, -1).T
-    return np.ascontiguousarray(rows).reshape(-1).data
+    """Undoes `shuffle`; HDF5 leaves the bytes after the last whole row in place."""
+    whole = len(data) // itemsize * itemsize
+    rows = np.frombuffer(data, np.uint8, whole).reshape(itemsize, -1).T
+    unshuffled = np.ascontiguousarray(rows).reshape(-1).data
+    if whole == len(data):
+        return unshuffled
+    return memoryview(bytes(unshuffled) + bytes(data[whole:]))
