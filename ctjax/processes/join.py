@@ -56,7 +56,7 @@ def start(config: Config, launch: Launch | None) -> Processes:
 
     Args:
       config: of the run, to be the same everywhere.
-      launch: see `find`.
+      launch: see `launchers.find`.
 
     Returns:
       This process among the others.
@@ -132,7 +132,7 @@ def gather(values: np.ndarray) -> np.ndarray:
 
 
 def _check_alike(config: Config) -> None:
-    """Raises DistributedError unless all processes have the same run in mind."""
+    """Raises DistributedError unless all processes have the same configuration."""
     import jax
 
     ours = {
@@ -159,6 +159,7 @@ def _check_alike(config: Config) -> None:
 
 
 def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Flattens nested sections into one dictionary by dotted names."""
     flat = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
