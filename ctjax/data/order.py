@@ -32,13 +32,13 @@ def training_entries(
     entries = np.empty(minibatch_size, np.int64)
     for epoch in np.unique(epochs).tolist():
         chosen = epochs == epoch
-        order = _permutation(num_events, seed, epoch)
+        order = permutation(num_events, seed, epoch)
         entries[chosen] = order[positions[chosen] - epoch * num_events]
     return entries
 
 
 @functools.lru_cache(maxsize=4)
-def _permutation(num_events: int, seed: int, epoch: int) -> np.ndarray:
+def permutation(num_events: int, seed: int, epoch: int) -> np.ndarray:
     """Returns a permutation, the same under every version of numpy.
 
     numpy keeps the raw numbers of a bit generator, but not `Generator.permutation`.

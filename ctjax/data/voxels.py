@@ -1,11 +1,8 @@
 """Defines the form in which events travel from a file to an image."""
 
-import logging
 from typing import NamedTuple
 
 import numpy as np
-
-logger = logging.getLogger("ctjax")
 
 
 class Voxels(NamedTuple):

@@ -62,7 +62,7 @@ def run(
             f"mode.name=quickstart: expected one process, got {processes.count}"
         )
     if not config.data.file:
-        file, aux_file = (_simulated(file) for file in BENCHMARK_SETS["quickstart"])
+        file, aux_file = map(find_or_simulate, BENCHMARK_SETS["quickstart"])
         data = dataclasses.replace(
             config.data, data_directory="", file=file, aux_file=aux_file
         )
@@ -71,14 +71,14 @@ def run(
     state = train.run(dataclasses.replace(config, mode=training))
     report = {
         f"network after {int(state.step)} steps": inference.run(_for_report(config)),
-        **_baselines(config),
+        **baselines(config),
     }
     _log_report(config, report)
     logger.info("Quickstart took %.0f seconds", time.perf_counter() - start)
     return report
 
 
-def _simulated(file: BenchmarkFile) -> str:
+def find_or_simulate(file: BenchmarkFile) -> str:
     """Returns a simulated file in the user's cache, which it makes where absent."""
     folder = user_cache.folder("simulated")
     name = f"v{GENERATOR_VERSION}_seed{file.seed}_{file.events}events.h5"
@@ -116,7 +116,7 @@ def _for_report(config: Config) -> Config:
     )
 
 
-def _baselines(config: Config) -> dict[str, dict[str, float]]:
+def baselines(config: Config) -> dict[str, dict[str, float]]:
     """Returns the metrics of two predictions that take no learning."""
     tried = threshold_metrics(config, config.data.file, THRESHOLDS, THRESHOLD_EVENTS)
     best = THRESHOLDS[np.argmax(tried[:, metrics.METRIC_NAMES.index("Average/mIoU")])]

@@ -87,10 +87,10 @@ def drift(
     )
     arguments = per_segment, pieces, of_neutrino, kicks, limits, per_tick
     points = native.drift(*arguments)
-    return Points(*(_points(*arguments) if points is None else points))
+    return Points(*(make_points(*arguments) if points is None else points))
 
 
-def _points(
+def make_points(
     per_segment: np.ndarray,
     pieces: np.ndarray,
     of_neutrino: np.ndarray,

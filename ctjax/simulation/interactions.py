@@ -103,7 +103,7 @@ def make_interaction(
         energy,
         vertex,
         time,
-        *_decay_neutral_pions(rng, np.array(codes, np.int64), particles),
+        *decay_neutral_pions(rng, np.array(codes, np.int64), particles),
     )
 
 
@@ -155,7 +155,7 @@ def _hadrons(
     return codes, [float(value) for value in kinetic], directions
 
 
-def _decay_neutral_pions(
+def decay_neutral_pions(
     rng: np.random.Generator, codes: np.ndarray, particles: Particles
 ) -> tuple[np.ndarray, Particles]:
     """Replaces each neutral pion by its two photons."""

@@ -86,10 +86,10 @@ def _bursts(
         ),
         *(runs, gap, start, column, kind, random),
     )
-    return native.spread(*arguments) or _spread(*arguments)
+    return native.spread(*arguments) or spread(*arguments)
 
 
-def _spread(
+def spread(
     gap_rows: float,
     num_rows: int,
     mean_excess: np.ndarray,

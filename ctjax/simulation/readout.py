@@ -59,7 +59,7 @@ class Readout:
         self.geometry = geometry
         self.stride = geometry.ticks_per_volume + 2 * PULSE_REACH_TICKS
         self.kernels = [pulse_kernel(parameters, p) for p in range(NUM_PLANES)]
-        self._planes = [self._plane(plane) for plane in range(NUM_PLANES)]
+        self.planes = [self._plane(plane) for plane in range(NUM_PLANES)]
 
     def image(self, rng: np.random.Generator, points: Points, plane: int) -> PlaneImage:
         """Reads out one plane.
@@ -72,7 +72,7 @@ class Readout:
         Returns:
           The stored pixels, noise included.
         """
-        constants = self._planes[plane]
+        constants = self.planes[plane]
         signal = native.signal(
             constants,
             points.tick,
@@ -83,13 +83,13 @@ class Readout:
             points.energy,
             points.is_neutrino,
         )
-        pixels, pulses, labels = signal or self._signal(points, plane)
+        pixels, pulses, labels = signal or self.make_signal(points, plane)
         wired = wired_columns(self.parameters, self.geometry, plane)
         height = self.geometry.shape[0]
         noise = noise_pixels(self.parameters, rng, plane, wired, height)
         white = rng.standard_normal(pixels.size, dtype=np.float32)
         found = pixels, pulses, white, labels, *noise
-        stored = native.store(constants, *found) or self._store(plane, *found)
+        stored = native.store(constants, *found) or self.store(plane, *found)
         return PlaneImage(*stored)
 
     def _plane(self, plane: int) -> native.Plane:
@@ -134,7 +134,7 @@ class Readout:
         """Returns false everywhere, [W * H] bool."""
         return np.zeros(math.prod(self.geometry.shape), bool)
 
-    def _signal(
+    def make_signal(
         self, points: Points, plane: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Finds the pixels within reach of charge; `native.signal` does the same.
@@ -182,7 +182,7 @@ class Readout:
         np.add.at(self.samples, slot, points.charge)
 
         height = 2 * rows
-        pixels = _with_neighbours(touched, rows)
+        pixels = with_neighbours(touched, rows)
         column, row = pixels // height, pixels % height
         upper = row >= rows
         drifted = np.where(upper, height - 1 - row, row)
@@ -218,7 +218,7 @@ class Readout:
             self.energy[touched + half] = 0.0
         return label
 
-    def _store(
+    def store(
         self,
         plane: int,
         pixels: np.ndarray,
@@ -284,7 +284,7 @@ def read_out(
     return [readout.image(rng, points, plane) for plane in range(NUM_PLANES)]
 
 
-def _with_neighbours(touched: np.ndarray, rows: int) -> np.ndarray:
+def with_neighbours(touched: np.ndarray, rows: int) -> np.ndarray:
     """Adds the rows before and after pixels in the same volume, still sorted.
 
     Args:

@@ -128,7 +128,7 @@ def _step(
         *(box, cut, electrons.data, step, flight, energy, photon, draws[3]),
         *(np.cos(polar), np.cos(azimuth), np.sin(azimuth)),
     )
-    ends, radiated, left = native.end_step(*arguments) or _end_step(*arguments)
+    ends, radiated, left = native.end_step(*arguments) or end_step(*arguments)
     segments = Segments(
         electrons.position,
         ends[:3],
@@ -140,7 +140,7 @@ def _step(
     return segments, Particles(radiated), Particles(left)
 
 
-def _end_step(
+def end_step(
     box: native.Box,
     cut: float,
     data: np.ndarray,
@@ -203,7 +203,7 @@ def _interact(
     per_cm *= parameters.density_g_cm3
     flight = rng.exponential(1.0, len(photons)) / per_cm
     flying = box, photons.data, flight, logarithm
-    data, logarithm = native.fly(*flying) or _fly(*flying)
+    data, logarithm = native.fly(*flying) or fly(*flying)
     is_pair = rng.random(logarithm.size) < np.interp(
         logarithm, LOG_PHOTON_MEV, PAIR_SHARE
     )
@@ -215,11 +215,11 @@ def _interact(
         *(ELECTRON_MEV, parameters.photon_cut_mev, data, is_pair, draws[:pairs]),
         *(draws[pairs : pairs + scattered], np.cos(azimuth), np.sin(azimuth)),
     )
-    electrons, left = native.convert(*arguments) or _convert(*arguments)
+    electrons, left = native.convert(*arguments) or convert(*arguments)
     return Particles(electrons), Particles(left)
 
 
-def _fly(
+def fly(
     box: native.Box,
     data: np.ndarray,
     flight: np.ndarray,
@@ -242,7 +242,7 @@ def _fly(
     return photons.take(inside).data, of_each[inside]
 
 
-def _convert(
+def convert(
     electron_mev: float,
     cut: float,
     data: np.ndarray,

@@ -63,7 +63,7 @@ def test_training_order_depends_on_seed_epoch_and_step_alone():
     assert orders(1) != orders(2)
     flat = np.ravel(orders(1)).tolist()
     assert flat[:50] != flat[50:]
-    order._permutation.cache_clear()
+    order.permutation.cache_clear()
     assert order.training_entries(50, 4, 1, 24).tolist() == orders(1)[24]
 
 

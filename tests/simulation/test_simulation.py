@@ -209,7 +209,7 @@ def test_cosmic_lines_go_down_with_a_cos2_zenith_angle():
 
 def test_neutral_pions_decay_into_their_energy_and_momentum():
     at = particles_of(300.0)
-    codes, made = interactions._decay_neutral_pions(
+    codes, made = interactions.decay_neutral_pions(
         np.random.default_rng(6), np.array([111]), at
     )
     assert codes.tolist() == [22, 22]
@@ -357,7 +357,7 @@ def test_neighbours_are_those_of_brute_force(touched):
         wanted |= {
             near for near in (pixel - 1, pixel + 1) if near // rows == pixel // rows
         }
-    found = readout._with_neighbours(np.array(sorted(touched), np.int64), rows)
+    found = readout.with_neighbours(np.array(sorted(touched), np.int64), rows)
     assert found.tolist() == sorted(wanted)
 
 
