@@ -13,10 +13,11 @@ import sys
 from collections.abc import Sequence
 
 from ctjax.commands import command_line
+from ctjax.processes import launchers
 from ctjax.simulation.benchmark_sets import BENCHMARK_SETS, BenchmarkFile
 from ctjax.simulation.content_checksum import content_checksum
 from ctjax.simulation.parameters import GENERATOR_VERSION, SimulationParameters
-from ctjax.simulation.production import usable_cpus, write_events
+from ctjax.simulation.production import write_events
 from ctjax.simulation.progress import Progress
 
 
@@ -61,7 +62,10 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--first_event", type=int, help="number of the first event")
     parser.add_argument("--shape", type=_shape, help="rows,columns; default 1280,2048")
     parser.add_argument(
-        "--workers", type=int, default=usable_cpus(), help="processes (default: CPUs)"
+        "--workers",
+        type=int,
+        default=launchers.usable_cpus(),
+        help="processes (default: CPUs)",
     )
     options = parser.parse_args(arguments)
     if options.checksum is None and options.output is None:

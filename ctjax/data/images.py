@@ -1,4 +1,4 @@
-"""Sparse voxels to dense images, written and cleared.
+"""Writes sparse voxels into dense images, and clears them again.
 
 Pixels are counted flat over an event's image [P, H, W], so that one assignment fills
 all planes.

@@ -1,8 +1,8 @@
-"""The loops of native.c, where the installation could build them.
+"""Calls the loops of native.c, where the installation could build them.
 
-Each takes usual events only and gives None for others; larcv_file.py and images.py
-have the same in numpy for these, and for installations without a compiler. Both give
-the same bits.
+Each takes usual events only and gives None for others; larcv/file.py, pooling.py and
+images.py have the same in numpy for these, and for installations without a compiler.
+Both give the same bits.
 """
 
 import ctypes
@@ -43,7 +43,7 @@ routines = _load()
 
 
 def language() -> str:
-    """What the loops are written in, for logs: "C" or "numpy"."""
+    """Returns what the loops are written in, "C" or "numpy", for logs."""
     return "numpy" if routines is None else "C"
 
 
@@ -199,7 +199,7 @@ def clear(
 
 
 def _spans(planes: tuple[slice, ...], length: int) -> np.ndarray:
-    """The planes as C takes them, [P, 2] int64.
+    """Converts the planes to what C takes, [P, 2] int64.
 
     Raises:
       ValueError: for planes that are not those of a list of this length.

@@ -1,4 +1,4 @@
-"""In which order events are read: pure functions of counts, seed and step."""
+"""Orders events for reading: pure functions of counts, seed and step."""
 
 import functools
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ PADDING = -1
 def training_entries(
     num_events: int, minibatch_size: int, seed: int, step: int
 ) -> np.ndarray:
-    """Entries of one training minibatch; every event exactly once an epoch.
+    """Returns one training minibatch's entries; every event comes once an epoch.
 
     Minibatches run over one permutation after another, so that one may straddle two
     epochs and nothing is dropped. Any step is found without the steps before it.
@@ -32,14 +32,14 @@ def training_entries(
     entries = np.empty(minibatch_size, np.int64)
     for epoch in np.unique(epochs).tolist():
         chosen = epochs == epoch
-        order = _permutation(num_events, seed, epoch)
+        order = permutation(num_events, seed, epoch)
         entries[chosen] = order[positions[chosen] - epoch * num_events]
     return entries
 
 
 @functools.lru_cache(maxsize=4)
-def _permutation(num_events: int, seed: int, epoch: int) -> np.ndarray:
-    """A permutation, the same under every version of numpy.
+def permutation(num_events: int, seed: int, epoch: int) -> np.ndarray:
+    """Returns a permutation, the same under every version of numpy.
 
     numpy keeps the raw numbers of a bit generator, but not `Generator.permutation`.
     """
@@ -77,7 +77,7 @@ def local_entries(
 def sequential_entries(
     num_events: int, minibatch_size: int, start_index: int = 0
 ) -> Iterator[np.ndarray]:
-    """Entries in the file's order, each once.
+    """Yields the entries in the file's order, each once.
 
     Args:
       num_events: of the data set.
@@ -95,7 +95,7 @@ def sequential_entries(
 def wrapped_entries(
     num_events: int, minibatch_size: int, start_index: int = 0
 ) -> Iterator[np.ndarray]:
-    """Entries in the file's order, beginning again at its end, without end.
+    """Yields entries in the file's order, starting over at its end, for ever.
 
     Args:
       num_events: of the data set.

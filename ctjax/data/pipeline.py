@@ -1,4 +1,4 @@
-"""Minibatches of host arrays, read ahead on threads.
+"""Reads minibatches of host arrays ahead of their use, on threads.
 
 Events go to a pool of threads one by one, so that all threads work on the minibatch
 that is needed next. Memory is bounded: `prefetch` minibatches are ahead of the
@@ -89,7 +89,7 @@ class MinibatchReader:
         return self
 
     def __next__(self) -> Minibatch:
-        """The next minibatch; see `minibatches`."""
+        """Returns the next minibatch; see `minibatches`."""
         if self._closed:
             raise StopIteration
         self._read_ahead(max(1, self._prefetch))
@@ -240,8 +240,8 @@ def minibatches(
       `mask` [B] float32 (1 for an event, 0 for an empty place) and either
       `image` [B, P, h, w] float32 and `label` [B, P, h, w] uint8 (zeros where the
       file has none), or `ids` [B, P, V] int32, `values` [B, P, V] float32 and
-      `labels` [B, P, V] uint8 as `ctjax.densify` takes them. An error of a thread is
-      raised once, by the `next` of its minibatch; the reader is closed then.
+      `labels` [B, P, V] uint8 as `learning.dense_images` takes them. An error of a
+      thread is raised once, by the `next` of its minibatch; the reader is closed then.
     """
     return MinibatchReader(
         source,

@@ -1,4 +1,4 @@
-"""Events pooled in their sparse form, which makes them smaller at once."""
+"""Pools events in their sparse form, which makes them smaller at once."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from ctjax.data.voxels import Voxels
 
 
 def pooled_shape(image_shape: tuple[int, int], downsample: int) -> tuple[int, int]:
-    """Rows and columns after pooling by 2^downsample.
+    """Returns the rows and columns after pooling by 2^downsample.
 
     Args:
       image_shape: rows and columns as stored.
@@ -77,7 +77,7 @@ def _pool(
 
 
 def _pool_in_numpy(ids, planes, charges, classes, image_shape, downsample):
-    """The same as native.pool, for ids in any order."""
+    """Does the same as native.pool, for ids in any order."""
     rows, columns = pooled_shape(image_shape, downsample)
     column = ids // np.int32(image_shape[0])
     row = ids - column * np.int32(image_shape[0])

@@ -1,4 +1,4 @@
-"""Where events come from: larcv3 files as one data set, or made ones."""
+"""Reads larcv3 files as one data set, or synthetic events in their place."""
 
 import glob
 import logging
@@ -19,13 +19,13 @@ from ctjax.data.voxels import Voxels
 logger = logging.getLogger("ctjax")
 
 SYNTHETIC_EVENTS = 1024
-"""Made events repeat after so many; making them costs no file, only time."""
+"""Synthetic events repeat after so many."""
 
 GLOB_CHARACTERS = "*?["
 
 
 class Source(Protocol):
-    """Sparse events by entry; `read_voxels` may be called from several threads.
+    """Gives sparse events by entry; `read_voxels` may be called from several threads.
 
     Attributes:
       num_events: N.
@@ -40,11 +40,11 @@ class Source(Protocol):
     max_voxels: int
 
     def read_voxels(self, entry: int) -> tuple[Voxels, Voxels | None]:
-        """Charges and classes of an event."""
+        """Reads charges and classes of an event."""
         ...
 
     def event_id(self, entry: int) -> np.ndarray:
-        """[3] int64: run, subrun, event."""
+        """Returns run, subrun and event, [3] int64."""
         ...
 
     def close(self) -> None:
@@ -53,7 +53,7 @@ class Source(Protocol):
 
 
 class LarcvFiles:
-    """Several larcv3 files as one data set, in the order given."""
+    """Joins several larcv3 files into one data set, in the order given."""
 
     def __init__(self, paths: Sequence[str], **options: bool):
         """Opens all files, with the options of LarcvFile, and compares them.
@@ -76,12 +76,12 @@ class LarcvFiles:
         self.max_voxels = max(file.max_voxels for file in self._files)
 
     def read_voxels(self, entry: int) -> tuple[Voxels, Voxels | None]:
-        """Charges and classes of an event; raises LarcvFileError."""
+        """Reads charges and classes of an event; raises LarcvFileError."""
         file, local = self._find(entry)
         return file.read_event(local)
 
     def event_id(self, entry: int) -> np.ndarray:
-        """[3] int64: run, subrun, event."""
+        """Returns run, subrun and event, [3] int64."""
         file, local = self._find(entry)
         return file.event_ids[local]
 
@@ -106,14 +106,9 @@ class LarcvFiles:
                     f"{_by(first.image_shape)} as in {first.path}"
                 )
             if file.has_label != first.has_label:
-                found, expected = (
-                    ("labels", "none")
-                    if file.has_label
-                    else (
-                        "no labels",
-                        "labels",
-                    )
-                )
+                found, expected = "no labels", "labels"
+                if file.has_label:
+                    found, expected = "labels", "none"
                 raise LarcvFileError(
                     f"{file.path}: found {found}, expected {expected} as in "
                     f"{first.path}"
@@ -121,7 +116,7 @@ class LarcvFiles:
 
 
 class SyntheticEvents:
-    """Made events under the interface of files."""
+    """Gives synthetic events the interface of files."""
 
     has_label = True
 
@@ -134,19 +129,19 @@ class SyntheticEvents:
         self._seed = seed
 
     def read_voxels(self, entry: int) -> tuple[Voxels, Voxels]:
-        """Charges and classes of an event."""
+        """Reads charges and classes of an event."""
         return synthetic.make_event(self._seed, entry, self.stored_shape)
 
     def event_id(self, entry: int) -> np.ndarray:
-        """[3] int64: run 0, subrun 0, and the entry."""
+        """Returns run 0, subrun 0 and the entry, [3] int64."""
         return np.array([0, 0, entry], np.int64)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Does nothing: nothing is open."""
 
 
 class EventSource:
-    """Pooled dense or sparse events of a source; the form the pipeline takes.
+    """Pools the events of a source and gives them dense or sparse, for the pipeline.
 
     Attributes:
       num_events: N.
@@ -178,7 +173,7 @@ class EventSource:
         self.close()
 
     def event_id(self, entry: int) -> np.ndarray:
-        """[3] int64: run, subrun, event; all -1 where the file never set them."""
+        """Returns run, subrun and event, [3] int64; all -1 where never set."""
         return self._source.event_id(entry)
 
     def read(
@@ -200,7 +195,7 @@ class EventSource:
         return images.fill(image_out, label_out, *self._read_pooled(entry))
 
     def read_sparse(self, entry: int) -> list[SparsePlane]:
-        """The sparse form of one event; may be called from several threads.
+        """Reads the sparse form of one event; may be called from several threads.
 
         Raises:
           LarcvFileError: where the event cannot be read.
@@ -233,10 +228,10 @@ def open_source(
     Args:
       file: path or glob pattern, or several; read as one data set.
       downsample: pooling by 2^d on each side.
-      synthetic: made events; `file` is not looked at.
-      seed: of made events.
-      image_shape: rows and columns of made events, before pooling.
-      num_events: number of different made events.
+      synthetic: makes synthetic events; `file` is not looked at.
+      seed: of synthetic events.
+      image_shape: rows and columns of synthetic events, before pooling.
+      num_events: number of different synthetic events.
       require_label: see LarcvFile; to be set for training.
       strict: see LarcvFile.
       raw_chunks: see LarcvFile.
@@ -263,7 +258,7 @@ def open_source(
 
 
 def find_files(patterns: Sequence[str | os.PathLike]) -> list[str]:
-    """Paths that the patterns stand for; those of one pattern in sorted order.
+    """Finds the paths that match the patterns; those of one pattern are sorted.
 
     Args:
       patterns: paths, or glob patterns where no file has that very name.

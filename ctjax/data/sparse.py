@@ -1,4 +1,4 @@
-"""The sparse form of an event, for dense images made on the device.
+"""Brings an event into the sparse form of which a device makes dense images.
 
 Per plane one ascending list of pixels with the charge and the class of each, so that
 the device only has to write each value to its own place.
@@ -12,7 +12,7 @@ from ctjax.data.voxels import Voxels
 
 
 class SparsePlane(NamedTuple):
-    """Pixels of one plane that hold anything.
+    """Holds the pixels of one plane that are not zero.
 
     Attributes:
       ids: [V] int32, ascending, unique: `column * h + row` of the pooled image.
@@ -53,14 +53,14 @@ def sparse_planes(image: Voxels, label: Voxels | None) -> list[SparsePlane]:
 
 
 def _spread(values: np.ndarray, ids: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """Values at their ids among more, zero elsewhere."""
+    """Places values at their ids among others, which get zero."""
     spread = np.zeros(len(among), values.dtype)
     spread[np.searchsorted(among, ids)] = values
     return spread
 
 
 def capacity_for(count: int) -> int:
-    """The next of 1024, 1536, 2048, 3072, 4096, ... places.
+    """Rounds up to the next of 1024, 1536, 2048, 3072, 4096, ... places.
 
     Few sizes mean few compilations on the device; half steps waste less than whole
     powers of two.

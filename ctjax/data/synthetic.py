@@ -1,4 +1,4 @@
-"""Random events of the same form as stored ones, without a file.
+"""Makes random events of the same form as stored ones.
 
 Straight tracks of cosmic and neutrino charge on a thin background: enough structure
 and the right share of active pixels for tests and throughput, nothing physical.
@@ -56,7 +56,7 @@ def make_event(
 def _draw_pixels(
     random: np.random.Generator, which: int, count: int, image_shape: tuple[int, int]
 ) -> np.ndarray:
-    """Ids of `count` pixels, scattered for background, on lines for the others."""
+    """Draws ids of `count` pixels: scattered for background, on lines otherwise."""
     num_rows, num_columns = image_shape
     if which == BACKGROUND:
         return random.integers(0, num_rows * num_columns, count)

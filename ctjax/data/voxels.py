@@ -1,15 +1,12 @@
-"""The form in which events travel from a file to an image."""
+"""Defines the form in which events travel from a file to an image."""
 
-import logging
 from typing import NamedTuple
 
 import numpy as np
 
-logger = logging.getLogger("ctjax")
-
 
 class Voxels(NamedTuple):
-    """Stored voxels of one event of one product, in the file's order.
+    """Holds the stored voxels of one event and product, in the file's order.
 
     Attributes:
       ids: [V] int32, `column * H + row`: the file has wires first.

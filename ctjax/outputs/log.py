@@ -23,13 +23,12 @@ def start_logging(output_dir: str, process: int = 0) -> None:
         terminal.
     """
     stop_logging()
-    logging.raiseExceptions = False  # a full disk is told by what matters more
     formatter = logging.Formatter(LOG_FORMAT)
     handlers: list[logging.Handler] = [_StdoutHandler()]
     if process == 0:
         os.makedirs(output_dir, exist_ok=True)
         path = os.path.join(output_dir, "process.log")
-        handlers.append(logging.FileHandler(path))
+        handlers.append(_ProcessLogHandler(path))
     else:
         formatter = logging.Formatter(f"rank {process}: {LOG_FORMAT}")
         handlers[0].setLevel(logging.WARNING)
@@ -40,6 +39,13 @@ def start_logging(output_dir: str, process: int = 0) -> None:
     logger.propagate = False
 
 
+class _ProcessLogHandler(logging.FileHandler):
+    """Writes to the file, and drops what does not fit on its disk."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Says nothing: of a full disk, what matters more tells."""
+
+
 class _StdoutHandler(logging.StreamHandler):
     """Writes to what sys.stdout is now: a bar of progress takes its place."""
 
@@ -47,6 +53,9 @@ class _StdoutHandler(logging.StreamHandler):
         """Writes a line."""
         self.stream = sys.stdout
         super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Says nothing: whoever reads the terminal may be gone."""
 
 
 def stop_logging() -> None:

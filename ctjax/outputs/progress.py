@@ -2,11 +2,10 @@
 
 import contextlib
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterator
 
-from ctjax.processes.launchers import LAUNCHED_VARIABLES
+from ctjax.processes import launchers
 
 logger = logging.getLogger("ctjax")
 
@@ -28,8 +27,8 @@ def progress(
     Yields:
       A function to be called with the number of steps done.
     """
-    is_launched = any(name in os.environ for name in LAUNCHED_VARIABLES)
-    if is_launched or not sys.stdout.isatty():
+    # Some launchers give each rank what looks like a terminal.
+    if launchers.is_launched() or not sys.stdout.isatty():
         yield lambda now_done: None
         return
     from rich import console, progress  # not for those who see no bar

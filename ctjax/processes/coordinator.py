@@ -20,8 +20,17 @@ class DistributedError(UserError):
     """Processes that cannot work together; the message names the rank."""
 
 
-def _coordinator_address(launch: Launch, environ: Mapping[str, str]) -> str:
-    """Host and port at which the first process listens."""
+def find_address(launch: Launch, environ: Mapping[str, str]) -> str:
+    """Returns the host and port at which the first process listens.
+
+    Args:
+      launch: of this process.
+      environ: environment variables.
+
+    Raises:
+      ConfigError: the variables do not say where to meet.
+      DistributedError: mpi4py is missing, or belongs to another MPI than mpirun.
+    """
     port = environ.get("JAX_COORDINATOR_PORT")
     address = environ.get("JAX_COORDINATOR_ADDRESS")
     if address:
@@ -42,6 +51,7 @@ def _coordinator_address(launch: Launch, environ: Mapping[str, str]) -> str:
 
 
 def _address_by_mpi(launch: Launch, port: str | None) -> str:
+    """Lets the first process choose the address, and tell it to the others by MPI."""
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
@@ -65,7 +75,7 @@ def _address_by_mpi(launch: Launch, port: str | None) -> str:
 
 
 def _own_address() -> str:
-    """An address by which other hosts reach this one, a number: names may not be known.
+    """Returns a numeric address of this host: others may not know its name.
 
     Distributions let the host's own name stand for a loopback address.
     """
@@ -87,13 +97,18 @@ def _own_address() -> str:
 
 
 def _free_port() -> int:
+    """Asks the system for a port that nobody uses."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.bind(("", 0))
         return probe.getsockname()[1]
 
 
-def _bypass_proxies(host: str) -> None:
-    """Keeps the runtime's connections off a web proxy, which would let them hang."""
+def bypass_proxies(host: str) -> None:
+    """Keeps the runtime's connections to a host off web proxies, where they would hang.
+
+    Args:
+      host: name or address, added to the environment's `no_proxy` and `no_grpc_proxy`.
+    """
     for name in ("no_proxy", "no_grpc_proxy"):
         hosts = [h for h in os.environ.get(name, "").split(",") if h]
         os.environ[name] = ",".join([*hosts, host])

@@ -19,8 +19,8 @@ from ctjax.config.fields import ComputeMode, Config, ModeName
 from ctjax.processes import liveness
 from ctjax.processes.coordinator import (
     DistributedError,
-    _bypass_proxies,
-    _coordinator_address,
+    bypass_proxies,
+    find_address,
 )
 from ctjax.processes.launchers import Launch, local_device_ids
 
@@ -32,7 +32,7 @@ heartbeats, which come at half of this: the abort may come after 45 s of silence
 
 @dataclasses.dataclass(frozen=True)
 class Processes:
-    """This process among those of a run.
+    """Says which of the processes of a run this one is.
 
     Attributes:
       index: its number, from 0; the first one writes what a run leaves behind.
@@ -44,7 +44,7 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes log, tables and summaries."""
+        """Tells whether this process writes log, tables and summaries."""
         return self.index == 0
 
 
@@ -56,7 +56,7 @@ def start(config: Config, launch: Launch | None) -> Processes:
 
     Args:
       config: of the run, to be the same everywhere.
-      launch: see `find`.
+      launch: see `launchers.find`.
 
     Returns:
       This process among the others.
@@ -66,12 +66,12 @@ def start(config: Config, launch: Launch | None) -> Processes:
     """
     if launch is None or launch.count == 1:
         return SINGLE_PROCESS
-    address = _coordinator_address(launch, os.environ)
+    address = find_address(launch, os.environ)
     # Before jax is imported, and so run after what jax does at the end.
     atexit.register(liveness.join)
     import jax  # late: an IO test of one process needs none
 
-    _bypass_proxies(address.rpartition(":")[0])
+    bypass_proxies(address.rpartition(":")[0])
     # The service would catch SIGTERM, by which launchers end what is left of a job.
     jax.config.update("jax_enable_preemption_service", False)
     jax.config.update("jax_check_proxy_envs", False)
@@ -132,7 +132,7 @@ def gather(values: np.ndarray) -> np.ndarray:
 
 
 def _check_alike(config: Config) -> None:
-    """Raises DistributedError unless all processes have the same run in mind."""
+    """Raises DistributedError unless all processes have the same configuration."""
     import jax
 
     ours = {
@@ -159,6 +159,7 @@ def _check_alike(config: Config) -> None:
 
 
 def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Flattens nested sections into one dictionary by dotted names."""
     flat = {}
     for name, value in values.items():
         if isinstance(value, Mapping):

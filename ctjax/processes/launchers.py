@@ -1,20 +1,20 @@
-"""Reads what launchers tell a process, and which CPUs are its own.
+"""Reads what launchers tell a process, and counts the CPUs that it may use.
 
 No other module knows a launcher's variables.
 """
 
 import dataclasses
-import logging
 import os
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from ctjax.base.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
 class Launch:
-    """What a launcher tells a process about itself.
+    """Holds what a launcher tells a process about itself.
 
     Attributes:
       launcher: "JAX" (an explicit coordinator), "mpirun" or "srun".
@@ -31,47 +31,82 @@ class Launch:
     local_count: int
 
 
-_VARIABLES = (
-    # launcher, rank, size, local rank, local size. An MPI inside of a Slurm allocation
-    # sees the variables of both, and those of MPI are right.
-    (
+class Launcher(NamedTuple):
+    """Names the environment variables through which a launcher describes a process.
+
+    Attributes:
+      name: as in `Launch`.
+      rank: of the process in the run.
+      size: number of processes of the run; empty where no variable says it.
+      local_rank: of the process on its host; the first variable that is set counts.
+      local_size: number of processes on its host, likewise.
+    """
+
+    name: str
+    rank: str
+    size: str
+    local_rank: tuple[str, ...] = ()
+    local_size: tuple[str, ...] = ()
+
+
+LAUNCHERS = (
+    Launcher(
         "JAX",
         "JAX_PROCESS_ID",
         "JAX_NUM_PROCESSES",
-        "JAX_LOCAL_PROCESS_ID",
-        "JAX_NUM_LOCAL_PROCESSES",
+        ("JAX_LOCAL_PROCESS_ID",),
+        ("JAX_NUM_LOCAL_PROCESSES",),
     ),
-    (
-        "mpirun",  # Open MPI
+    Launcher(  # Open MPI
+        "mpirun",
         "OMPI_COMM_WORLD_RANK",
         "OMPI_COMM_WORLD_SIZE",
-        "OMPI_COMM_WORLD_LOCAL_RANK",
-        "OMPI_COMM_WORLD_LOCAL_SIZE",
+        ("OMPI_COMM_WORLD_LOCAL_RANK",),
+        ("OMPI_COMM_WORLD_LOCAL_SIZE",),
     ),
-    (
-        "mpirun",  # HPE Cray's PALS, which has no size of its own
+    Launcher(  # MVAPICH2
+        "mpirun",
+        "MV2_COMM_WORLD_RANK",
+        "MV2_COMM_WORLD_SIZE",
+        ("MV2_COMM_WORLD_LOCAL_RANK",),
+        ("MV2_COMM_WORLD_LOCAL_SIZE",),
+    ),
+    Launcher(  # HPE Cray's PALS, which sets no size of its own
+        "mpirun",
         "PALS_RANKID",
         "PMI_SIZE",
-        "PALS_LOCAL_RANKID",
-        "PALS_LOCAL_SIZE",
+        ("PALS_LOCAL_RANKID",),
+        ("PALS_LOCAL_SIZE",),
     ),
-    (
-        "mpirun",  # MPICH, Intel MPI
+    Launcher(
+        # PMI says nothing about the host: MPICH's and Intel MPI's Hydra add the first
+        # pair, Cray's PMI the second, and under `srun --mpi=pmi2` there is Slurm's.
+        "mpirun",
         "PMI_RANK",
         "PMI_SIZE",
-        "MPI_LOCALRANKID",
-        "MPI_LOCALNRANKS",
+        ("MPI_LOCALRANKID", "PMI_LOCAL_RANK", "SLURM_LOCALID"),
+        ("MPI_LOCALNRANKS", "PMI_LOCAL_SIZE", "SLURM_STEP_TASKS_PER_NODE"),
     ),
-    (
-        # Of the step, not of the job: a batch script itself has SLURM_PROCID and
-        # SLURM_NTASKS too, but is no process of a run.
+    Launcher(
+        # The variables of a step: a batch script has SLURM_PROCID and SLURM_NTASKS
+        # too, but is not a process of a run.
         "srun",
         "SLURM_PROCID",
         "SLURM_STEP_NUM_TASKS",
-        "SLURM_LOCALID",
-        "SLURM_STEP_TASKS_PER_NODE",
+        ("SLURM_LOCALID",),
+        ("SLURM_STEP_TASKS_PER_NODE",),
     ),
+    # PMIx, which tells the size through its library only. Open MPI's mpirun and
+    # `srun --mpi=pmix` set it beside their own variables, PRRTE's prun sets it alone.
+    Launcher("mpirun", "PMIX_RANK", ""),
 )
+"""In order of precedence: an MPI inside a Slurm allocation sees the variables of both,
+and those of the MPI are right.
+
+Sources: Open MPI 5.0, "Environment variables set for MPI applications"; the user guide
+of MVAPICH2; the manual pages of PALS' mpiexec and of Slurm's srun, "Output environment
+variables"; for PRRTE, that PMIx has no variable but the rank's.
+"""
 
 
 def find(environ: Mapping[str, str]) -> Launch | None:
@@ -81,31 +116,84 @@ def find(environ: Mapping[str, str]) -> Launch | None:
       environ: environment variables.
 
     Returns:
-      What the launcher says, or None for a process of its own.
+      What the launcher says, or None for a process on its own.
 
     Raises:
-      ConfigError: the variables contradict each other.
+      ConfigError: the variables contradict each other, or do not say how many
+        processes there are.
     """
-    for launcher, *names in _VARIABLES:
-        # SLURM_STEP_TASKS_PER_NODE reads "4(x2),3"; hosts of one run are alike.
-        numbers = [re.match(r"\d+", environ.get(name, "")) for name in names]
-        if numbers[0] is None or numbers[1] is None:
+    for launcher in LAUNCHERS:
+        launch = _read(launcher, environ)
+        if launch is None:
             continue
-        index, count, local_index, local_count = (
-            int(number[0]) if number else default
-            for number, default in zip(numbers, (0, 1, 0, 1), strict=True)
-        )
-        if not 0 <= index < count:
+        if not 0 <= launch.index < launch.count:
             raise ConfigError(
-                f"{names[0]}={index}: expected less than {names[1]}={count}"
+                f"{launcher.rank}={launch.index}: expected less than "
+                f"{launcher.size}={launch.count}"
             )
-        return Launch(launcher, index, count, local_index, local_count)
+        return launch
+    for launcher in LAUNCHERS:
+        # Each process would take itself for the only one.
+        if not launcher.size and launcher.rank in environ:
+            raise ConfigError(
+                f"{launcher.rank} is set, but not the number of processes: expected "
+                "mpirun, srun, or JAX_PROCESS_ID, JAX_NUM_PROCESSES and "
+                "JAX_COORDINATOR_ADDRESS"
+            )
     if "JAX_COORDINATOR_ADDRESS" in environ:
         raise ConfigError(
             "JAX_COORDINATOR_ADDRESS is set, but not the number of this process: "
             "expected JAX_PROCESS_ID and JAX_NUM_PROCESSES, or a launcher's variables"
         )
     return None
+
+
+def is_launched(environ: Mapping[str, str] = os.environ) -> bool:
+    """Tells whether a launcher has set a rank, be it that of a batch script.
+
+    Args:
+      environ: environment variables.
+    """
+    return any(launcher.rank in environ for launcher in LAUNCHERS)
+
+
+def local_processes(environ: Mapping[str, str] = os.environ) -> int:
+    """Counts the processes of this run on this host, 1 where no launcher says it.
+
+    Args:
+      environ: environment variables.
+    """
+    launches = (_read(launcher, environ) for launcher in LAUNCHERS)
+    return next((launch.local_count for launch in launches if launch), 1)
+
+
+def usable_cpus() -> int:
+    """Counts the CPUs this process may use, which can be fewer than the host has.
+
+    They are those of its affinity mask, as XLA counts them, or all where the system
+    has no such mask (macOS). A cgroup's quota limits time, not CPUs, and is not looked
+    at.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def default_io_threads(environ: Mapping[str, str] = os.environ) -> int:
+    """Shares the usable CPUs between the processes of this host.
+
+    Args:
+      environ: environment variables.
+
+    Returns:
+      Number of threads, >= 1.
+    """
+    usable = usable_cpus()
+    processes = local_processes(environ)
+    # Launchers that bind each rank to CPUs of its own have shared them out already.
+    if usable * processes <= (os.cpu_count() or 1):
+        return usable
+    return max(1, usable // processes)
 
 
 def local_device_ids(launch: Launch, environ: Mapping[str, str]) -> list[int] | None:
@@ -136,56 +224,24 @@ def first_host(nodelist: str) -> str:
     return match[1] + (match[2] or "")
 
 
-logger = logging.getLogger("ctjax")
+def _read(launcher: Launcher, environ: Mapping[str, str]) -> Launch | None:
+    """Reads the variables of one launcher; None where rank or size is missing."""
+    index = _number(environ, launcher.rank)
+    count = _number(environ, launcher.size)
+    if index is None or count is None:
+        return None
+    local_index = _number(environ, *launcher.local_rank)
+    local_count = _number(environ, *launcher.local_size)
+    return Launch(launcher.name, index, count, local_index or 0, local_count or 1)
 
 
-LAUNCHED_VARIABLES = (
-    "OMPI_COMM_WORLD_RANK",
-    "PMI_RANK",
-    "PMIX_RANK",
-    "PALS_RANKID",
-    "SLURM_PROCID",
-)
-"""Where launchers write the rank; some give each rank what looks like a terminal."""
+def _number(environ: Mapping[str, str], *names: str) -> int | None:
+    """Reads the first of the variables that begins with a number.
 
-
-LOCAL_SIZE_VARIABLES = (
-    "JAX_NUM_LOCAL_PROCESSES",
-    "OMPI_COMM_WORLD_LOCAL_SIZE",
-    "MPI_LOCALNRANKS",
-    "MV2_COMM_WORLD_LOCAL_SIZE",
-    "PALS_LOCAL_SIZE",
-    "PMI_LOCAL_SIZE",
-    "SLURM_STEP_TASKS_PER_NODE",
-)
-"""Where launchers write the number of ranks on this host.
-
-Slurm's is that of the step, which srun sets: the job's is also seen by a program that
-runs alone in the job's script.
-"""
-
-
-def default_io_threads(environ: Mapping[str, str] = os.environ) -> int:
-    """CPUs that this process may use, shared between the ranks of the host.
-
-    Args:
-      environ: environment variables of a launcher.
-
-    Returns:
-      Number of threads, >= 1.
+    SLURM_STEP_TASKS_PER_NODE reads "4(x2),3"; the hosts of a run are taken to be alike.
     """
-    usable = len(os.sched_getaffinity(0))
-    ranks = _local_ranks(environ)
-    # Launchers that bind each rank to CPUs of its own have shared them out already.
-    if usable * ranks <= (os.cpu_count() or 1):
-        return usable
-    return max(1, usable // ranks)
-
-
-def _local_ranks(environ: Mapping[str, str]) -> int:
-    for name in LOCAL_SIZE_VARIABLES:
-        # SLURM_STEP_TASKS_PER_NODE reads "4(x2),3".
-        digits = environ.get(name, "").split("(")[0].split(",")[0]
-        if digits.isdigit() and int(digits) > 0:
-            return int(digits)
-    return 1
+    for name in names:
+        match = re.match(r"\d+", environ.get(name, ""))
+        if match:
+            return int(match[0])
+    return None

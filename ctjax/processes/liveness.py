@@ -1,10 +1,10 @@
-"""What the processes of a run tell each other when one of them ends.
+"""Ends all processes of a run soon after one of them has ended, and says which.
 
 A process that is killed leaves the others in a collective operation that may never
-end, or that fails without a name. They all look into the store of jax's runtime every
-other second: there, one that ends knowingly says why, and one that has lost another
-calls the roll, which names those that are gone. They also leave a sign of life there:
-a host without power or network ends no connection, and is noticed by its silence.
+end, or that fails without a name. All look into a common store every other second:
+there, one that ends knowingly says why, and one that has lost another calls the roll,
+which names those that are gone. They also leave a sign of life there: a host without
+power or network ends no connection, and is noticed by its silence.
 """
 
 import contextlib
@@ -15,7 +15,10 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, NoReturn
+
+from ctjax.processes import store
 
 logger = logging.getLogger("ctjax")
 
@@ -27,9 +30,9 @@ ROLL_CALL_S = 6
 
 SILENT_LOOKS = 10
 """After so many looks without a sign of life a process is lost: before jaxlib's runtime
-notices, which aborts all that are left (`distributed.HEARTBEAT_TIMEOUT_S`)."""
+notices, which aborts all that are left (`join.HEARTBEAT_TIMEOUT_S`)."""
 
-_over = threading.Event()  # of this process; see `join`
+_has_ended = threading.Event()  # this process; see `join`
 _kept: list[Any] = []  # what C++ may call must not be collected
 
 _ENDED = "ctjax/ended"
@@ -45,7 +48,7 @@ def watch(index: int, count: int) -> None:
       index: number of this process.
       count: of processes, which have joined.
     """
-    _outlive_terminate(index)
+    replace_abort(lambda: call_roll(index, "its connections were broken off"))
     answered = threading.Event()
     for target, arguments in (
         (_watch, (index, count, answered)),
@@ -57,11 +60,11 @@ def watch(index: int, count: int) -> None:
 
 
 def join() -> None:
-    """Waits for the watching thread; for after jax's own end, which others may delay.
+    """Waits for the watching thread to end; to be called after jax's own end.
 
     A thread that is in jaxlib's code when Python ends makes the process abort.
     """
-    _over.set()
+    _has_ended.set()
     for thread in threading.enumerate():
         if thread.name == _watch.__name__:
             thread.join(ROLL_CALL_S)
@@ -77,19 +80,19 @@ def end_after_error(index: int, words: str) -> NoReturn:
       words: of the error, one line.
     """
     say(index, words)
-    _set(_ENDED, f"rank {index}: {words}")
+    store.put(_ENDED, f"rank {index}: {words}")
     # The first process keeps the store; the others must have looked before it goes.
     end(2 * POLL_S if index == 0 else 0)
 
 
 def call_roll(index: int, words: str) -> NoReturn:
-    """Has the watching thread find out who is gone, say so, and end this process.
+    """Makes the watching thread find out who is gone, say so, and end this process.
 
     Args:
       index: number of this process.
-      words: what told that another one is gone, one line.
+      words: how it was noticed that another one is gone, one line.
     """
-    if not _set(_ROLL, f"noticed by rank {index}: {words}"):
+    if not store.put(_ROLL, f"noticed by rank {index}: {words}"):
         end_after_error(index, f"lost the first rank, where all meet: {words}")
     time.sleep(POLL_S + 2 * ROLL_CALL_S)
     end_after_error(index, f"lost touch with the other ranks: {words}")
@@ -97,7 +100,7 @@ def call_roll(index: int, words: str) -> NoReturn:
 
 def say(index: int, words: str) -> None:
     """Writes the line for the user, and into process.log where this process has one."""
-    # The launcher that takes what is written may be gone too.
+    # The launcher, which reads what is written, may be gone too.
     with contextlib.suppress(OSError):
         sys.stderr.write(f"ctjax: error: rank {index}: {words}\n")
     for handler in logger.handlers:
@@ -120,19 +123,19 @@ def end(wait_s: float) -> NoReturn:
     os._exit(1)
 
 
-def _outlive_terminate(index: int) -> None:
-    """Has C++ call the roll where it would abort this process.
+def replace_abort(function: Callable[[], NoReturn]) -> None:
+    """Has C++ call a function where an exception that nobody catches would abort.
 
     A thread of gloo, which connects processes on CPUs, throws when a peer that is
-    ending answers out of turn. Nobody catches it, and the abort would come before
-    anybody has found out who was lost.
+    ending answers out of turn. The abort would come before anybody has found out who
+    was lost.
+
+    Args:
+      function: ends the process; must not return.
     """
-    handler_type = ctypes.CFUNCTYPE(None)
     with contextlib.suppress(OSError, AttributeError):  # no such library: as it was
         set_terminate = ctypes.CDLL("libstdc++.so.6")._ZSt13set_terminatePFvvE
-        _kept.append(
-            handler_type(lambda: call_roll(index, "its connections were broken off"))
-        )
+        _kept.append(ctypes.CFUNCTYPE(None)(function))
         set_terminate(_kept[-1])
 
 
@@ -140,21 +143,22 @@ def _watch(index: int, count: int, answered: threading.Event) -> None:
     signs = dict.fromkeys(range(count), "")
     looks = dict.fromkeys(range(count), 0)
     for number in itertools.count():
-        if _over.wait(POLL_S):
+        if _has_ended.wait(POLL_S):
             return
-        # Without a client, jax's part of this process has ended in good order.
-        if _client() is None or _set(f"{_ALIVE}{index}", str(number), overwrite=True):
+        # Without a store, jax's part of this process has ended in good order.
+        sign = f"{_ALIVE}{index}", str(number)
+        if not store.is_open() or store.put(*sign, overwrite=True):
             answered.set()
-        ended = _get(_ENDED)
+        ended = store.get(_ENDED)
         if ended is not None:
             say(index, f"ends because another one did: {ended}")
             end(2 * POLL_S if index == 0 else 0)
-        reason = _get(_ROLL)
+        reason = store.get(_ROLL)
         if reason is not None:
-            _set(f"{_PRESENT}{index}", "")
+            store.put(f"{_PRESENT}{index}", "")
             time.sleep(ROLL_CALL_S)
-            absent = set(range(count)) - set(_get_all(_PRESENT))
-            lost = _name(absent) if absent else "touch with the other ranks"
+            absent = set(range(count)) - set(store.get_all(_PRESENT))
+            lost = _name_ranks(absent) if absent else "touch with the other ranks"
             say(index, f"lost {lost} ({reason})")
             end(2 * POLL_S if index == 0 else 0)
         if index == 0:
@@ -162,7 +166,7 @@ def _watch(index: int, count: int, answered: threading.Event) -> None:
             if silent:
                 seconds = SILENT_LOOKS * POLL_S
                 end_after_error(
-                    0, f"lost {_name(silent)} (no sign of life for {seconds} s)"
+                    0, f"lost {_name_ranks(silent)} (no sign of life for {seconds} s)"
                 )
 
 
@@ -178,7 +182,7 @@ def _count_looks(signs: dict[int, str], looks: dict[int, int]) -> set[int]:
     Returns:
       The ranks that have been silent for too long.
     """
-    new = _get_all(_ALIVE)
+    new = store.get_all(_ALIVE)
     for rank, sign in signs.items():
         looks[rank] = looks[rank] + 1 if new.get(rank, "") == sign else 0
     signs.update(new)
@@ -195,37 +199,6 @@ def _expect_answers(index: int, answered: threading.Event) -> None:
     end(0)
 
 
-def _name(ranks: set[int]) -> str:
+def _name_ranks(ranks: set[int]) -> str:
     shown = ", ".join(str(rank) for rank in sorted(ranks)[:10])
     return f"rank {shown}" + (", ..." if len(ranks) > 10 else "")
-
-
-def _client() -> Any:
-    from jax._src import distributed  # the runtime's store has no public name
-
-    return distributed.global_state.client
-
-
-def _set(key: str, value: str, overwrite: bool = False) -> bool:
-    """Whether the store could be reached; the first value of a key stays by default."""
-    try:
-        _client().key_value_set(key, value, overwrite)
-    except Exception as error:
-        return "ALREADY_EXISTS" in str(error)
-    return True
-
-
-def _get(key: str) -> str | None:
-    try:
-        return _client().key_value_try_get(key)
-    except Exception:  # not there, or the first process is gone
-        return None
-
-
-def _get_all(folder: str) -> dict[int, str]:
-    """What each rank has left under the folder of its number."""
-    try:
-        found = _client().key_value_dir_get(folder)
-    except Exception:  # as above
-        return {}
-    return {int(key.rpartition("/")[2]): value for key, value in found}

@@ -1,4 +1,4 @@
-"""Requests to stop a training early: signals, and a limit of time."""
+"""Takes requests to stop a training early: signals and a time limit."""
 
 import contextlib
 import os
@@ -16,11 +16,11 @@ EX_TEMPFAIL in sysexits.h."""
 
 
 class Interrupted(Exception):
-    """A training has been stopped early, and can go on; the message says why."""
+    """Says that a training was stopped early and can go on; the message says why."""
 
 
 class StopRequest:
-    """Whether, and why, this process is asked to stop.
+    """Remembers whether, and why, this process is asked to stop.
 
     Attributes:
       reason: words, or None.
@@ -33,7 +33,7 @@ class StopRequest:
 
     @property
     def reason(self) -> str | None:
-        """Words for the log, or None."""
+        """Returns words for the log, or None."""
         if self._signal is not None:
             return self._signal
         if self._deadline is not None and time.monotonic() >= self._deadline:

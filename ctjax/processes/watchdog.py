@@ -36,18 +36,22 @@ def watch(
     if not timeout_s:
         yield lambda: None
         return
-    last: list[float] = []
+    last_sign: float | None = None
     done = threading.Event()
+
+    def give_sign() -> None:
+        nonlocal last_sign
+        last_sign = time.monotonic()
 
     def look() -> None:
         while not done.wait(min(1.0, timeout_s / 4)):
-            if last and time.monotonic() - last[0] > timeout_s:
+            if last_sign is not None and time.monotonic() - last_sign > timeout_s:
                 _end(timeout_s, output_dir, processes)
 
     thread = threading.Thread(target=look, name="ctjax-watchdog", daemon=True)
     thread.start()
     try:
-        yield lambda: last.__setitem__(slice(None), [time.monotonic()])
+        yield give_sign
     finally:
         done.set()
         thread.join()

@@ -1,4 +1,4 @@
-"""The IO test: read, make dense, discard; no device and no jax."""
+"""Runs the IO test: reads, makes dense, discards; no device and no jax."""
 
 import logging
 import time
@@ -36,14 +36,38 @@ def run(config: Config, processes: Processes = SINGLE_PROCESS) -> dict[str, floa
       LarcvFileError: where the file cannot be read.
       ConfigError: the minibatch cannot be shared out evenly.
     """
-    data = config.data
-    threads = data.io_threads or launchers.default_io_threads()
     size = config.run.minibatch_size
     if size % processes.count:
         raise ConfigError(
             f"run.minibatch_size={size}: expected a multiple of the {processes.count} "
             "processes of this run, an equal number of events for each"
         )
+    timings = _read(config, processes)
+    if processes.count > 1:
+        seconds = np.stack([timings["wait_s"], timings["step_s"]])
+        of_all = join.gather(seconds)
+        slowest = int(of_all[:, 1].sum(-1).argmax())
+        timings["wait_s"], timings["step_s"] = of_all[slowest]
+    if processes.is_first:
+        outputs_timings.save_timings(config.output_dir, "io", timings)
+    images = size * config.run.iterations
+    total_s = float(timings["step_s"].sum())
+    figures = {
+        "total_s": total_s,
+        "images": images,
+        "images_per_s": images / total_s if total_s else 0.0,
+        "wait_s": float(timings["wait_s"].sum()),
+    }
+    logger.info("Total IO Time: %.4fs", total_s)
+    logger.info("Total images read per batch: %d", size)
+    logger.info("Average Image IO Throughput: %.3f images/s", figures["images_per_s"])
+    return figures
+
+
+def _read(config: Config, processes: Processes) -> np.ndarray:
+    """Reads this process's part of every minibatch; returns the timings."""
+    data, size = config.data, config.run.minibatch_size
+    threads = data.io_threads or launchers.default_io_threads()
     with sources.open_source(
         file=file_patterns(data, data.file),
         downsample=data.downsample,
@@ -74,26 +98,7 @@ def run(config: Config, processes: Processes = SINGLE_PROCESS) -> dict[str, floa
             if processes.count > 1:
                 join.wait_for_all("iotest")
             with progress.progress("iotest", 0, config.run.iterations, size) as advance:
-                timings = _discard(reader, config.run.iterations, advance)
-    if processes.count > 1:
-        seconds = np.stack([timings["wait_s"], timings["step_s"]])
-        of_all = join.gather(seconds)
-        slowest = int(of_all[:, 1].sum(-1).argmax())
-        timings["wait_s"], timings["step_s"] = of_all[slowest]
-    if processes.is_first:
-        outputs_timings.save_timings(config.output_dir, "io", timings)
-    images = size * config.run.iterations
-    total_s = float(timings["step_s"].sum())
-    figures = {
-        "total_s": total_s,
-        "images": images,
-        "images_per_s": images / total_s if total_s else 0.0,
-        "wait_s": float(timings["wait_s"].sum()),
-    }
-    logger.info("Total IO Time: %.4fs", total_s)
-    logger.info("Total images read per batch: %d", size)
-    logger.info("Average Image IO Throughput: %.3f images/s", figures["images_per_s"])
-    return figures
+                return _discard(reader, config.run.iterations, advance)
 
 
 def _discard(

@@ -1,4 +1,4 @@
-"""Quickstart: from nothing to a trained network beside two trivial baselines.
+"""Leads from nothing to a trained network beside two trivial baselines.
 
 Events are simulated once and kept in the user's cache; a network is trained on the one
 file and goes over the other.
@@ -21,11 +21,12 @@ from ctjax.config.fields import Config, Densify, ModeName
 from ctjax.data import order
 from ctjax.learning import metrics
 from ctjax.outputs import log
+from ctjax.processes import launchers
 from ctjax.processes.join import SINGLE_PROCESS, Processes
 from ctjax.runs import inference, parts, train
 from ctjax.simulation.benchmark_sets import BENCHMARK_SETS, BenchmarkFile
 from ctjax.simulation.parameters import GENERATOR_VERSION, SimulationParameters
-from ctjax.simulation.production import usable_cpus, write_events
+from ctjax.simulation.production import write_events
 from ctjax.simulation.progress import Progress
 
 logger = logging.getLogger("ctjax")
@@ -61,7 +62,7 @@ def run(
             f"mode.name=quickstart: expected one process, got {processes.count}"
         )
     if not config.data.file:
-        file, aux_file = (_simulated(file) for file in BENCHMARK_SETS["quickstart"])
+        file, aux_file = map(find_or_simulate, BENCHMARK_SETS["quickstart"])
         data = dataclasses.replace(
             config.data, data_directory="", file=file, aux_file=aux_file
         )
@@ -70,15 +71,15 @@ def run(
     state = train.run(dataclasses.replace(config, mode=training))
     report = {
         f"network after {int(state.step)} steps": inference.run(_for_report(config)),
-        **_baselines(config),
+        **baselines(config),
     }
     _log_report(config, report)
     logger.info("Quickstart took %.0f seconds", time.perf_counter() - start)
     return report
 
 
-def _simulated(file: BenchmarkFile) -> str:
-    """Path of a simulated file in the user's cache, made where it is not there."""
+def find_or_simulate(file: BenchmarkFile) -> str:
+    """Returns a simulated file in the user's cache, which it makes where absent."""
     folder = user_cache.folder("simulated")
     name = f"v{GENERATOR_VERSION}_seed{file.seed}_{file.events}events.h5"
     path = os.path.join(folder, name)
@@ -93,7 +94,7 @@ def _simulated(file: BenchmarkFile) -> str:
             SimulationParameters(),
             file.seed,
             file.events,
-            workers=usable_cpus(),
+            workers=launchers.usable_cpus(),
             report=Progress(name, file.events),
         )
     except FileExistsError:
@@ -104,7 +105,7 @@ def _simulated(file: BenchmarkFile) -> str:
 
 
 def _for_report(config: Config) -> Config:
-    """The inference over all of `data.aux_file` with the weights just trained."""
+    """Configures the inference over all of `data.aux_file` with the new weights."""
     return dataclasses.replace(
         config,
         run=dataclasses.replace(config.run, iterations=0),
@@ -115,8 +116,8 @@ def _for_report(config: Config) -> Config:
     )
 
 
-def _baselines(config: Config) -> dict[str, dict[str, float]]:
-    """Metrics of two predictions that take no learning."""
+def baselines(config: Config) -> dict[str, dict[str, float]]:
+    """Returns the metrics of two predictions that take no learning."""
     tried = threshold_metrics(config, config.data.file, THRESHOLDS, THRESHOLD_EVENTS)
     best = THRESHOLDS[np.argmax(tried[:, metrics.METRIC_NAMES.index("Average/mIoU")])]
     stored, above = threshold_metrics(config, config.data.aux_file, [0.0, best])

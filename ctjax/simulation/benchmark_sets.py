@@ -1,11 +1,11 @@
-"""Named sets of events on which accuracies are compared."""
+"""Names the sets of events on which accuracies are compared."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkFile:
-    """One file of a set: events 0 to `events - 1` of a seed."""
+    """Describes one file of a set: events 0 to `events - 1` of a seed."""
 
     name: str
     events: int

@@ -1,4 +1,4 @@
-"""A checksum of what a larcv3 file says, whatever its compression and chunks."""
+"""Sums up what a larcv3 file says, whatever its compression and chunks."""
 
 import hashlib
 import os
@@ -11,7 +11,7 @@ BLOCK_ROWS = 1 << 20
 
 
 def content_checksum(path: str | os.PathLike) -> str:
-    """SHA-256 over all columns of all tables of a file.
+    """Returns the SHA-256 over all columns of all tables of a file.
 
     Each column of each dataset is hashed by itself as little-endian values in row
     order; the result is the hash of the lines `path/member digest`, sorted by path.
@@ -46,7 +46,7 @@ def content_checksum(path: str | os.PathLike) -> str:
 def _datasets(
     group: h5py.Group, prefix: str = ""
 ) -> Iterator[tuple[str, h5py.Dataset]]:
-    """All datasets below a group with their paths."""
+    """Yields all datasets below a group with their paths."""
     for name in sorted(group):
         item = group[name]
         path = f"{prefix}{name}"
@@ -57,7 +57,7 @@ def _datasets(
 
 
 def _columns(dtype: np.dtype, above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    """Paths of the members of a record type, those of nested records included."""
+    """Lists the paths of a record type's members, those of nested records included."""
     if dtype.names is None:
         return [above]
     return [

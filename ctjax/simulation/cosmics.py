@@ -1,4 +1,4 @@
-"""Cosmic rays at the surface: muons, their Michel electrons, showers."""
+"""Makes cosmic rays at the surface: muons, their Michel electrons, showers."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from ctjax.simulation.tracks import box_path, follow
 def exposure_us(
     parameters: SimulationParameters, geometry: Geometry
 ) -> tuple[float, float]:
-    """First and last time at which a cosmic ray can leave charge in the image."""
+    """Returns the first and last time at which a cosmic ray can leave charge."""
     drift = parameters.half_width_cm / parameters.drift_cm_per_us
     return geometry.start_us - drift, geometry.start_us + geometry.window_us
 
@@ -46,7 +46,7 @@ def downward(
 
 
 def sphere_cm(parameters: SimulationParameters) -> float:
-    """Radius of the sphere around the active volume."""
+    """Returns the radius of the sphere around the active volume."""
     sides = (
         parameters.half_width_cm,
         parameters.half_height_cm,
@@ -56,7 +56,7 @@ def sphere_cm(parameters: SimulationParameters) -> float:
 
 
 def mean_muons(parameters: SimulationParameters, geometry: Geometry) -> float:
-    """Muons through the outer sphere while the readout looks."""
+    """Returns the mean number of muons through the outer sphere during the readout."""
     first, last = exposure_us(parameters, geometry)
     area_m2 = np.pi * (sphere_cm(parameters) / 100) ** 2
     per_second = parameters.muon_intensity * 2 * np.pi / 3 * area_m2
@@ -89,7 +89,7 @@ def make_cosmics(
 def michel_electrons(
     parameters: SimulationParameters, rng: np.random.Generator, rest: Particles
 ) -> Particles:
-    """Decays muons at rest.
+    """Lets muons at rest decay.
 
     Args:
       parameters: the simulation's constants.
@@ -122,7 +122,7 @@ def michel_electrons(
 def _muons(
     parameters: SimulationParameters, geometry: Geometry, rng: np.random.Generator
 ) -> Particles:
-    """Muons where they enter the active volume."""
+    """Draws muons where they enter the active volume."""
     number = int(rng.poisson(mean_muons(parameters, geometry)))
     position, direction = downward(parameters, rng, number)
     entry, exit_ = box_path(parameters, position, direction)
@@ -141,7 +141,7 @@ def _muons(
 def _shower_particles(
     parameters: SimulationParameters, geometry: Geometry, rng: np.random.Generator
 ) -> Particles:
-    """Photons and electrons of the atmosphere on the faces of the volume."""
+    """Draws photons and electrons of the atmosphere on the faces of the volume."""
     number = int(rng.poisson(parameters.cosmic_shower_mean))
     position, direction = downward(parameters, rng, number)
     entry, exit_ = box_path(parameters, position, direction)

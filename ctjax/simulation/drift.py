@@ -1,4 +1,4 @@
-"""Deposited energy to point charges at the wires: recombination, drift, diffusion."""
+"""Turns deposits into charges at the wires: recombination, drift, diffusion."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from ctjax.simulation.segments import Segments
 
 @dataclasses.dataclass
 class Points:
-    """N point charges after the drift.
+    """Holds N point charges after the drift.
 
     Attributes:
       tick: [N] int32, sample within the volume.
@@ -87,10 +87,10 @@ def drift(
     )
     arguments = per_segment, pieces, of_neutrino, kicks, limits, per_tick
     points = native.drift(*arguments)
-    return Points(*(_points(*arguments) if points is None else points))
+    return Points(*(make_points(*arguments) if points is None else points))
 
 
-def _points(
+def make_points(
     per_segment: np.ndarray,
     pieces: np.ndarray,
     of_neutrino: np.ndarray,
@@ -145,7 +145,7 @@ def _points(
 def _within_reach(
     parameters: SimulationParameters, geometry: Geometry, segments: Segments
 ) -> Segments:
-    """Segments that may lie in the active volume and in the readout window."""
+    """Keeps the segments that may lie in the active volume and the readout window."""
     middle = 0.5 * (segments.start + segments.end)
     x, y, z = middle
     # No point is farther from the middle than the longest segment.
@@ -173,7 +173,7 @@ def _within_reach(
 def recombination(
     parameters: SimulationParameters, density_mev_cm: np.ndarray
 ) -> np.ndarray:
-    """Share of ionisation that survives recombination, modified box model.
+    """Returns the share of ionisation that survives recombination (modified box).
 
     Args:
       parameters: the simulation's constants.

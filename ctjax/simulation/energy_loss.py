@@ -1,4 +1,4 @@
-"""Energy loss and range of charged particles in liquid argon."""
+"""Tabulates energy loss and range of charged particles in liquid argon."""
 
 import functools
 
@@ -16,7 +16,7 @@ STERNHEIMER = {"a": 0.19559, "k": 3.0, "x0": 0.2, "x1": 3.0, "c": 5.2146}
 
 
 class StoppingTable:
-    """Mean ionisation loss and range of one kind of particle, tabulated.
+    """Tabulates mean ionisation loss and range of one kind of particle.
 
     Attributes:
       mass: MeV.
@@ -42,11 +42,11 @@ class StoppingTable:
         )
 
     def to_range(self, energy: np.ndarray) -> np.ndarray:
-        """Range in cm of kinetic energies in MeV."""
+        """Returns the range in cm of kinetic energies in MeV."""
         return np.interp(energy, self.energy, self.range_cm)
 
     def to_energy(self, range_cm: np.ndarray) -> np.ndarray:
-        """Kinetic energy in MeV that is left at a residual range in cm."""
+        """Returns the kinetic energy in MeV that is left at a residual range in cm."""
         # Below the table, energy falls linearly to 0 at range 0.
         inside = np.interp(range_cm, self.range_cm, self.energy)
         return inside * np.clip(range_cm / self.range_cm[0], 0.0, 1.0)
@@ -59,7 +59,7 @@ def stopping_table(mass: float, density_g_cm3: float) -> StoppingTable:
 
 
 def _density_effect(beta_gamma: np.ndarray) -> np.ndarray:
-    """Sternheimer's delta."""
+    """Returns Sternheimer's delta."""
     x = np.log10(beta_gamma)
     s = STERNHEIMER
     delta = 2 * np.log(10.0) * x - s["c"]
@@ -68,7 +68,7 @@ def _density_effect(beta_gamma: np.ndarray) -> np.ndarray:
 
 
 def _bethe_heavy(energy: np.ndarray, mass: float) -> np.ndarray:
-    """Mean loss, MeV cm2/g (PDG 2024, equation 34.5)."""
+    """Returns the mean loss, MeV cm2/g (PDG 2024, equation 34.5)."""
     gamma = 1.0 + energy / mass
     beta2 = 1.0 - gamma**-2
     bg2 = beta2 * gamma**2
@@ -80,7 +80,7 @@ def _bethe_heavy(energy: np.ndarray, mass: float) -> np.ndarray:
 
 
 def _bethe_electron(energy: np.ndarray, mass: float) -> np.ndarray:
-    """Mean collision loss of electrons, MeV cm2/g (Berger and Seltzer, ICRU 37)."""
+    """Returns electrons' mean collision loss, MeV cm2/g (Berger, Seltzer, ICRU 37)."""
     tau = energy / mass
     beta2 = 1.0 - (1.0 + tau) ** -2
     f = 1 - beta2 + (tau**2 / 8 - (2 * tau + 1) * np.log(2.0)) / (tau + 1) ** 2

@@ -1,4 +1,4 @@
-"""Whole events: seed and number in, stored pixels and truth out."""
+"""Makes whole events: seed and number in, stored pixels and truth out."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ from ctjax.simulation.tracks import follow
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-    """One simulated readout.
+    """Holds one simulated readout.
 
     Attributes:
       number: index i of the event.
@@ -36,7 +36,7 @@ class Simulator:
         """Checks the shape and allocates.
 
         Raises:
-          ValueError: the image shape is not divisible.
+          UserError: the image shape is not divisible.
         """
         self.parameters = parameters or SimulationParameters()
         self.geometry: Geometry = make_geometry(self.parameters)
@@ -72,7 +72,7 @@ def _follow_hadrons(
     rng: np.random.Generator,
     interaction: Interaction,
 ) -> tuple[list[Segments], list[Particles]]:
-    """Tracks of muon, pions and protons; electrons of the vertex and of the tracks."""
+    """Returns tracks of muon, pions and protons; electrons of vertex and tracks."""
     deposits, electrons = [], [interaction.of_kind(11)]
     for code in (13, 211, 2212):
         particles = interaction.of_kind(code)

@@ -1,4 +1,4 @@
-"""From positions in the detector to columns and rows, for one image shape."""
+"""Maps positions in the detector to columns and rows, for one image shape."""
 
 import dataclasses
 import math
@@ -15,7 +15,7 @@ SHAPE_DIVISOR = 32
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """Pixel grid of one image shape.
+    """Describes the pixel grid of one image shape.
 
     Rows: volume 0 (x < 0) fills the lower half, anode at row 0; volume 1 the upper one,
     anode at the last row; the shared cathode lies in the middle. Heights up to 1280
@@ -40,18 +40,18 @@ class Geometry:
 
     @property
     def window_us(self) -> float:
-        """Duration of the readout."""
+        """Returns the duration of the readout."""
         return self.ticks_per_volume * self.tick_us
 
     def origin_cm(self, plane: int) -> tuple[float, float]:
-        """Lower image edge (wire, drift); wire coordinates as in dataset version 2."""
+        """Returns the lower edge (wire, drift); wires as in dataset version 2."""
         # There the coordinate is 0 at column 32 in planes 0 and 1, 192 in plane 2.
         first_wire = 32 if plane < 2 else 192
         return (-first_wire * 614.4 / 2048, self.start_us * self.row_cm / self.row_us)
 
     @property
     def row_us(self) -> float:
-        """Duration of a row."""
+        """Returns the duration of a row."""
         return self.tick_us * self.ticks_per_volume / (self.shape[0] // 2)
 
 
@@ -65,7 +65,7 @@ def make_geometry(parameters: SimulationParameters) -> Geometry:
       The pixel grid.
 
     Raises:
-      ValueError: rows or columns are not positive multiples of 32.
+      UserError: rows or columns are not positive multiples of 32.
     """
     height, width = parameters.image_shape
     if (
@@ -94,7 +94,7 @@ def make_geometry(parameters: SimulationParameters) -> Geometry:
 
 
 def wire_direction(parameters: SimulationParameters, plane: int) -> tuple[float, float]:
-    """Cosine and sine of the angle of a plane's wires from the vertical."""
+    """Returns cosine and sine of the angle of a plane's wires from the vertical."""
     angle = math.radians(parameters.wire_angles_deg[plane])
     return math.cos(angle), math.sin(angle)
 
@@ -102,7 +102,7 @@ def wire_direction(parameters: SimulationParameters, plane: int) -> tuple[float,
 def wire_coordinate(
     parameters: SimulationParameters, plane: int, y_cm: np.ndarray, z_cm: np.ndarray
 ) -> np.ndarray:
-    """Distance across the wires of a plane from the detector's middle.
+    """Returns the distance from the detector's middle across the wires of a plane.
 
     Args:
       parameters: the simulation's constants.
@@ -124,7 +124,7 @@ def wire_coordinate(
 def wired_columns(
     parameters: SimulationParameters, geometry: Geometry, plane: int
 ) -> tuple[int, int]:
-    """First column with a wire and one past the last, within the image."""
+    """Returns the first column with a wire and one past the last, within the image."""
     share = parameters.wire_pitch_cm / geometry.pitch_cm
     half = max(int(parameters.wires[plane] * share / 2), 1)
     middle = geometry.shape[1] // 2
@@ -137,7 +137,7 @@ def vertex_boxes(
     vertex_cm: np.ndarray,
     time_us: float,
 ) -> np.ndarray:
-    """Boxes of 3 x 3 pixels around a vertex in each plane, coordinates (wire, drift).
+    """Makes boxes of 3 x 3 pixels around a vertex in each plane, as (wire, drift).
 
     Args:
       parameters: the simulation's constants.

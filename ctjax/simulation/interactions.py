@@ -1,4 +1,4 @@
-"""One neutrino interaction: kinds, kinematics and the final state at the vertex.
+"""Draws a neutrino interaction: its kind, kinematics and final state.
 
 A sketch of the physics near 1 GeV that gives the right topologies (a lepton, protons,
 pions, photons from one vertex), not an event generator.
@@ -21,7 +21,7 @@ NEUTRAL_PION_MEV = 134.977
 
 @dataclasses.dataclass
 class Interaction:
-    """A neutrino and its final state.
+    """Holds a neutrino and its final state.
 
     Attributes:
       pdg: 12 or 14.
@@ -42,7 +42,7 @@ class Interaction:
     particles: Particles
 
     def of_kind(self, code: int) -> Particles:
-        """Particles with an absolute pdg code."""
+        """Returns the particles with an absolute pdg code."""
         return self.particles.take(np.abs(self.codes) == code)
 
 
@@ -103,7 +103,7 @@ def make_interaction(
         energy,
         vertex,
         time,
-        *_decay_neutral_pions(rng, np.array(codes, np.int64), particles),
+        *decay_neutral_pions(rng, np.array(codes, np.int64), particles),
     )
 
 
@@ -113,7 +113,7 @@ def _transfer(
     energy: float,
     lepton_mass: float,
 ) -> float:
-    """Energy given to hadrons, MeV; leaves the lepton at least 20 MeV to move."""
+    """Draws the energy given to hadrons, MeV; the lepton keeps at least 20 MeV."""
     share = rng.beta(*parameters.inelasticity)
     return float(min(share * energy, energy - lepton_mass - 20.0))
 
@@ -121,7 +121,7 @@ def _transfer(
 def _lepton_cosine(
     rng: np.random.Generator, energy: float, lepton_energy: float
 ) -> float:
-    """Polar cosine from Q^2 = 2 M x y E of a massless lepton, x even in 0.3 to 1."""
+    """Draws the polar cosine: massless lepton, Q^2 = 2 M x y E, x even in 0.3 to 1."""
     transfer = energy - lepton_energy
     squared = 2 * PROTON_MEV * rng.uniform(0.3, 1.0) * transfer
     return float(np.clip(1 - squared / (2 * energy * lepton_energy), -1.0, 1.0))
@@ -133,7 +133,7 @@ def _hadrons(
     transfer: float,
     axis: np.ndarray,
 ) -> tuple[list[int], list[float], list[np.ndarray]]:
-    """Protons and pions around the momentum transfer."""
+    """Draws protons and pions around the momentum transfer."""
     surplus = max(transfer - parameters.pion_threshold_mev, 0.0)
     pions = int(rng.poisson(parameters.pions_per_gev * surplus / 1000))
     pions = min(pions, int(transfer // 200.0))
@@ -155,7 +155,7 @@ def _hadrons(
     return codes, [float(value) for value in kinetic], directions
 
 
-def _decay_neutral_pions(
+def decay_neutral_pions(
     rng: np.random.Generator, codes: np.ndarray, particles: Particles
 ) -> tuple[np.ndarray, Particles]:
     """Replaces each neutral pion by its two photons."""

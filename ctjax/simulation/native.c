@@ -24,7 +24,7 @@ typedef float lanes __attribute__((vector_size(LANES * sizeof(float))));
 /* As in constants.py. */
 enum { BACKGROUND, COSMIC, NEUTRINO };
 
-/* Cuts segments into points and drifts them, as drift._points does.
+/* Cuts segments into points and drifts them, as drift.make_points does.
 
    whole is [12][num_segments], in the order of drift.PER_SEGMENT, and kicks [3][points];
    limits are half width, half height, half depth, and the first tick beyond the window.
@@ -113,7 +113,7 @@ static inline float largest(const float *restrict samples, const float *restrict
 }
 
 /* Pixels within reach of points, in ascending order: the largest pulse in each, and its
-   class by its true energy, as Readout._signal does in numpy.
+   class by its true energy, as Readout.make_signal does in numpy.
 
    Points are first sorted by column, in their order, so that what is summed up stays in
    the caches: the samples of a whole plane do not. pixels, pulses and labels have room
@@ -201,7 +201,7 @@ end:
   return number;
 }
 
-/* Thresholds, rounds and merges signal and noise, as Readout._store does in numpy.
+/* Thresholds, rounds and merges signal and noise, as Readout.store does in numpy.
 
    pixels ascend. ids, charges and labels have room for all of signal and noise. Returns
    how many pixels there are, -1 where there is no memory. */
@@ -316,7 +316,7 @@ static inline void turn(double direction[3], double cosine, double cosine_azimut
   for (int32_t k = 0; k < 3; k++) direction[k] /= size;
 }
 
-/* Ends one straight piece of each electron, as showers._end_step does.
+/* Ends one straight piece of each electron, as showers.end_step does.
 
    data is [PARTICLE_ROWS][number]; random and trigonometry (of the polar angle, then
    cosine and sine of the azimuth) come from numpy. ends is [5][number]: where the piece
@@ -358,7 +358,7 @@ void ctjax_end_step(const struct box *box, double cut, int64_t number,
   counts[1] = going;
 }
 
-/* Flies photons on and drops those that leave, with a number of each, as showers._fly
+/* Flies photons on and drops those that leave, with a number of each, as showers.fly
    does. Returns how many stay. */
 int64_t ctjax_fly(const struct box *box, int64_t number, const double *restrict data,
                   const double *restrict flight, const double *restrict of_each,
@@ -375,7 +375,7 @@ int64_t ctjax_fly(const struct box *box, int64_t number, const double *restrict 
   return staying;
 }
 
-/* Makes pairs of photons, or scatters them, as showers._convert does.
+/* Makes pairs of photons, or scatters them, as showers.convert does.
 
    share is of each pair, random and azimuth of each scattered photon. electrons takes
    the first of all pairs, the second of all pairs, then the recoils. Returns how many
@@ -420,7 +420,7 @@ int64_t ctjax_convert(double electron_mev, double cut, int64_t number, int64_t p
   return going;
 }
 
-/* Places the runs of bursts, as noise._spread does.
+/* Places the runs of bursts, as noise.spread does.
 
    runs, start and column are of each burst; gap and kind of each run, which has kind + 1
    pixels; random of each pixel. columns, rows and excesses take all pixels. Returns how

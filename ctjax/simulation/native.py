@@ -1,4 +1,4 @@
-"""The loops of native.c, where the installation could build them.
+"""Calls the loops of native.c, where the installation could build them.
 
 showers.py, drift.py, noise.py and readout.py have the same in numpy, for installations
 without a compiler; both give the same bits. Each function gives None where numpy is to
@@ -16,7 +16,7 @@ VERSION = 1
 
 
 class Plane(ctypes.Structure):
-    """Constants of one plane and its image, `struct plane` in C."""
+    """Holds the constants of one plane and its image, `struct plane` in C."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("height", "width", "per_row", "reach")),
@@ -30,7 +30,7 @@ class Plane(ctypes.Structure):
 
 
 class Box(ctypes.Structure):
-    """The active volume and a margin around it in cm, `struct box` in C."""
+    """Holds the active volume and a margin around it in cm, `struct box` in C."""
 
     _fields_ = tuple(
         (name, ctypes.c_double)
@@ -94,7 +94,7 @@ def drift(
     limits: tuple[float, float, float, int],
     per_tick: float,
 ) -> tuple[np.ndarray, ...] | None:
-    """Cuts segments into points as drift._points does; see there."""
+    """Cuts segments into points as drift.make_points does; see there."""
     if routines is None:
         return None
     number = kicks.shape[1]
@@ -135,7 +135,7 @@ def signal(
     energy: np.ndarray,
     is_neutrino: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Pixels, pulses and labels of points as Readout._signal makes them; see there."""
+    """Makes pixels, pulses and labels as Readout.make_signal does; see there."""
     if routines is None:
         return None
     most = 3 * tick.size
@@ -167,7 +167,7 @@ def store(
     noise_ids: np.ndarray,
     noise_counts: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Ids, charge and label as Readout._store makes them; see there."""
+    """Makes ids, charge and label as Readout.store does; see there."""
     if routines is None:
         return None
     most = pixels.size + noise_ids.size
@@ -203,7 +203,7 @@ def end_step(
     cosine_azimuth: np.ndarray,
     sine_azimuth: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Ends a piece of each electron as showers._end_step does; see there."""
+    """Ends a piece of each electron as showers.end_step does; see there."""
     if routines is None:
         return None
     data = np.ascontiguousarray(data)
@@ -235,7 +235,7 @@ def end_step(
 def fly(
     box: Box, data: np.ndarray, flight: np.ndarray, of_each: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Flies photons on as showers._fly does; see there."""
+    """Flies photons on as showers.fly does; see there."""
     if routines is None:
         return None
     data = np.ascontiguousarray(data)
@@ -262,7 +262,7 @@ def convert(
     cosine_azimuth: np.ndarray,
     sine_azimuth: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Pairs and Compton scattering as showers._convert does; see there."""
+    """Makes pairs and Compton electrons as showers.convert does; see there."""
     if routines is None:
         return None
     data = np.ascontiguousarray(data)
@@ -298,7 +298,7 @@ def spread(
     kind: np.ndarray,
     random: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Places the runs of bursts as noise._spread does; see there."""
+    """Places the runs of bursts as noise.spread does; see there."""
     if routines is None:
         return None
     if random.size != kind.sum() + kind.size or gap.size != runs.sum():

@@ -1,4 +1,4 @@
-"""Pixels that noise alone lifts over the threshold."""
+"""Draws the pixels that noise alone lifts over the threshold."""
 
 import numpy as np
 
@@ -51,7 +51,7 @@ def _singles(
     columns: tuple[int, int],
     height: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Column, row within the volume and excess of independent pixels."""
+    """Draws column, row within the volume and excess of independent pixels."""
     number = rng.poisson(mean)
     return (
         rng.integers(*columns, number),
@@ -67,7 +67,7 @@ def _bursts(
     columns: tuple[int, int],
     height: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Column, row within the volume and excess of correlated pixels."""
+    """Draws column, row within the volume and excess of correlated pixels."""
     shares = np.cumsum(parameters.run_shares)
     lengths = np.arange(1, len(shares) + 1)
     mean_length = float((np.diff(shares, prepend=0.0) * lengths).sum() / shares[-1])
@@ -86,10 +86,10 @@ def _bursts(
         ),
         *(runs, gap, start, column, kind, random),
     )
-    return native.spread(*arguments) or _spread(*arguments)
+    return native.spread(*arguments) or spread(*arguments)
 
 
-def _spread(
+def spread(
     gap_rows: float,
     num_rows: int,
     mean_excess: np.ndarray,

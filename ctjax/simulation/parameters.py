@@ -1,4 +1,4 @@
-"""Every number of the simulation, with its source; nothing else.
+"""Holds every number of the simulation with its source, and nothing else.
 
 Two kinds of numbers: those of the literature, and those fitted here to CosmicTagger's
 public five-event file (`cosmic_tagging_light.h5`, "the light file" below), which are
@@ -13,7 +13,7 @@ GENERATOR_VERSION = 1
 
 @dataclasses.dataclass(frozen=True)
 class SimulationParameters:
-    """Constants of detector, particles and readout; lengths in cm, energies in MeV.
+    """Holds the constants of detector, particles and readout, in cm and MeV.
 
     Source:
       The comment above each field.

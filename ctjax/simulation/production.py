@@ -1,4 +1,4 @@
-"""Many events into one file, on several processes, in the order of their numbers."""
+"""Writes many events into one file, made by several processes, in order."""
 
 import collections
 import concurrent.futures
@@ -24,13 +24,6 @@ TASKS_AHEAD = 3
 LARGEST_NUMBER = 2**62
 
 _simulators: dict[SimulationParameters, Simulator] = {}
-
-
-def usable_cpus() -> int:
-    """CPUs this process may use, which can be fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def write_events(
@@ -86,7 +79,7 @@ def write_events(
 def _made_events(
     parameters: SimulationParameters, seed: int, numbers: range, workers: int
 ) -> Generator[Event, None, None]:
-    """Events in order, made here or by worker processes."""
+    """Yields events in order, made here or by worker processes."""
     tasks = (
         numbers[begin : begin + EVENTS_PER_TASK]
         for begin in range(0, len(numbers), EVENTS_PER_TASK)

@@ -1,4 +1,4 @@
-"""Progress of a long production on the standard error."""
+"""Shows the progress of a long production on the standard error."""
 
 import sys
 import time
@@ -9,7 +9,7 @@ LINE_SECONDS = 10.0
 
 
 class Progress:
-    """A bar on a terminal, a line now and then elsewhere."""
+    """Shows a bar on a terminal, and a line now and then elsewhere."""
 
     def __init__(self, name: str, total: int):
         """Takes what is made and how many events it will have."""

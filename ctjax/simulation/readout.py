@@ -1,4 +1,4 @@
-"""Charge at the wires to stored pixels: pulses, threshold, labels."""
+"""Turns charge at the wires into stored pixels: pulses, threshold, labels."""
 
 import dataclasses
 import functools
@@ -27,7 +27,7 @@ before and after the samples of a volume in which cut tracks may still sit."""
 
 @dataclasses.dataclass(frozen=True)
 class PlaneImage:
-    """Stored pixels of one plane.
+    """Holds the stored pixels of one plane.
 
     Attributes:
       ids: [V] uint64, column * H + row, ascending and unique.
@@ -41,9 +41,9 @@ class PlaneImage:
 
 
 def pulse_kernel(parameters: SimulationParameters, plane: int) -> np.ndarray:
-    """Response to a charge at tick 0, [2 * reach + 1] float32, sum ticks per row.
+    """Returns the response to a charge at tick 0, [2 * reach + 1] float32.
 
-    The sum makes a steady current of q per row read q counts in each row.
+    Its sum, the ticks of a row, makes a steady current of q a row read q counts.
     """
     ticks = np.arange(-PULSE_REACH_TICKS, PULSE_REACH_TICKS + 1)
     kernel = np.exp(-0.5 * (ticks / parameters.pulse_ticks[plane]) ** 2)
@@ -51,7 +51,7 @@ def pulse_kernel(parameters: SimulationParameters, plane: int) -> np.ndarray:
 
 
 class Readout:
-    """Readout of one image shape; holds constants, and scratch memory for numpy."""
+    """Reads out one image shape; holds constants, and scratch memory for numpy."""
 
     def __init__(self, parameters: SimulationParameters, geometry: Geometry):
         """Works out what is the same for all events."""
@@ -59,7 +59,7 @@ class Readout:
         self.geometry = geometry
         self.stride = geometry.ticks_per_volume + 2 * PULSE_REACH_TICKS
         self.kernels = [pulse_kernel(parameters, p) for p in range(NUM_PLANES)]
-        self._planes = [self._plane(plane) for plane in range(NUM_PLANES)]
+        self.planes = [self._plane(plane) for plane in range(NUM_PLANES)]
 
     def image(self, rng: np.random.Generator, points: Points, plane: int) -> PlaneImage:
         """Reads out one plane.
@@ -72,7 +72,7 @@ class Readout:
         Returns:
           The stored pixels, noise included.
         """
-        constants = self._planes[plane]
+        constants = self.planes[plane]
         signal = native.signal(
             constants,
             points.tick,
@@ -83,17 +83,17 @@ class Readout:
             points.energy,
             points.is_neutrino,
         )
-        pixels, pulses, labels = signal or self._signal(points, plane)
+        pixels, pulses, labels = signal or self.make_signal(points, plane)
         wired = wired_columns(self.parameters, self.geometry, plane)
         height = self.geometry.shape[0]
         noise = noise_pixels(self.parameters, rng, plane, wired, height)
         white = rng.standard_normal(pixels.size, dtype=np.float32)
         found = pixels, pulses, white, labels, *noise
-        stored = native.store(constants, *found) or self._store(plane, *found)
+        stored = native.store(constants, *found) or self.store(plane, *found)
         return PlaneImage(*stored)
 
     def _plane(self, plane: int) -> native.Plane:
-        """The constants of a plane for C."""
+        """Returns the constants of a plane for C."""
         parameters, geometry = self.parameters, self.geometry
         cosine, sine = wire_direction(parameters, plane)
         first_column, end = wired_columns(parameters, geometry, plane)
@@ -121,23 +121,23 @@ class Readout:
     # clearing only what is touched is far cheaper in numpy than sorting the points.
     @functools.cached_property
     def samples(self) -> np.ndarray:
-        """[W * 2 * stride] float32 zeros."""
+        """Returns zeros, [W * 2 * stride] float32."""
         return np.zeros(self.geometry.shape[1] * 2 * self.stride, np.float32)
 
     @functools.cached_property
     def energy(self) -> np.ndarray:
-        """[2 * W * H] float32 zeros, of cosmic rays and of neutrinos."""
+        """Returns zeros for cosmic rays and for neutrinos, [2 * W * H] float32."""
         return np.zeros(2 * math.prod(self.geometry.shape), np.float32)
 
     @functools.cached_property
     def flags(self) -> np.ndarray:
-        """[W * H] bool, all false."""
+        """Returns false everywhere, [W * H] bool."""
         return np.zeros(math.prod(self.geometry.shape), bool)
 
-    def _signal(
+    def make_signal(
         self, points: Points, plane: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Pixels within reach of charge; `native.signal` does the same.
+        """Finds the pixels within reach of charge; `native.signal` does the same.
 
         Args:
           points: N charges at the wires.
@@ -161,7 +161,7 @@ class Readout:
         return pixels, pulses, self._labels(points, pixel, touched, pixels)
 
     def _touched(self, pixel: np.ndarray) -> np.ndarray:
-        """Distinct pixels in ascending order, [N] int64.
+        """Returns the distinct pixels in ascending order, [N] int64.
 
         A flag per pixel, searched eight at a time, is twice as fast as sorting.
         """
@@ -175,14 +175,14 @@ class Readout:
     def _pulses(
         self, points: Points, column: np.ndarray, touched: np.ndarray, plane: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels within reach of charge and the largest sample in each."""
+        """Returns the pixels within reach of charge and the largest sample in each."""
         per_row, rows = self.parameters.ticks_per_row, self.geometry.shape[0] // 2
         slot = (column * 2 + points.volume) * self.stride
         slot += points.tick + PULSE_REACH_TICKS
         np.add.at(self.samples, slot, points.charge)
 
         height = 2 * rows
-        pixels = _with_neighbours(touched, rows)
+        pixels = with_neighbours(touched, rows)
         column, row = pixels // height, pixels % height
         upper = row >= rows
         drifted = np.where(upper, height - 1 - row, row)
@@ -207,7 +207,7 @@ class Readout:
         touched: np.ndarray,
         pixels: np.ndarray,
     ) -> np.ndarray:
-        """Class of each pixel by its true energy, neutrino on top."""
+        """Labels each pixel by its true energy, neutrino on top."""
         # Cosmic energy in the first half of the scratch memory, neutrino in the second.
         size = self.energy.size // 2
         np.add.at(self.energy, pixel + size * points.is_neutrino, points.energy)
@@ -218,7 +218,7 @@ class Readout:
             self.energy[touched + half] = 0.0
         return label
 
-    def _store(
+    def store(
         self,
         plane: int,
         pixels: np.ndarray,
@@ -228,7 +228,7 @@ class Readout:
         noise_ids: np.ndarray,
         noise_counts: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Thresholds, rounds and merges; `native.store` does the same.
+        """Applies the threshold, rounds and merges; `native.store` does the same.
 
         Signal wins a pixel, and of noise the first.
 
@@ -284,8 +284,8 @@ def read_out(
     return [readout.image(rng, points, plane) for plane in range(NUM_PLANES)]
 
 
-def _with_neighbours(touched: np.ndarray, rows: int) -> np.ndarray:
-    """Pixels and the rows before and after them in the same volume, still sorted.
+def with_neighbours(touched: np.ndarray, rows: int) -> np.ndarray:
+    """Adds the rows before and after pixels in the same volume, still sorted.
 
     Args:
       touched: [N] int64, distinct ids in ascending order.

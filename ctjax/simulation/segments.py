@@ -1,4 +1,4 @@
-"""Straight pieces of deposited energy, the interface of physics and readout."""
+"""Holds what passes from physics to readout: straight pieces of deposited energy."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclasses.dataclass
 class Segments:
-    """N straight pieces.
+    """Holds N straight pieces.
 
     Attributes:
       start: [3, N] float64, cm.
@@ -28,7 +28,7 @@ class Segments:
 
 
 class Particles:
-    """N particles at their birth, or at a point of their flight.
+    """Holds N particles at their birth, or at a point of their flight.
 
     Everything lies in one array, since choosing particles by an index is what the
     generations of a shower do most.
@@ -59,32 +59,32 @@ class Particles:
         return cls(data)
 
     def __len__(self) -> int:
-        """Number of particles."""
+        """Returns the number of particles."""
         return self.data.shape[1]
 
     @property
     def position(self) -> np.ndarray:
-        """[3, N] cm."""
+        """Returns the positions, [3, N] cm."""
         return self.data[:3]
 
     @property
     def direction(self) -> np.ndarray:
-        """[3, N] unit vectors."""
+        """Returns the directions, [3, N] unit vectors."""
         return self.data[3:6]
 
     @property
     def energy(self) -> np.ndarray:
-        """[N] MeV."""
+        """Returns the kinetic energies, [N] MeV."""
         return self.data[6]
 
     @property
     def time(self) -> np.ndarray:
-        """[N] us."""
+        """Returns the times, [N] us."""
         return self.data[7]
 
     @property
     def origin(self) -> np.ndarray:
-        """[N] class of the primary."""
+        """Returns the class of each primary, [N]."""
         return self.data[8]
 
     def take(self, index: np.ndarray) -> "Particles":
@@ -137,7 +137,7 @@ def turn_to(
     cosine_azimuth: np.ndarray,
     sine_azimuth: np.ndarray,
 ) -> np.ndarray:
-    """`turn` by the cosine and sine of the azimuthal angles."""
+    """Does what `turn` does, by cosine and sine of the azimuthal angles."""
     first, second = perpendicular(direction)
     sine = np.sqrt(np.maximum(1.0 - cosine**2, 0.0))
     turned = cosine * direction + sine * (
@@ -147,7 +147,7 @@ def turn_to(
 
 
 def perpendicular(direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two unit vectors across each direction, [3, N] float64 each."""
+    """Returns two unit vectors across each direction, [3, N] float64 each."""
     x, y, z = direction
     # Duff et al., "Building an Orthonormal Basis, Revisited" (JCGT 6, 2017).
     sign = np.where(z >= 0, 1.0, -1.0)

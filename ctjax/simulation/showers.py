@@ -1,4 +1,4 @@
-"""Electrons and photons: one loop over generations for all of an event together."""
+"""Follows an event's electrons and photons in one loop over generations."""
 
 import numpy as np
 
@@ -75,7 +75,7 @@ def develop(
 
 
 def _nothing(particles: Particles) -> Segments:
-    """No deposit at all, from an empty batch of particles."""
+    """Returns no deposit at all, from an empty batch of particles."""
     return Segments(
         particles.position,
         particles.position,
@@ -87,7 +87,7 @@ def _nothing(particles: Particles) -> Segments:
 
 
 def _inside(box: native.Box, position: np.ndarray) -> np.ndarray:
-    """Whether positions are within a margin of the active volume."""
+    """Tells whether positions are within a margin of the active volume."""
     x, y, z = position
     return (
         (np.abs(x) < box.half_width + box.margin)
@@ -103,7 +103,7 @@ def _step(
     rng: np.random.Generator,
     electrons: Particles,
 ) -> tuple[Segments, Particles, Particles]:
-    """One straight piece of each electron: deposits, photons, what goes on."""
+    """Moves each electron a straight piece on: deposits, photons, what is left."""
     table = stopping_table(ELECTRON_MEV, parameters.density_g_cm3)
     cut, radiation = parameters.bremsstrahlung_cut_mev, parameters.radiation_length_cm
     number = len(electrons)
@@ -128,7 +128,7 @@ def _step(
         *(box, cut, electrons.data, step, flight, energy, photon, draws[3]),
         *(np.cos(polar), np.cos(azimuth), np.sin(azimuth)),
     )
-    ends, radiated, left = native.end_step(*arguments) or _end_step(*arguments)
+    ends, radiated, left = native.end_step(*arguments) or end_step(*arguments)
     segments = Segments(
         electrons.position,
         ends[:3],
@@ -140,7 +140,7 @@ def _step(
     return segments, Particles(radiated), Particles(left)
 
 
-def _end_step(
+def end_step(
     box: native.Box,
     cut: float,
     data: np.ndarray,
@@ -203,7 +203,7 @@ def _interact(
     per_cm *= parameters.density_g_cm3
     flight = rng.exponential(1.0, len(photons)) / per_cm
     flying = box, photons.data, flight, logarithm
-    data, logarithm = native.fly(*flying) or _fly(*flying)
+    data, logarithm = native.fly(*flying) or fly(*flying)
     is_pair = rng.random(logarithm.size) < np.interp(
         logarithm, LOG_PHOTON_MEV, PAIR_SHARE
     )
@@ -215,11 +215,11 @@ def _interact(
         *(ELECTRON_MEV, parameters.photon_cut_mev, data, is_pair, draws[:pairs]),
         *(draws[pairs : pairs + scattered], np.cos(azimuth), np.sin(azimuth)),
     )
-    electrons, left = native.convert(*arguments) or _convert(*arguments)
+    electrons, left = native.convert(*arguments) or convert(*arguments)
     return Particles(electrons), Particles(left)
 
 
-def _fly(
+def fly(
     box: native.Box,
     data: np.ndarray,
     flight: np.ndarray,
@@ -242,7 +242,7 @@ def _fly(
     return photons.take(inside).data, of_each[inside]
 
 
-def _convert(
+def convert(
     electron_mev: float,
     cut: float,
     data: np.ndarray,
@@ -288,7 +288,7 @@ def _compton(
     cosine_azimuth: np.ndarray,
     sine_azimuth: np.ndarray,
 ) -> tuple[Particles, Particles]:
-    """Recoil electrons and scattered photons.
+    """Returns recoil electrons and scattered photons.
 
     The recoil is drawn evenly up to its edge: at some MeV the Klein-Nishina spectrum is
     flat but for a rise at the edge, and the recoils are a few pixels long.

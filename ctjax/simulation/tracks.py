@@ -1,4 +1,4 @@
-"""Muons, pions and protons: range, multiple scattering, straggling, delta rays."""
+"""Follows muons, pions and protons: range, scattering, straggling, delta rays."""
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from ctjax.simulation.segments import (
 def box_path(
     parameters: SimulationParameters, position: np.ndarray, direction: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Distances at which straight lines enter and leave the active volume.
+    """Returns the distances at which straight lines enter and leave the active volume.
 
     Args:
       parameters: the simulation's constants.
@@ -104,7 +104,7 @@ def follow(
 def _running_sum(
     values: np.ndarray, owner: np.ndarray, pieces: np.ndarray
 ) -> np.ndarray:
-    """Cumulative sum along the last axis that starts anew with each owner."""
+    """Sums up along the last axis, anew for each owner."""
     total = np.cumsum(values, axis=-1)
     first = np.cumsum(pieces) - pieces
     before = total[..., first] - values[..., first]
@@ -121,7 +121,7 @@ def _scatter(
     owner: np.ndarray,
     pieces: np.ndarray,
 ) -> np.ndarray:
-    """Direction of each piece after multiple scattering, [3, N] unit vectors."""
+    """Returns each piece's direction after multiple scattering, [3, N] unit vectors."""
     kinetic = np.maximum(energy, 0.1)
     momentum_beta = (kinetic**2 + 2 * kinetic * mass) / (kinetic + mass)
     thickness = step / parameters.radiation_length_cm
@@ -149,26 +149,15 @@ def _knock_on(
 ) -> tuple[Segments, Particles]:
     """Moves energy from pieces to delta rays: points, and electrons that travel.
 
-    The pieces keep the loss below the cut with Gaussian straggling (variance xi times
-    the cut), so that mean and Landau tail of the whole come out right.
+    Mean and Landau tail of the whole come out right.
+
+    Source:
+      PDG 2024, equation 34.8.
     """
     cut = parameters.delta_cut_mev
-    step = segments.energy / np.maximum(segments.density, 1e-9)
-    gamma = 1 + np.maximum(energy, 0.1) / mass
-    beta2 = 1 - gamma**-2
-    ratio = ELECTRON_MEV / mass
-    largest = 2 * ELECTRON_MEV * (gamma**2 - 1) / (1 + 2 * gamma * ratio + ratio**2)
-    xi = 0.5 * BETHE_MEV_CM2_MOL * Z_OVER_A * parameters.density_g_cm3 / beta2 * step
-    hard = largest > cut
-    top = np.where(hard, largest, 2 * cut)
-    mean_number = np.where(hard, xi * (1 / cut - 1 / top), 0.0)
-    mean_energy = np.where(hard, xi * np.log(top / cut), 0.0)
-    soft_width = np.sqrt(xi * np.minimum(cut, largest))
-    soft = segments.energy - mean_energy + soft_width * rng.standard_normal(step.size)
-    segments.energy = np.maximum(soft, 0.2 * segments.energy)
-
+    mean_number, top = _keep_soft_loss(parameters, rng, segments, energy, mass)
     number = rng.poisson(np.minimum(mean_number, 50.0))
-    owner = np.repeat(np.arange(step.size), number)
+    owner = np.repeat(np.arange(number.size), number)
     inverse = 1 / cut - rng.random(owner.size) * (1 / cut - 1 / top[owner])
     knocked = 1 / inverse
     along = rng.random(owner.size)
@@ -200,3 +189,41 @@ def _knock_on(
         segments.origin[parent],
     )
     return points, travelling
+
+
+def _keep_soft_loss(
+    parameters: SimulationParameters,
+    rng: np.random.Generator,
+    segments: Segments,
+    energy: np.ndarray,
+    mass: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Leaves pieces the loss below the cut, with Gaussian straggling.
+
+    The variance is xi times the cut.
+
+    Args:
+      parameters: the simulation's constants.
+      rng: source of randomness.
+      segments: N pieces of tracks; their energies change.
+      energy: [N] kinetic energy before each piece, MeV.
+      mass: MeV, of all particles.
+
+    Returns:
+      [N] mean number of delta rays above the cut, and [N] their largest energy, MeV.
+    """
+    cut = parameters.delta_cut_mev
+    step = segments.energy / np.maximum(segments.density, 1e-9)
+    gamma = 1 + np.maximum(energy, 0.1) / mass
+    beta2 = 1 - gamma**-2
+    ratio = ELECTRON_MEV / mass
+    largest = 2 * ELECTRON_MEV * (gamma**2 - 1) / (1 + 2 * gamma * ratio + ratio**2)
+    xi = 0.5 * BETHE_MEV_CM2_MOL * Z_OVER_A * parameters.density_g_cm3 / beta2 * step
+    hard = largest > cut
+    top = np.where(hard, largest, 2 * cut)
+    mean_number = np.where(hard, xi * (1 / cut - 1 / top), 0.0)
+    mean_energy = np.where(hard, xi * np.log(top / cut), 0.0)
+    soft_width = np.sqrt(xi * np.minimum(cut, largest))
+    soft = segments.energy - mean_energy + soft_width * rng.standard_normal(step.size)
+    segments.energy = np.maximum(soft, 0.2 * segments.energy)
+    return mean_number, top

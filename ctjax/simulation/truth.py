@@ -1,4 +1,4 @@
-"""A simulated event as larcv3 records, in the form of dataset version 2."""
+"""Turns a simulated event into larcv3 records, in the form of dataset version 2."""
 
 import numpy as np
 
@@ -30,7 +30,7 @@ NO_PARENT = 2**32 - 1
 
 
 def plane_metas(geometry: Geometry) -> list[PlaneMeta]:
-    """Image metas in cm, (wire, drift), one per plane."""
+    """Returns the image metas in cm, (wire, drift), one per plane."""
     height, width = geometry.shape
     sizes = (width * geometry.pitch_cm, height * geometry.row_cm)
     return [
@@ -40,7 +40,7 @@ def plane_metas(geometry: Geometry) -> list[PlaneMeta]:
 
 
 def open_writer(path, geometry: Geometry, storage: Storage | None = None):
-    """A writer with the products of simulated files."""
+    """Returns a writer with the products of simulated files."""
     return LarcvWriter(
         path,
         plane_metas(geometry),
@@ -54,7 +54,7 @@ def open_writer(path, geometry: Geometry, storage: Storage | None = None):
 def event_products(
     parameters: SimulationParameters, geometry: Geometry, event: Event
 ) -> dict:
-    """Products of an event as keyword arguments of `LarcvWriter.append`.
+    """Makes the products of an event, keyword arguments of `LarcvWriter.append`.
 
     Args:
       parameters: the simulation's constants.
@@ -75,7 +75,7 @@ def event_products(
 
 
 def particle_table(event: Event) -> np.ndarray:
-    """The neutrino in row 0, then the final state; one row of pdg 0 without neutrino.
+    """Lists the neutrino, then the final state; one row of pdg 0 without a neutrino.
 
     Args:
       event: the simulated event.
@@ -117,7 +117,7 @@ def particle_table(event: Event) -> np.ndarray:
 def box_tables(
     parameters: SimulationParameters, geometry: Geometry, event: Event
 ) -> list[np.ndarray]:
-    """One box per plane around the vertex; none where there is no neutrino.
+    """Makes one box per plane around the vertex, none where there is no neutrino.
 
     Args:
       parameters: the simulation's constants.

@@ -170,11 +170,7 @@ def test_sigterm_is_one_line_and_leaves_nothing(tmp_path, workers):
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.iterdir()):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.1)
-    time.sleep(2)
+    wait_for_events(process, tmp_path)
     process.terminate()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -182,6 +178,14 @@ def test_sigterm_is_one_line_and_leaves_nothing(tmp_path, workers):
     assert last == "ctjax: error: interrupted; nothing unfinished was kept"
     assert "Traceback" not in errors
     assert not list(tmp_path.iterdir())
+
+
+def wait_for_events(process, folder):
+    """Waits until the unfinished file holds some events, each of about 40 kB."""
+    deadline = time.monotonic() + 60
+    while sum(path.stat().st_size for path in folder.iterdir()) < 100_000:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 KILLED = """
@@ -214,9 +218,7 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     while len(workers) < 2:
         workers |= {int(word) for word in process.stdout.readline().split()}
     # Not before they have begun, or they end for another reason.
-    while not list(tmp_path.iterdir()):
-        time.sleep(0.1)
-    time.sleep(2)
+    wait_for_events(process, tmp_path)
     process.kill()
     process.communicate(timeout=60)
     deadline = time.monotonic() + 60

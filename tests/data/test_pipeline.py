@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from ctjax.data import order, pipeline, sources
 from ctjax.data.larcv.file import LarcvFileError
-from ctjax.processes import launchers
 from tests.support import larcv_fixtures
 
 
@@ -64,7 +63,7 @@ def test_training_order_depends_on_seed_epoch_and_step_alone():
     assert orders(1) != orders(2)
     flat = np.ravel(orders(1)).tolist()
     assert flat[:50] != flat[50:]
-    order._permutation.cache_clear()
+    order.permutation.cache_clear()
     assert order.training_entries(50, 4, 1, 24).tolist() == orders(1)[24]
 
 
@@ -328,25 +327,6 @@ def test_memory_stays_flat(source):
 
         before = run(100)
         assert run(1000) - before < 4096  # KiB
-
-
-@pytest.mark.parametrize(
-    "usable, cpus, environ, expected",
-    [
-        (8, 8, {}, 8),
-        (8, 8, {"OMPI_COMM_WORLD_LOCAL_SIZE": "4"}, 2),
-        (8, 8, {"JAX_NUM_LOCAL_PROCESSES": "2"}, 4),
-        (8, 8, {"SLURM_STEP_TASKS_PER_NODE": "3(x2),1"}, 2),
-        (8, 8, {"SLURM_TASKS_PER_NODE": "4", "SLURM_NTASKS_PER_NODE": "4"}, 8),
-        (2, 8, {"MPI_LOCALNRANKS": "4"}, 2),
-        (2, 2, {"PALS_LOCAL_SIZE": "16"}, 1),
-        (4, 4, {"PALS_LOCAL_SIZE": "many"}, 4),
-    ],
-)
-def test_default_threads(monkeypatch, usable, cpus, environ, expected):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(usable))
-    monkeypatch.setattr(os, "cpu_count", lambda: cpus)
-    assert launchers.default_io_threads(environ) == expected
 
 
 def test_several_files_are_one_data_set(tmp_path):

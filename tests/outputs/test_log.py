@@ -1,5 +1,7 @@
+import contextlib
 import csv
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -70,6 +72,20 @@ def test_log_goes_to_the_file_time_and_level_first(tmp_path):
         ["INFO", "first"],
         ["WARNING", "second"],
     ]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_a_full_disk_is_not_told_for_every_line(tmp_path, capfd):
+    os.symlink("/dev/full", tmp_path / "process.log")
+    log.start_logging(str(tmp_path))
+    try:
+        log.logger.info("first")
+    finally:
+        with contextlib.suppress(OSError):
+            log.stop_logging()
+    out, err = capfd.readouterr()
+    assert "first" in out and err == ""
+    assert logging.raiseExceptions  # of all other logs, which are not ours
 
 
 @pytest.mark.parametrize("masked", [True, False])

@@ -88,7 +88,7 @@ def test_a_terminate_of_the_transport_calls_the_roll(tmp_path):
         "watch = liveness.watch;"
         "terminate = ctypes.CDLL('libstdc++.so.6')._ZSt9terminatev;"
         "liveness.watch = lambda index, count: (watch(index, count),"
-        " index == 1 and threading.Timer(3, terminate).start());"
+        " index == 1 and threading.Thread(target=terminate).start());"
         "sys.exit(main.main(sys.argv[1:]))"
     )
     processes = []

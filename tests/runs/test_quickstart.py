@@ -72,9 +72,9 @@ def test_simulates_trains_and_reports_then_goes_on(few_events, tmp_path, caplog)
 
 
 def test_another_generator_makes_files_of_its_own(few_events, monkeypatch):
-    first = quickstart._simulated(FILES[1])
+    first = quickstart.find_or_simulate(FILES[1])
     monkeypatch.setattr(quickstart, "GENERATOR_VERSION", 2)
-    assert quickstart._simulated(FILES[1]) != first
+    assert quickstart.find_or_simulate(FILES[1]) != first
     assert len(list(few_events.iterdir())) == 2
 
 
@@ -83,7 +83,7 @@ def test_two_that_start_at_once_end_with_one_whole_file(few_events):
     code = (
         "from ctjax.runs import quickstart; "
         "from ctjax.simulation.benchmark_sets import BenchmarkFile; "
-        "print(quickstart._simulated(BenchmarkFile('train', 9, 7)))"
+        "print(quickstart.find_or_simulate(BenchmarkFile('train', 9, 7)))"
     )
     running = [
         subprocess.Popen(
@@ -108,7 +108,7 @@ def test_a_taken_name_without_a_file_is_an_error(few_events, monkeypatch):
     # The name is taken but no file is there: not the other run that was faster.
     monkeypatch.setattr(quickstart, "write_events", fail)
     with pytest.raises(FileExistsError, match="seed7"):
-        quickstart._simulated(FILES[0])
+        quickstart.find_or_simulate(FILES[0])
     assert not list(few_events.iterdir())
 
 
@@ -148,7 +148,7 @@ def test_baselines_by_hand(known_file, tmp_path):
     assert named[0]["Average/Non_Bkg_Accuracy"] == pytest.approx(2 / 3)
     assert named[0]["Average/Total_Accuracy"] == pytest.approx(1022 / 1024)
 
-    everything, chosen = quickstart._baselines(config).items()
+    everything, chosen = quickstart.baselines(config).items()
     assert everything[0] == "every pixel with charge cosmic"
     assert everything[1] == named[0]
     threshold = float(chosen[0].split()[2])

@@ -128,7 +128,7 @@ def test_both_read_out_the_same_image(variant, number):
 
     ours, theirs = Readout(parameters, geometry), Readout(parameters, geometry)
     made = native.signal(
-        ours._planes[0],
+        ours.planes[0],
         *(getattr(points, name) for name in ("tick", "volume", "y", "z")),
         *(getattr(points, name) for name in ("charge", "energy", "is_neutrino")),
     )
@@ -173,7 +173,7 @@ def test_both_end_steps_alike(number):
         *(rng.random(number), rng.uniform(-1, 1, number), *angles(rng, number)),
     )
     found = native.end_step(*arguments)
-    assert bits(found) == bits(showers._end_step(*arguments))
+    assert bits(found) == bits(showers.end_step(*arguments))
     assert number < 2 or 0 < found[1].shape[1] < found[2].shape[1] < number
 
 
@@ -184,7 +184,7 @@ def test_both_fly_and_convert_photons_alike(number):
     data = particles_around(rng, number).data
     flying = BOX, data, rng.exponential(30.0, number), rng.random(number)
     found = native.fly(*flying)
-    assert bits(found) == bits(showers._fly(*flying))
+    assert bits(found) == bits(showers.fly(*flying))
     assert number < 2 or 0 < found[1].size < number
 
     is_pair = rng.random(number) < 0.4
@@ -194,7 +194,7 @@ def test_both_fly_and_convert_photons_alike(number):
         *angles(rng, number - pairs),
     )
     found = native.convert(*arguments)
-    assert bits(found) == bits(showers._convert(*arguments))
+    assert bits(found) == bits(showers.convert(*arguments))
 
 
 @needs_library
@@ -209,7 +209,7 @@ def test_both_spread_bursts_alike(bursts):
         rng.exponential(1.0, int((kind + 1).sum())),
     )
     found = native.spread(*arguments)
-    assert bits(found) == bits(noise._spread(*arguments))
+    assert bits(found) == bits(noise.spread(*arguments))
 
 
 @needs_library

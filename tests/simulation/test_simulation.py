@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctjax.base.constants import BACKGROUND, COSMIC, NEUTRINO
-from ctjax.simulation import cosmics, interactions, noise, readout, showers, tracks
+from ctjax.simulation import (
+    cosmics,
+    interactions,
+    native,
+    noise,
+    readout,
+    showers,
+    tracks,
+)
+from ctjax.simulation.content_checksum import content_checksum
 from ctjax.simulation.drift import drift, recombination
 from ctjax.simulation.energy_loss import (
     ELECTRON_MEV,
@@ -20,6 +29,7 @@ from ctjax.simulation.energy_loss import (
 from ctjax.simulation.events import Simulator
 from ctjax.simulation.geometry import make_geometry, wire_coordinate
 from ctjax.simulation.parameters import SimulationParameters
+from ctjax.simulation.production import write_events
 from ctjax.simulation.readout import Readout, pulse_kernel
 from ctjax.simulation.segments import Particles, Segments, isotropic, turn
 from ctjax.simulation.truth import box_tables, particle_table, plane_metas
@@ -199,7 +209,7 @@ def test_cosmic_lines_go_down_with_a_cos2_zenith_angle():
 
 def test_neutral_pions_decay_into_their_energy_and_momentum():
     at = particles_of(300.0)
-    codes, made = interactions._decay_neutral_pions(
+    codes, made = interactions.decay_neutral_pions(
         np.random.default_rng(6), np.array([111]), at
     )
     assert codes.tolist() == [22, 22]
@@ -347,7 +357,7 @@ def test_neighbours_are_those_of_brute_force(touched):
         wanted |= {
             near for near in (pixel - 1, pixel + 1) if near // rows == pixel // rows
         }
-    found = readout._with_neighbours(np.array(sorted(touched), np.int64), rows)
+    found = readout.with_neighbours(np.array(sorted(touched), np.int64), rows)
     assert found.tolist() == sorted(wanted)
 
 
@@ -409,6 +419,21 @@ def test_the_first_event_has_not_changed(simulator):
 
 
 PINNED_SIZES = [2851, 2953, 1985]
+
+
+@pytest.mark.parametrize("loops", ["C", "numpy"])
+def test_the_content_of_files_has_not_changed(tmp_path, monkeypatch, loops):
+    """Pinned as above: every column of every table, charges, labels and truth."""
+    if loops == "numpy":
+        monkeypatch.setattr(native, "routines", None)
+    elif native.routines is None:
+        pytest.skip("native.c is not built: pip install -e . with a C compiler")
+    path = tmp_path / "events.h5"
+    write_events(path, SMALL, seed=1, events=4)
+    assert content_checksum(path) == PINNED_CHECKSUM
+
+
+PINNED_CHECKSUM = "f9c51c6bd81438004661a424d268c5861a7ef97b01e895cf3b3065e82f93097f"
 
 
 @pytest.mark.parametrize("shape", [(1280, 2048), (1408, 2048), (320, 512), (32, 32)])

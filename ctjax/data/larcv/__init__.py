@@ -1,1 +1,20 @@
-"""The larcv3 file format and nothing else."""
+"""Reads and writes the larcv3 file format, and does nothing else.
+
+Reading:
+file         voxels of one event and product, checked
+truth        the true neutrino of each event
+index        where the voxels of each event lie
+tables       one-dimensional datasets of named members, checked
+chunks       rows of a dataset, past HDF5's lock where possible
+chunk_order  signs that chunks have changed places
+
+Writing:
+writer       a new file, event by event
+repack       a file again, with one chunk per event
+disk_file    a file on a disk that may be full
+
+Both:
+records      the record types, and tables that grow
+filters      gzip and shuffle
+errors       the one error of a file that cannot be read
+"""

@@ -1,4 +1,4 @@
-"""Signs that chunks of a table have changed places, which no checksum shows.
+"""Finds signs that chunks of a table have changed places, which no checksum shows.
 
 Every id order is legal, and so are labels at other pixels than charges. But a disorder
 that keeps to the edges of chunks is no writer's: larcv3 stores ids ascending, and both
@@ -46,7 +46,7 @@ def find_broken_seam(
 def differ_by_whole_chunks(
     ids: np.ndarray, others: np.ndarray, first: int, chunk_rows: int
 ) -> bool:
-    """Whether lists that agree for a chunk and more differ from edge to edge of chunks.
+    """Tells whether lists that agree for a chunk or more differ in whole chunks only.
 
     Args:
       ids: [V] int32, of one product of an event.

@@ -15,12 +15,7 @@ import h5py
 import numpy as np
 
 from ctjax.data.larcv.errors import Place, as_larcv_error
-from ctjax.data.larcv.filters import _filter_codes, _unshuffle, inflate
-
-try:
-    import deflate
-except ImportError:  # libdeflate is not packaged for every platform; zlib is slower.
-    deflate = None
+from ctjax.data.larcv.filters import filter_codes, inflate, unshuffle
 
 MAX_INFLATION = 1040
 """Deflate cannot expand further (1032 in theory); a larger claim is damage."""
@@ -78,7 +73,7 @@ class RowReader:
             return
         if self._chunk_bytes > MAX_CHUNK_BYTES:
             place.fail(f"chunks of {self._chunk_bytes} bytes", "smaller ones")
-        self._filters = filters = _filter_codes(dataset)
+        self._filters = filters = filter_codes(dataset)
         deflate, shuffle = h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE
         self._deflated = deflate in filters
         self._shuffled = shuffle in filters
@@ -138,7 +133,7 @@ class RowReader:
             self._place.fail(end, f"at most {self._file_size}, the file's size")
 
     def _list_chunks(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Offset and size in the file of each chunk; None for very many chunks.
+        """Lists each chunk's offset and size in the file; None for very many chunks.
 
         An offset of -1 stands for a chunk that is absent, or past some filter.
         """
@@ -162,7 +157,7 @@ class RowReader:
         return offsets, sizes
 
     def _fetch(self, chunks: range, place: Place) -> list | None:
-        """The stored bytes of each chunk; None where the library has to decode them."""
+        """Fetches the stored bytes of chunks; None where the library has to decode."""
         if self._index is not None:
             offsets, sizes = (part[chunks.start : chunks.stop] for part in self._index)
             if offsets.min() >= 0:
@@ -197,8 +192,8 @@ class RowReader:
         if size not in (None, self._chunk_bytes):
             place.fail(f"a chunk of {size} bytes", f"{self._chunk_bytes}")
 
-    def _decoded_size(self, mask: int, data: bytes) -> int | None:
-        """Bytes of a chunk without its filters; None for filters unknown here.
+    def _decoded_size(self, mask: int, data: bytes | memoryview) -> int | None:
+        """Counts the bytes of a decoded chunk; None for filters unknown here.
 
         The library itself does not look: it fills short chunks with whatever its
         memory holds.
@@ -211,7 +206,9 @@ class RowReader:
             elif code == h5py.h5z.FILTER_DEFLATE:
                 limit = self._chunk_bytes + CHECKSUM_BYTES + 1
                 data = zlib.decompressobj().decompress(data, limit)
-            elif code != h5py.h5z.FILTER_SHUFFLE:
+            elif code == h5py.h5z.FILTER_SHUFFLE:
+                data = unshuffle(data, self.dtype.itemsize)  # gzip may come before it
+            else:
                 return None
         return len(data)
 
@@ -266,7 +263,7 @@ class RowReader:
                 data = inflate(data, size)
             self._check_size(len(data), place)
             if self._shuffled:
-                data = _unshuffle(data, self.dtype.itemsize)
+                data = unshuffle(data, self.dtype.itemsize)
             start, stop = stop, stop + size
             target[start:stop] = data
         return np.frombuffer(target[:stop], self.dtype)

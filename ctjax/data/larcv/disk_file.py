@@ -1,4 +1,4 @@
-"""A file for HDF5 to write, on a disk that may be full."""
+"""Lets HDF5 write to a disk that may be full."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""The error of a larcv3 file, and the form of its message."""
+"""Raises the one error of a larcv3 file, in one form of message."""
 
 import contextlib
 import dataclasses
@@ -9,7 +9,7 @@ from ctjax.base.errors import UserError
 
 
 class LarcvFileError(UserError):
-    """A file that cannot be read as what it claims to be.
+    """Says that a file cannot be read as what it claims to be.
 
     The message is one line: file, entry, product, dataset, what was found there and
     what was expected.
@@ -18,7 +18,7 @@ class LarcvFileError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where in a file something was found."""
+    """Says where in a file something was found."""
 
     path: str
     product: str = ""
@@ -26,11 +26,11 @@ class Place:
     entry: int | None = None
 
     def at(self, **changes) -> "Place":
-        """The same place with some fields changed."""
+        """Returns the same place with some fields changed."""
         return dataclasses.replace(self, **changes)
 
     def __str__(self) -> str:
-        """File, entry, product and dataset, as far as they are known."""
+        """Names file, entry, product and dataset, as far as they are known."""
         parts = [self.path]
         if self.entry is not None:
             parts.append(f"entry {self.entry}")

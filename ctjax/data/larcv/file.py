@@ -23,7 +23,7 @@ logger = logging.getLogger("ctjax")
 
 
 class LarcvFile:
-    """An open file; all methods may be called from several threads.
+    """Holds a file open; all methods may be called from several threads.
 
     Attributes:
       path: as given.
@@ -59,7 +59,7 @@ class LarcvFile:
         self._warned_of_duplicates = False
         with as_larcv_error(self._place, "a readable file"):
             self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        self._opening = OpenMode(self._descriptor, raw_chunks, strict)
+        self._mode = OpenMode(self._descriptor, raw_chunks, strict)
         try:
             self._state = _file_state(os.fstat(self._descriptor))
             with as_larcv_error(self._place, "an HDF5 file"):
@@ -137,7 +137,7 @@ class LarcvFile:
         if image.planes == label.planes and np.array_equal(image.ids, label.ids):
             return image, label._replace(ids=image.ids)
         place = self._at_voxels(LABEL_PRODUCT, entry)
-        if self._opening.strict:
+        if self._mode.strict:
             for charged, classed in zip(image.planes, label.planes, strict=True):
                 if not np.isin(label.ids[classed], image.ids[charged]).all():
                     place.fail("ids without a charge", f"those of {IMAGE_PRODUCT}")
@@ -149,7 +149,7 @@ class LarcvFile:
     def _differs_by_whole_chunks(
         self, entry: int, image: Voxels, label: Voxels
     ) -> bool:
-        """Whether the products tell that one of them has chunks out of place."""
+        """Tells whether one of the products seems to have chunks out of place."""
         chunk_rows = {reader.chunk_rows for reader in self._readers.values()}
         firsts = {int(index.first_voxel[entry]) for index in self._indices.values()}
         if image.planes != label.planes or len(chunk_rows) > 1 or len(firsts) > 1:
@@ -165,7 +165,7 @@ class LarcvFile:
             if not isinstance(events, h5py.Group) or not isinstance(data, h5py.Group):
                 place.fail("others", "groups Events and Data")
         table = read_table(
-            events, "event_id", ("run", "subrun", "event"), place, self._opening
+            events, "event_id", ("run", "subrun", "event"), place, self._mode
         )
         self.event_ids = np.stack([table[n] for n in ("run", "subrun", "event")], -1)
         self.num_events = len(self.event_ids)
@@ -197,7 +197,7 @@ class LarcvFile:
                 voxels,
                 self._descriptor,
                 at_voxels,
-                raw_chunks=self._opening.raw_chunks,
+                raw_chunks=self._mode.raw_chunks,
             )
         index = read_index(
             group,
@@ -205,7 +205,7 @@ class LarcvFile:
             reader.num_rows,
             reader.chunk_rows,
             place,
-            self._opening,
+            self._mode,
         )
         expected = self._indices.get(IMAGE_PRODUCT, index).image_shape
         if index.image_shape != expected:
@@ -247,7 +247,7 @@ class LarcvFile:
 
     def _judge_order(self, ids, first, planes, chunk_rows, place: Place) -> None:
         """Tells odd orders, which are read as stored, from chunks out of place."""
-        if self._opening.strict:
+        if self._mode.strict:
             place.fail("ids not strictly ascending", "ascending ids in each plane")
         seam = chunk_order.find_broken_seam(ids, planes, first, chunk_rows)
         if seam is not None:

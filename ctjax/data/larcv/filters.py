@@ -44,8 +44,8 @@ def deflated(data: np.ndarray, level: int) -> bytes:
     return bytes(deflate.zlib_compress(data, level + 1))
 
 
-def _filter_codes(dataset: h5py.Dataset) -> list[int]:
-    """The dataset's filters in the order in which they are applied on writing."""
+def filter_codes(dataset: h5py.Dataset) -> list[int]:
+    """Returns the dataset's filters in the order in which writing applies them."""
     properties = dataset.id.get_create_plist()
     return [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
 
@@ -60,7 +60,11 @@ def shuffle(data: np.ndarray, itemsize: int) -> np.ndarray:
     return np.ascontiguousarray(data.reshape(-1, itemsize).T).reshape(-1)
 
 
-def _unshuffle(data: bytes | bytearray | memoryview, itemsize: int) -> memoryview:
-    """Undoes `shuffle`."""
-    rows = np.frombuffer(data, np.uint8).reshape(itemsize, -1).T
-    return np.ascontiguousarray(rows).reshape(-1).data
+def unshuffle(data: bytes | bytearray | memoryview, itemsize: int) -> memoryview:
+    """Undoes `shuffle`; HDF5 leaves the bytes after the last whole row in place."""
+    whole = len(data) // itemsize * itemsize
+    rows = np.frombuffer(data, np.uint8, whole).reshape(itemsize, -1).T
+    unshuffled = np.ascontiguousarray(rows).reshape(-1).data
+    if whole == len(data):
+        return unshuffled
+    return memoryview(bytes(unshuffled) + bytes(data[whole:]))

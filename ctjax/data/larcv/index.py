@@ -1,4 +1,4 @@
-"""The index tables of one larcv3 product: read once, whole, and checked.
+"""Reads and checks the index tables of one larcv3 product, once and whole.
 
 Event e has rows `first .. first + N - 1` of the tables `voxel_extents` and
 `image_meta`, one per projection; each has `N` rows of the table `voxels`, beginning
@@ -25,7 +25,7 @@ MAX_PIXELS = (2**31 - 1) // NUM_PLANES
 
 @dataclasses.dataclass(frozen=True)
 class ProductIndex:
-    """Where the voxels of each event and plane of one product lie.
+    """Says where the voxels of each event and plane of one product lie.
 
     Attributes:
       image_shape: rows H and columns W.
@@ -42,7 +42,7 @@ class ProductIndex:
     plane: np.ndarray
 
     def spans(self, entry: int) -> tuple[int, int, tuple[slice, ...]]:
-        """Row of the first voxel, number of voxels, and the voxels of each plane."""
+        """Returns an event's first row, number of voxels, and slice of each plane."""
         start, stop = self.row_start[entry : entry + 2].tolist()
         planes = [slice(0, 0)] * NUM_PLANES
         total = 0
@@ -56,7 +56,7 @@ class ProductIndex:
         return int(self.first_voxel[entry]), total, tuple(planes)
 
     def counts_by_plane(self) -> np.ndarray:
-        """Stored voxels, [N, P] int64."""
+        """Counts the stored voxels, [N, P] int64."""
         counts = np.zeros((len(self.first_voxel), NUM_PLANES), np.int64)
         entries = np.repeat(np.arange(len(counts)), np.diff(self.row_start))
         counts[entries, self.plane] = self.voxel_count
@@ -69,7 +69,7 @@ def read_index(
     num_voxels: int,
     chunk_rows: int,
     place: Place,
-    opening: OpenMode,
+    mode: OpenMode,
 ) -> ProductIndex:
     """Reads and checks `extents`, `voxel_extents` and `image_meta` of a product.
 
@@ -79,7 +79,7 @@ def read_index(
       num_voxels: rows of the table `voxels`.
       chunk_rows: of the same table; 0 where it has no chunks.
       place: of the product, for errors.
-      opening: of the file.
+      mode: how the file was opened.
 
     Returns:
       The index, projections gathered in the order of the events.
@@ -87,21 +87,8 @@ def read_index(
     Raises:
       LarcvFileError: naming entry and table, for everything inconsistent.
     """
-    extents = read_table(group, "extents", ("first", "N"), place, opening)
-    table = read_table(group, "voxel_extents", ("first", "N", "ID"), place, opening)
-    meta = read_table(
-        group,
-        "image_meta",
-        ("valid", "projection_id", "number_of_voxels"),
-        place,
-        opening,
-    )
+    extents, table, meta = _read_tables(group, num_events, place, mode)
     first, projections = extents["first"], extents["N"]
-    if len(first) != num_events:
-        place.at(dataset="extents").fail(f"{len(first)} rows", f"{num_events}, one per")
-    if len(meta["valid"]) != len(table["N"]):
-        found = f"{len(meta['valid'])} rows"
-        place.at(dataset="image_meta").fail(found, f"{len(table['N'])}")
     oddities = _check_ranges(
         first, projections, len(table["N"]), place.at(dataset="extents")
     )
@@ -122,11 +109,28 @@ def read_index(
     totals = ends[row_start[1:]] - ends[row_start[:-1]]
     oddities += _check_ranges(first_voxel, totals, num_voxels, place, chunk_rows)
     oddities += _check_columns(index, table, entries, place)
-    if opening.strict and oddities:
+    if mode.strict and oddities:
         raise LarcvFileError(oddities[0])
     for oddity in oddities:
         logger.warning("%s; larcv3 reads this, but would not have written it", oddity)
     return index
+
+
+def _read_tables(
+    group: h5py.Group, num_events: int, place: Place, mode: OpenMode
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Reads `extents`, `voxel_extents` and `image_meta`, and checks their lengths."""
+    extents = read_table(group, "extents", ("first", "N"), place, mode)
+    table = read_table(group, "voxel_extents", ("first", "N", "ID"), place, mode)
+    members = "valid", "projection_id", "number_of_voxels"
+    meta = read_table(group, "image_meta", members, place, mode)
+    for name, length, expected in (
+        ("extents", len(extents["N"]), num_events),
+        ("image_meta", len(meta["valid"]), len(table["N"])),
+    ):
+        if length != expected:
+            place.at(dataset=name).fail(f"{length} rows", f"{expected}")
+    return extents, table, meta
 
 
 def _check_columns(
@@ -199,16 +203,26 @@ def _check_ranges(
             f"{place.at(entry=entry)}: found rows before those of an earlier event, "
             "expected the order of the events"
         )
-    stops, begins = np.append(0, ends), np.append(starts, length)
-    unused = begins > stops
-    if chunk_rows:
-        unused[:-1] &= starts % chunk_rows != 0
-    if unused.any():
-        row = stops[np.argmax(unused)]
+    row = _find_unused_row(starts, ends, length, chunk_rows)
+    if row is not None:
         oddities.append(
             f"{place}: found row {row} used by no event, expected an event for each"
         )
     return oddities
+
+
+def _find_unused_row(
+    starts: np.ndarray, ends: np.ndarray, length: int, chunk_rows: int
+) -> int | None:
+    """Finds the first row of a table between ranges that ascend; None for none.
+
+    Rows before a range that begins with a chunk are not looked at.
+    """
+    stops, begins = np.append(0, ends), np.append(starts, length)
+    unused = begins > stops
+    if chunk_rows:
+        unused[:-1] &= starts % chunk_rows != 0
+    return int(stops[np.argmax(unused)]) if unused.any() else None
 
 
 def _check_meta(

@@ -1,4 +1,4 @@
-"""Record types of larcv3 files, and tables of them that grow."""
+"""Defines the records of larcv3 files, and writes tables of them."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from ctjax.data.larcv import filters
 
 
 def _record(size: int, **members: tuple[str, int]) -> np.dtype:
-    """A padded record as larcv3's C++ structs lie in memory on x86-64."""
+    """Makes a padded record type, as larcv3's C++ structs lie in memory on x86-64."""
     formats, offsets = zip(*members.values(), strict=True)
     return np.dtype(
         {"names": list(members), "formats": formats, "offsets": offsets,
@@ -54,7 +54,7 @@ PARTICLE = np.dtype(
 
 @dataclasses.dataclass(frozen=True)
 class PlaneMeta:
-    """What larcv3 calls the image meta of one plane, the same for all events.
+    """Holds what larcv3 calls the image meta of one plane, the same for all events.
 
     Attributes:
       number_of_voxels: (W, H); ids are `column * H + row`.
@@ -69,7 +69,7 @@ class PlaneMeta:
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-    """How datasets lie on disk.
+    """Says how datasets lie on disk.
 
     Attributes:
       voxel_chunk: voxels per chunk.
@@ -95,7 +95,7 @@ class Storage:
 
 
 class Table:
-    """One growing dataset, written a whole chunk at a time past HDF5's own filters.
+    """Writes one growing dataset, a whole chunk at a time, past HDF5's own filters.
 
     They would take twice the time: zlib instead of libdeflate.
     """

@@ -1,4 +1,4 @@
-"""Writes a larcv3 file again with one chunk an event.
+"""Rewrites a larcv3 file with one chunk per event.
 
 larcv3 stores chunks of 1000 voxels, some 60 an event and product, each to be found,
 fetched and inflated by itself. Here every event begins with a chunk of its own, large
@@ -149,7 +149,7 @@ def _write_product(
 def _gather_rows(
     old: h5py.File, name: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """New `extents`; old `voxel_extents` and `image_meta` in the order of events."""
+    """Returns new `extents`, and the other two index tables in the order of events."""
     old_extents, old_table, meta = (
         np.asarray(old[f"{name}/{table}"])
         for table in ("extents", "voxel_extents", "image_meta")

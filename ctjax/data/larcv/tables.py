@@ -1,4 +1,4 @@
-"""Tables of a larcv3 file: one-dimensional datasets of named members, checked.
+"""Opens and checks tables of a larcv3 file: one-dimensional, of named members.
 
 HDF5 gives a damaged type or layout the benefit of the doubt and delivers numbers;
 here whatever is not a plain table of numbers with every row stored is refused.
@@ -21,7 +21,7 @@ MAX_COUNT = 2**62
 
 
 class OpenMode(NamedTuple):
-    """How a file was opened.
+    """Says how a file was opened.
 
     Attributes:
       descriptor: of the file, for reading.
@@ -71,7 +71,7 @@ def open_table(group: h5py.Group, name: str, members: tuple, place: Place):
 
 
 def read_table(
-    group: h5py.Group, name: str, members: tuple, place: Place, opening: OpenMode
+    group: h5py.Group, name: str, members: tuple, place: Place, mode: OpenMode
 ) -> dict[str, np.ndarray]:
     """Reads members of an index table whole.
 
@@ -80,7 +80,7 @@ def read_table(
       name: of the table.
       members: integer members.
       place: of the group, for errors.
-      opening: of the file.
+      mode: how the file was opened.
 
     Returns:
       [rows, ...] int64 for each member.
@@ -91,9 +91,7 @@ def read_table(
     table = open_table(group, name, members, place)
     place = place.at(dataset=name)
     with as_larcv_error(place, "readable rows"):
-        reader = RowReader(
-            table, opening.descriptor, place, raw_chunks=opening.raw_chunks
-        )
+        reader = RowReader(table, mode.descriptor, place, raw_chunks=mode.raw_chunks)
         rows = reader.read(0, reader.num_rows)
     columns = {}
     for member in members:

@@ -1,4 +1,4 @@
-"""The true neutrino of each event, from the particle table of larcv3 files."""
+"""Reads the true neutrino of each event from larcv3's particle table."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Writing larcv3 files: sparse2d, particle and bbox2d products, event by event.
+"""Writes larcv3 files: sparse2d, particle and bbox2d products, event by event.
 
 Written from a description of the format; the larcv3 library reads the result. What is
 in a product is not decided here: images, labels and predictions all come this way.

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from ctjax.base import native_library
+from ctjax.processes import launchers
 
 logger = logging.getLogger("ctjax")
 
@@ -71,9 +72,7 @@ def num_threads() -> int:
         value = os.environ.get(name, "")
         if value.isdecimal() and int(value) > 0:
             return int(value)
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return launchers.usable_cpus()
 
 
 def serve(x: jax.Array, outputs: int, size: int) -> bool:

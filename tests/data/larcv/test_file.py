@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
-from ctjax.data.larcv import chunks
+from ctjax.data.larcv import chunks, filters
 from ctjax.data.larcv.file import LarcvFile, LarcvFileError
 from tests.support import larcv_fixtures
 from tests.support.larcv_fixtures import FILTERS
@@ -426,6 +426,32 @@ def test_filters(tmp_path, events, name):
     assert raw == (name not in ("lzf", "fletcher32"))
 
 
+@pytest.mark.parametrize("chunk", [5, 32, 100_000])
+def test_gzip_before_shuffle(tmp_path, events, chunk):
+    path = str(larcv_fixtures.write_larcv(tmp_path / "f.h5", events))
+    with h5py.File(path, "r+") as file:
+        voxels = file[WIRE]["voxels"]
+        rows, type_of_file = voxels[:], voxels.id.get_type()
+        del file[WIRE]["voxels"]
+        properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        properties.set_chunk((chunk,))
+        properties.set_deflate(1)
+        properties.set_shuffle()
+        space = h5py.h5s.create_simple(rows.shape, (h5py.h5s.UNLIMITED,))
+        table = h5py.Dataset(
+            h5py.h5d.create(
+                file[WIRE].id, b"voxels", type_of_file, space, dcpl=properties
+            )
+        )
+        table[:] = rows
+    check_reads(path, events, strict=True)
+    with h5py.File(path, "r+") as file:
+        table = file[WIRE]["voxels"]
+        stored = zlib.compress(bytes(16 * (chunk - 1)))
+        table.id.write_direct_chunk((0,), stored, filter_mask=0b10)
+    check_fails(path, "voxels", "entry 0", f"chunk of {16 * (chunk - 1)} bytes")
+
+
 @pytest.mark.parametrize("chunk", [None, 1, 7, 100_000])
 def test_chunks(tmp_path, events, chunk):
     filters = {} if chunk is None else None
@@ -564,7 +590,7 @@ def test_very_many_chunks(path, events, monkeypatch):
 
 
 def test_without_the_fast_library(path, events, monkeypatch):
-    monkeypatch.setattr(chunks, "deflate", None)
+    monkeypatch.setattr(filters, "deflate", None)
     check_reads(path, events, strict=True)
     with open(path, "r+b") as file:
         with LarcvFile(path) as reader:
