@@ -33,8 +33,8 @@ from ctjax.learning import compiled as learning_compiled
 from ctjax.learning import losses, sharding, steps
 from ctjax.learning.precision import POLICIES
 from ctjax.learning.state import init_variables, make_state
-from ctjax.models import UResNet, blocks, layers, normalization, uresnet
-from ctjax.models.kernels import convolution, cpu
+from ctjax.models import UResNet, layers, normalization, uresnet
+from ctjax.models.kernels import activation, convolution, cpu
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 LEARNING_RATE = 3e-4
@@ -93,14 +93,14 @@ LEVERS: dict[str, tuple[object, str, object]] = {
     "wide vectors": (cpu, "vector_lanes", lambda: cpu.LANES),
     "epilogue": (convolution, "takes_bias", lambda x, kernel: False),
     "convolution": (convolution, "_on_cpu", _same_everywhere),
-    "activation": (blocks, "leaky_relu", layers.leaky_relu.fun),
-    "slices": (blocks, "upsample_bilinear", _resize),
+    "activation": (activation, "leaky_relu", activation.leaky_relu.fun),
+    "slices": (layers, "upsample_bilinear", _resize),
     "1 x 1 first": (uresnet, "InterpolationUpsample", _UpsampleFirst),
-    "max-pool": (blocks, "max_pool", _pool),
+    "max-pool": (layers, "max_pool", _pool),
     "dead biases": (normalization.BatchNorm, "__call__", _biased),
     "donation": (sharding, "over_events", _not_donated),
     "split": (convolution, "convolve_parts", _together),
-    "normalize": (blocks, "normalize", normalization.normalize.fun),
+    "normalize": (normalization, "normalize", normalization.normalize.fun),
     "late results": (sys.modules[__name__], "RESULTS_LATE", 0),
 }
 """By name: what replaces which attribute of what to take the lever away."""

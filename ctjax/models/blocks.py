@@ -7,6 +7,7 @@ the names of CosmicTagger's torch network, which lets `ctjax.models.torch_weight
 convert by renaming alone.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,19 +16,17 @@ import jax
 import jax.numpy as jnp
 
 from ctjax.config.fields import Normalization
-from ctjax.models.kernels import convolution as kernels_convolution
-from ctjax.models.kernels import gpu
-from ctjax.models.layers import LEAKY_RELU_SLOPE, Convolution, Images, leaky_relu
+from ctjax.models.kernels import activation, block
+from ctjax.models.layers import Convolution
 from ctjax.models.normalization import (
     BATCH_NORM_EPSILON,
     LAYER_NORM_EPSILON,
     BatchNorm,
-    _of_planes,
 )
 
 
 class Block(nn.Module):
-    """Convolution, normalization, activation.
+    """Convolves, normalizes and activates; who computes it is up to `kernels.block`.
 
     Attributes:
       features: output features.
@@ -43,8 +42,8 @@ class Block(nn.Module):
         cheaper before it; the normalization does not commute.
       dtype: compute type.
       axis_name: as in `BatchNorm`.
-      is_fused: whether kernels that take normalization and activation in are used
-        where there are any, see `fused`.
+      is_fused: whether GPUs use kernels that normalize and activate as well, where
+        there are any, see `kernels.gpu`.
     """
 
     features: int
@@ -77,102 +76,59 @@ class Block(nn.Module):
             self.norm = nn.InstanceNorm(epsilon=BATCH_NORM_EPSILON, dtype=self.dtype)
 
     def __call__(
-        self, x: Images, train: bool, residual: jax.Array | None = None
-    ) -> jax.Array:
+        self,
+        x: block.Images | block.Unfinished,
+        train: bool,
+        residual: jax.Array | None = None,
+        may_stay_unfinished: bool = False,
+    ) -> Any:
         """Maps [N, H, W, C] to [N, H', W', features].
 
         Args:
-          x: the images; several, for a stride of 1, are not put together.
+          x: the images; several, for a stride of 1, are not concatenated.
           train: whether batch normalization takes their own statistics.
-          residual: like the result, to be added before an activation; such a block has
-            no other.
+          residual: like the result, added before an activation; such a block has no
+            other.
+          may_stay_unfinished: whether another block is the only reader of the result,
+            and may normalize and activate it.
         """
-        by_statistics = train and self.normalization is Normalization.BATCH
-        if not isinstance(x, tuple) and not by_statistics:
-            y: Any = self._in_one(x, residual)
-            if y is not None:
-                return y
-        y, bias = self.conv(x)
-        if self.upsample is not None:
-            y = self.upsample(y)
-        if by_statistics:
-            y = self.norm(y, bias, LEAKY_RELU_SLOPE if self.is_activated else 1.0)
-        else:
-            if self.normalization is Normalization.BATCH:
-                gain, bias = self.norm.affine(bias)
-                y = y * gain.astype(self.dtype)[None, None, None]
-            if bias is not None:
-                y = y + bias.astype(self.dtype)[None, None, None]
-            if self.normalization in (Normalization.LAYER, Normalization.INSTANCE):
-                y = self.norm(y)
-            if self.is_activated:
-                y = leaky_relu(y)
-        return y if residual is None else leaky_relu(y + residual)
-
-    def has_kernel(self, x: jax.Array) -> bool:
-        """Whether a fused kernel takes these images."""
-        return (
-            self.is_fused
-            and self._is_one_convolution()
-            and gpu.fits(
-                x.shape,
-                (self.kernel_size, self.kernel_size, x.shape[-1], self.features),
+        kernel, bias = self.conv.parameters(x)
+        call = block.ConvolutionCall(
+            x=x,
+            kernel=kernel,
+            plain=self._convolve,
+            is_alone=self.stride == 1 and self.upsample is None,
+            is_fused=self.is_fused,
+            num_planes=self.num_planes,
+            dtype=self.dtype,
+        )
+        if self.normalization is Normalization.BATCH and train:
+            slope = activation.SLOPE if self.is_activated else 1.0
+            return block.by_statistics(
+                call,
+                functools.partial(self.norm, bias=bias, slope=slope),
+                functools.partial(self.norm.affine_of_sums, bias=bias),
+                residual,
+                self.is_activated,
+                may_stay_unfinished,
             )
-        )
-
-    def _is_one_convolution(self):
-        """Whether all but an activation is affine in a convolution's output."""
-        return (
-            self.normalization in (Normalization.NONE, Normalization.BATCH)
-            and self.upsample is None
-            and self.stride == 1
-        )
-
-    def _in_one(self, x, residual):
-        """The block without statistics of its own in one function, if there is one."""
-        ends_activated = self.is_activated or residual is not None
-        if not ends_activated or not self._is_one_convolution():
-            return None
-        kernel, bias = self.conv.parameters(x.shape[-1])
-        x = x.astype(self.dtype)
-        on_cpu = kernels_convolution.takes_bias(x, kernel)
-        if not on_cpu and not self.has_kernel(x):
-            return None
+        if self.normalization in (Normalization.LAYER, Normalization.INSTANCE):
+            y = self.norm(block.by_known_affine(call, None, bias, None, False))
+            y = activation.leaky_relu(y) if self.is_activated else y
+            return block.add_residual(y, residual)
+        gain = None
         if self.normalization is Normalization.BATCH:
             gain, bias = self.norm.affine(bias)
-            kernel = kernel * gain[None, None, None]
-        if bias is None:
-            bias = jnp.zeros_like(kernel, shape=(self.features,))
-        kernel = kernel.astype(self.dtype)
-        if residual is not None:
-            residual = residual.astype(self.dtype)
-        if on_cpu:
-            return kernels_convolution.convolve_biased(x, kernel, bias, residual)
-        return gpu.biased(x, kernel, bias, residual, True)
+        return block.by_known_affine(call, gain, bias, residual, self.is_activated)
 
-    def pending(
-        self, x: jax.Array, affine: gpu.Affine | None
-    ) -> tuple[jax.Array, gpu.Affine]:
-        """Training with batch normalization, which is left to whoever comes next.
-
-        Args:
-          x: [N, H, W, C]; see `has_kernel`.
-          affine: what is left to do with `x`, see `fused.normalized`.
-
-        Returns:
-          The convolution [N, H, W, features], and what is left to do with it.
-        """
-        kernel, bias = self.conv.parameters(x.shape[-1])
-        results: Any = gpu.normalized(
-            x.astype(self.dtype), affine, kernel.astype(self.dtype), self.num_planes
-        )
-        y, sums = results
-        count = y.size // (self.num_planes * self.features)
-        return y, self.norm.affine_of_sums(sums, count, bias)
+    def _convolve(self, x, kernel):
+        """What is linear in the block: the convolution, then the upsampling if any."""
+        y = self.conv.convolve(x, kernel)
+        return y if self.upsample is None else self.upsample(y)
 
 
 class ResidualBlock(nn.Module):
-    """Two blocks whose sum with their input is activated.
+    """Adds its input to the result of two blocks and activates the sum.
 
     Attributes:
       block: makes a `Block` of the right width and kernel from its keyword arguments.
@@ -185,24 +141,18 @@ class ResidualBlock(nn.Module):
         """Maps [N, H, W, C] to the same shape."""
         first = self.block(name="convolution_1")
         second = self.block(name="convolution_2", is_activated=False)
-        by_statistics = train and first.normalization is Normalization.BATCH
-        if not by_statistics or not first.has_kernel(x):
-            return second(first(x, train), train, x)
-        y, (gain, offset) = second.pending(*first.pending(x, None))
-        planes = y.reshape(-1, first.num_planes, *y.shape[1:]).astype(jnp.float32)
-        planes = planes * _of_planes(gain) + _of_planes(offset)
-        return leaky_relu(planes.astype(y.dtype).reshape(y.shape) + x)
+        return second(first(x, train, may_stay_unfinished=True), train, residual=x)
 
 
 class BlockSeries(nn.Module):
-    """`n_blocks` blocks or residual blocks, one after the other, of constant width.
+    """Applies blocks or residual blocks of constant width, one after the other.
 
     Attributes:
       block: as in `ResidualBlock`.
-      n_blocks: how many.
+      n_blocks: how many blocks.
       residual: whether they are residual blocks.
-      is_recomputed: whether the gradient keeps their inputs alone and computes the rest
-        of each anew.
+      is_recomputed: whether the backward pass recomputes each block; only the blocks'
+        inputs are stored.
     """
 
     block: Callable[..., Block]

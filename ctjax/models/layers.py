@@ -8,33 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ctjax.models.kernels import convolution
-
-LEAKY_RELU_SLOPE = convolution.SLOPE
-
-Images = jax.Array | tuple[jax.Array, ...]
-"""[N, H, W, C], or several whose features belong one after the other."""
-
-
-@jax.custom_vjp
-def leaky_relu(x: jax.Array) -> jax.Array:
-    """Applies the activation of every unit; its slope at 0 is 0.01, as in torch.
-
-    Kept for the gradient is the result, which the next convolution keeps anyway.
-    """
-    return jnp.where(x > 0, x, LEAKY_RELU_SLOPE * x)
-
-
-def _leaky_relu_forward(x):
-    y = leaky_relu(x)
-    return y, y
-
-
-def _leaky_relu_backward(y, gradient):
-    # The result has the sign of x.
-    return (jnp.where(y > 0, gradient, LEAKY_RELU_SLOPE * gradient),)
-
-
-leaky_relu.defvjp(_leaky_relu_forward, _leaky_relu_backward)
+from ctjax.models.kernels.block import Images, Unfinished
 
 
 def upsample_bilinear(x: jax.Array) -> jax.Array:
@@ -133,27 +107,30 @@ class Convolution(nn.Module):
 
     def __call__(self, x: Images) -> tuple[jax.Array, jax.Array | None]:
         """Convolves [N, H, W, C]; returns the output and the bias [features]."""
+        kernel, bias = self.parameters(x)
+        return self.convolve(x, kernel), bias
+
+    def convolve(self, x: Images, kernel: jax.Array) -> jax.Array:
+        """Convolves [N, H, W, C] with a kernel as `parameters` returns it."""
+        kernel = kernel.astype(self.dtype)
         if isinstance(x, tuple):
-            kernel, bias = self.parameters(sum(part.shape[-1] for part in x))
             parts = [part.astype(self.dtype) for part in x]
-            return convolution.convolve_parts(parts, kernel.astype(self.dtype)), bias
-        kernel, bias = self.parameters(x.shape[-1])
-        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+            return convolution.convolve_parts(parts, kernel)
         if self.stride == 1:
-            y = convolution.convolve(x, kernel)
-        else:
-            y = jax.lax.conv_general_dilated(
-                x,
-                kernel,
-                window_strides=(self.stride, self.stride),
-                padding="VALID",
-                dimension_numbers=convolution.DIMENSION_NUMBERS,
-            )
-        return y, bias
+            return convolution.convolve(x.astype(self.dtype), kernel)
+        return jax.lax.conv_general_dilated(
+            x.astype(self.dtype),
+            kernel,
+            window_strides=(self.stride, self.stride),
+            padding="VALID",
+            dimension_numbers=convolution.DIMENSION_NUMBERS,
+        )
 
     @nn.compact
-    def parameters(self, inputs: int) -> tuple[jax.Array, jax.Array | None]:
-        """Returns the kernel [k, k, inputs, features] and the bias, float32."""
+    def parameters(self, x: Images | Unfinished) -> tuple[jax.Array, jax.Array | None]:
+        """Returns the kernel [k, k, C, features] for `x` and the bias, float32."""
+        parts = x if isinstance(x, tuple) else (x,)
+        inputs = sum(part.shape[-1] for part in parts)
         kernel = self.param(
             "kernel",
             nn.initializers.xavier_uniform(),
@@ -168,17 +145,15 @@ class Convolution(nn.Module):
 class TransposedConvolution(Convolution):
     """A 2 x 2 convolution of stride 2, transposed: doubles rows and columns."""
 
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-        """Returns the output [N, 2H, 2W, features] and the bias [features]."""
-        kernel, bias = self.parameters(x.shape[-1])
-        y = jax.lax.conv_transpose(
+    def convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """Returns [N, 2H, 2W, features]."""
+        return jax.lax.conv_transpose(
             x.astype(self.dtype),
             kernel.astype(self.dtype),
             strides=(self.stride, self.stride),
             padding="VALID",
             dimension_numbers=convolution.DIMENSION_NUMBERS,
         )
-        return y, bias
 
 
 def fold_planes_into_features(x: jax.Array, num_planes: int) -> jax.Array:

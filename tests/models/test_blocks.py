@@ -8,6 +8,7 @@ import pytest
 from ctjax.config.fields import Normalization
 from ctjax.learning import sharding
 from ctjax.models import blocks, layers, normalization
+from ctjax.models.kernels import activation
 
 
 def random_array(*shape, seed=0):
@@ -21,13 +22,13 @@ def column(*values):
 
 def test_leaky_relu_and_its_slope():
     x = jnp.array([-2.0, 0.0, 3.0])
-    np.testing.assert_allclose(layers.leaky_relu(x), [-0.02, 0, 3])
-    slope = jax.grad(lambda x: layers.leaky_relu(x).sum())(x)
+    np.testing.assert_allclose(activation.leaky_relu(x), [-0.02, 0, 3])
+    slope = jax.grad(lambda x: activation.leaky_relu(x).sum())(x)
     np.testing.assert_allclose(slope, [0.01, 0.01, 1])
 
 
 def test_leaky_relu_keeps_its_result_alone():
-    y, pullback = jax.vjp(layers.leaky_relu, jnp.array([-2.0, 3.0]))
+    y, pullback = jax.vjp(activation.leaky_relu, jnp.array([-2.0, 3.0]))
     (kept,) = jax.tree.leaves(pullback)
     np.testing.assert_array_equal(kept, y)
 
@@ -270,7 +271,7 @@ def test_block_adds_its_bias_and_activates():
     shifted = make_block(is_activated=False).apply({"params": params}, x, False)
     plain = make_block(is_activated=False).apply(variables, x, False)
     np.testing.assert_allclose(shifted, plain - 100, rtol=1e-5)
-    np.testing.assert_allclose(y, layers.leaky_relu(plain), rtol=1e-6)
+    np.testing.assert_allclose(y, activation.leaky_relu(plain), rtol=1e-6)
     assert np.any(y != plain)
 
 
@@ -317,7 +318,7 @@ def test_evaluation_normalizes_by_the_running_statistics(bias, changes):
         for leaf in (stats["mean"], stats["var"], norm["scale"], norm["bias"])
     )
     y = (y - mean) / jnp.sqrt(var + normalization.BATCH_NORM_EPSILON) * scale + shift
-    y = layers.leaky_relu(y) if changes.get("is_activated", True) else y
+    y = activation.leaky_relu(y) if changes.get("is_activated", True) else y
     np.testing.assert_allclose(found, y, atol=3e-6 * np.abs(y).max())
 
 
@@ -352,7 +353,7 @@ def test_residual_block_adds_its_input():
     module = blocks.ResidualBlock(block)
     variables = jax.tree.map(jnp.zeros_like, module.init(jax.random.key(0), x, False))
     np.testing.assert_allclose(
-        module.apply(variables, x, False), layers.leaky_relu(x), rtol=1e-6
+        module.apply(variables, x, False), activation.leaky_relu(x), rtol=1e-6
     )
     series = blocks.BlockSeries(block, n_blocks=2, residual=False)
     variables = series.init(jax.random.key(0), x, False)

@@ -15,10 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ctjax.models.kernels import cpu
+from ctjax.models.kernels.activation import SLOPE
 
 DIMENSION_NUMBERS = ("NHWC", "HWIO", "NHWC")
-
-SLOPE = 0.01  # of LeakyReLU: torch.nn.functional.leaky_relu's default
 
 MIN_PRODUCTS = 1 << 20  # fewer multiplications are not worth another way
 STACK_BYTES = 5 << 18  # of shifted gradients at a time, about a second-level cache

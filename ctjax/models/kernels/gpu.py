@@ -19,8 +19,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from ctjax.models.kernels import convolution
+from ctjax.models.kernels.activation import SLOPE
 
-SLOPE = convolution.SLOPE
 SIZES = (16, 32)
 """Features that are taken: a power of 2, as Triton's blocks are, and of few bytes."""
 

@@ -26,7 +26,7 @@ SHAPES = [
     ((1, 5, 8), 5, 6, 6),
 ]
 
-# Those of cpu_kernels.c: tiles of lines and columns and what is left of them, rows that
+# Those of cpu.c: tiles of lines and columns and what is left of them, rows that
 # are summed in pieces, images lower than the kernel.
 KERNEL_SHAPES = [
     ((3, 8, 16), 3, 16, 16),
@@ -66,7 +66,7 @@ def products(function, x, kernel, cotangent):
 @pytest.fixture
 def kernels_in_c():
     if not kernels_cpu.are_usable():
-        pytest.skip("cpu_kernels.c is not built: pip install -e . with a C compiler")
+        pytest.skip("cpu.c is not built: pip install -e . with a C compiler")
 
 
 @pytest.mark.parametrize("options", KERNEL_SHAPES, ids=str)

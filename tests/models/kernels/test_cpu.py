@@ -8,23 +8,23 @@ from tests.support.building import build
 
 def test_installation_builds_the_library(tmp_path, monkeypatch, needs_compiler):
     build(tmp_path)
-    path = tmp_path / "ctjax/models/cpu_kernels.py"
+    path = tmp_path / "ctjax/models/kernels/cpu.py"
     monkeypatch.setattr(cpu, "__file__", str(path))
-    assert path.with_name("_cpu_kernels.abi3.so").exists()
+    assert path.with_name("_cpu.abi3.so").exists()
     assert cpu._load() is not None
 
 
 def test_installation_needs_no_compiler(tmp_path, monkeypatch):
     build(tmp_path, CC="absent-compiler")
-    path = tmp_path / "ctjax/models/cpu_kernels.py"
-    assert not path.with_name("_cpu_kernels.abi3.so").exists()
+    path = tmp_path / "ctjax/models/kernels/cpu.py"
+    assert not path.with_name("_cpu.abi3.so").exists()
     monkeypatch.setattr(cpu, "__file__", str(path))
     assert cpu._load() is None
 
 
 needs_library = pytest.mark.skipif(
     cpu._load() is None,
-    reason="cpu_kernels.c is not built: pip install -e . with a C compiler",
+    reason="cpu.c is not built: pip install -e . with a C compiler",
 )
 
 

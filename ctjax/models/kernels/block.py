@@ -1,0 +1,170 @@
+"""Chooses who computes a block: XLA step by step, the CPU or a GPU several at once.
+
+Convolution, normalization, activation and sum are one pass over the images each when
+XLA computes them (`plain`). The C functions for CPUs (`cpu`) and the kernels for GPUs
+(`gpu`) do several of them in one pass, for the convolutions that they take.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ctjax.models.kernels import activation, convolution, gpu
+
+Images = jax.Array | tuple[jax.Array, ...]
+"""[N, H, W, C], or several whose features belong one after the other."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Unfinished:
+    """Images whose normalization and activation are left to the block that reads them.
+
+    Attributes:
+      values: [N, H, W, C], the output of a convolution.
+      affine: gain and offset of each plane, [P, C] float32; LeakyReLU follows.
+    """
+
+    values: jax.Array
+    affine: gpu.Affine
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the images, [N, H, W, C]."""
+        return self.values.shape
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvolutionCall:
+    """A convolution that is yet to be computed.
+
+    Attributes:
+      x: `Images` or `Unfinished`.
+      kernel: [k, k, C, F] float32.
+      plain: computes it, and what else is linear in the block, from `x` and `kernel`.
+      is_alone: whether that is a convolution of stride 1 and nothing else. Others than
+        XLA compute nothing else.
+      is_fused: whether the kernels for GPUs may compute it.
+      num_planes: P, planes folded into the leading axis.
+      dtype: the compute type.
+    """
+
+    x: Any
+    kernel: jax.Array
+    plain: Callable[[Any, jax.Array], jax.Array]
+    is_alone: bool
+    is_fused: bool
+    num_planes: int
+    dtype: Any
+
+    def is_on_cpu(self) -> bool:
+        """Whether the C functions for CPUs take it."""
+        return (
+            self.is_alone
+            and isinstance(self.x, jax.Array)
+            and convolution.takes_bias(self.x.astype(self.dtype), self.kernel)
+        )
+
+    def is_on_gpu(self) -> bool:
+        """Whether the kernels for GPUs take it."""
+        return (
+            self.is_alone
+            and self.is_fused
+            and isinstance(self.x, jax.Array)
+            and gpu.fits(self.x.shape, self.kernel.shape)
+        )
+
+
+def by_known_affine(
+    call: ConvolutionCall,
+    gain: jax.Array | None,
+    bias: jax.Array | None,
+    residual: jax.Array | None,
+    is_activated: bool,
+) -> jax.Array:
+    """Convolves, scales, adds a bias, activates; adds a residual and activates the sum.
+
+    Args:
+      call: the convolution.
+      gain: [F] float32, or None for 1.
+      bias: [F] float32, or None for 0.
+      residual: [N, H', W', F], or None for none.
+      is_activated: whether an activation follows the bias; none does with a residual.
+
+    Returns:
+      [N, H', W', F].
+    """
+    is_on_cpu = call.is_on_cpu()
+    if (is_activated or residual is not None) and (is_on_cpu or call.is_on_gpu()):
+        kernel = call.kernel if gain is None else call.kernel * gain[None, None, None]
+        if bias is None:
+            bias = jnp.zeros_like(kernel, shape=kernel.shape[-1:])
+        x, kernel = call.x.astype(call.dtype), kernel.astype(call.dtype)
+        if residual is not None:
+            residual = residual.astype(call.dtype)
+        if is_on_cpu:
+            return convolution.convolve_biased(x, kernel, bias, residual)
+        return gpu.biased(x, kernel, bias, residual, True)
+    y = call.plain(call.x, call.kernel)
+    if gain is not None:
+        y = y * gain.astype(y.dtype)[None, None, None]
+    if bias is not None:
+        y = y + bias.astype(y.dtype)[None, None, None]
+    if is_activated:
+        y = activation.leaky_relu(y)
+    return add_residual(y, residual)
+
+
+def by_statistics(
+    call: ConvolutionCall,
+    normalize: Callable[[jax.Array], jax.Array],
+    affine_of_sums: Callable[[gpu.Statistics, int], gpu.Affine],
+    residual: jax.Array | None,
+    is_activated: bool,
+    may_stay_unfinished: bool,
+) -> jax.Array | Unfinished:
+    """Convolves, normalizes by the result's own statistics, activates; adds a residual.
+
+    Args:
+      call: the convolution; of unfinished images where a kernel for GPUs takes it.
+      normalize: normalizes a convolution's output and activates it.
+      affine_of_sums: returns the gain and offset [P, F] that normalizing amounts to,
+        from the sums of the output and of its squares and the number of pixels summed.
+      residual: as in `by_known_affine`.
+      is_activated: whether `normalize` activates.
+      may_stay_unfinished: whether the activated result goes to another block of this
+        kind and nowhere else.
+
+    Returns:
+      [N, H', W', F], or the same unfinished.
+    """
+    if isinstance(call.x, Unfinished):
+        x, affine = call.x.values, call.x.affine
+    elif may_stay_unfinished and call.is_on_gpu():
+        x, affine = call.x.astype(call.dtype), None
+    else:
+        return add_residual(normalize(call.plain(call.x, call.kernel)), residual)
+    results: Any = gpu.normalized(
+        x, affine, call.kernel.astype(call.dtype), call.num_planes
+    )
+    y, sums = results
+    unfinished = Unfinished(y, affine_of_sums(sums, y.size // sums[0].size))
+    if may_stay_unfinished:
+        return unfinished
+    y = _apply_affine(unfinished)
+    return add_residual(activation.leaky_relu(y) if is_activated else y, residual)
+
+
+def add_residual(y: jax.Array, residual: jax.Array | None) -> jax.Array:
+    """Activates the sum with a residual; returns `y` where there is none."""
+    return y if residual is None else activation.leaky_relu(y + residual)
+
+
+def _apply_affine(unfinished):
+    """Scales and shifts each plane, in float32."""
+    values = unfinished.values
+    gain, offset = (part[None, :, None, None] for part in unfinished.affine)
+    planes = values.reshape(-1, gain.shape[1], *values.shape[1:]).astype(jnp.float32)
+    return (planes * gain + offset).astype(values.dtype).reshape(values.shape)
