@@ -1,10 +1,5 @@
 """The loops in C: the bits of those in numpy, and nothing done with unusual events."""
 
-import os
-import pathlib
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,7 +11,6 @@ from ctjax.data.voxels import Voxels
 
 SHAPE = (8, 16)
 NUM_PIXELS = SHAPE[0] * SHAPE[1]
-ROOT = pathlib.Path(__file__).parents[2]
 
 needs_library = pytest.mark.skipif(
     native.routines is None,
@@ -165,38 +159,5 @@ def test_arrays_that_c_cannot_take_are_refused():
             native.fill(*[*good[:place], wrong, *good[place + 1 :]])
 
 
-@needs_library
-def test_library_of_another_version_is_not_used(monkeypatch):
-    assert native._load() is not None
-    monkeypatch.setattr(native, "VERSION", native.VERSION + 1)
-    assert native._load() is None
-
-
 def test_language(loops):
     assert native.language() == loops
-
-
-def build(folder, **environ):
-    """Runs setup.py as an installation does; returns the library's path."""
-    pytest.importorskip("setuptools")
-    command = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", folder]
-    subprocess.run(
-        [*map(str, command), "--build-temp", str(folder / "temp")],
-        cwd=ROOT,
-        env={**os.environ, **environ},
-        check=True,
-        capture_output=True,
-    )
-    return folder / "ctjax/data/_native.abi3.so"
-
-
-def test_installation_builds_the_library(tmp_path, monkeypatch, needs_compiler):
-    monkeypatch.setattr(native, "__file__", str(build(tmp_path)))
-    assert native._load() is not None
-
-
-def test_installation_needs_no_compiler(tmp_path, monkeypatch):
-    path = build(tmp_path, CC="absent-compiler")
-    assert not path.exists()
-    monkeypatch.setattr(native, "__file__", str(path))
-    assert native._load() is None

@@ -17,11 +17,6 @@ import numpy as np
 from ctjax.data.larcv.errors import Place, as_larcv_error
 from ctjax.data.larcv.filters import _filter_codes, _unshuffle, inflate
 
-try:
-    import deflate
-except ImportError:  # libdeflate is not packaged for every platform; zlib is slower.
-    deflate = None
-
 MAX_INFLATION = 1040
 """Deflate cannot expand further (1032 in theory); a larger claim is damage."""
 
