@@ -1,58 +1,56 @@
-"""Installation of ctjax; development settings are in pyproject.toml."""
+"""What pyproject.toml cannot say: the packages' folders and the libraries in C."""
 
 import pathlib
 import platform
-import re
+import runpy
 import sys
 
 from setuptools import Extension, find_packages, setup
 
 HERE = pathlib.Path(__file__).parent
-VERSION = re.search(
-    r'__version__ = "(.+)"', (HERE / "ctjax/__init__.py").read_text()
-).group(1)
-REQUIREMENTS = [
-    line
-    for line in (HERE / "requirements.txt").read_text().splitlines()
-    if line and not line.startswith("#")
-]
-
 IS_X86 = platform.machine() in ("x86_64", "AMD64")
 
+source_hash = runpy.run_path(str(HERE / "ctjax/base/source_hash.py"))["source_hash"]
+
+
+def library(name: str, source: str, *, compile_args: list[str], **options) -> Extension:
+    """Describes a library, which knows the sources that it is built from.
+
+    Without a compiler, numpy and XLA do its work.
+    """
+    folder = (HERE / source).parent
+    return Extension(
+        name,
+        [source],
+        define_macros=[("CTJAX_SOURCE_HASH", f'"{source_hash(folder)}"')],
+        extra_compile_args=compile_args,
+        optional=True,
+        py_limited_api=True,
+        **options,
+    )
+
+
 setup(
-    name="ctjax",
-    version=VERSION,
-    description="CosmicTagger's pixel segmentation of neutrino events, in JAX",
-    long_description=(HERE / "README.md").read_text(),
-    long_description_content_type="text/markdown",
-    license="MIT",
-    packages=find_packages(include=["ctjax", "ctjax.*"]),
-    # Without a compiler numpy and XLA do the same. One build serves every Python.
+    packages=[*find_packages(include=["ctjax", "ctjax.*"]), "ctjax.configs"],
+    package_dir={"ctjax.configs": "configs"},
     ext_modules=[
-        Extension(
+        library(
             "ctjax.data._native",
-            ["ctjax/data/native.c"],
-            extra_compile_args=["-O3", "-ffp-contract=off"],
-            optional=True,
-            py_limited_api=True,
+            "ctjax/data/native.c",
+            compile_args=["-O3", "-ffp-contract=off"],
         ),
-        Extension(
+        library(
             "ctjax.simulation._native",
-            ["ctjax/simulation/native.c"],
-            extra_compile_args=["-O3", "-ffp-contract=off"],
+            "ctjax/simulation/native.c",
+            compile_args=["-O3", "-ffp-contract=off"],
             libraries=[] if sys.platform == "win32" else ["m"],
-            optional=True,
-            py_limited_api=True,
         ),
-        Extension(
+        library(
             "ctjax.models.kernels._cpu",
-            ["ctjax/models/kernels/cpu.c"],
-            depends=["ctjax/models/kernels/cpu_product.h"],
+            "ctjax/models/kernels/cpu.c",
             # On processors without these instructions the library is not used.
-            extra_compile_args=["-O3", *(["-mavx2", "-mfma"] if IS_X86 else [])],
+            compile_args=["-O3", *(["-mavx2", "-mfma"] if IS_X86 else [])],
             extra_link_args=["-pthread"],
-            optional=True,
-            py_limited_api=True,
         ),
         *(
             [
@@ -69,28 +67,12 @@ setup(
             else []
         ),
     ],
-    package_data={"ctjax.views.report": ["*.html", "*.css", "*.js"]},
-    python_requires=">=3.11",
-    install_requires=REQUIREMENTS,
-    extras_require={
-        "test": [
-            "pytest>=8",
-            "pytest-xdist>=3.6",
-            "hypothesis>=6",
-            "ruff>=0.14",
-            "pyright>=1.1.400",
-            "scipy>=1.13",
-            "matplotlib>=3.9",
-            "bokeh>=3.4",
-            "playwright>=1.45",
-            'openmpi>=5; sys_platform == "linux"',
-        ],
-        "benchmarks": ["matplotlib>=3.9", "scipy>=1.13"],
-        "display": ["matplotlib>=3.9"],
-        "report": ["bokeh>=3.4"],
-        "torch": ["torch>=2.4"],
-        "mpi": ["openmpi>=5"],
-        "cuda12": ["jax[cuda12]"],
-        "cuda13": ["jax[cuda13]"],
+    options={
+        # A changed header or hash alone would not be noticed.
+        "build_ext": {"force": True},
+        # The libraries have no symbol of Python's, so that one wheel of a platform
+        # serves every Python from the oldest supported on; cp311-abi3 is how a wheel
+        # says so, and needs no tag of our own making.
+        "bdist_wheel": {"py_limited_api": "cp311"},
     },
 )

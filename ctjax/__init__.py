@@ -21,4 +21,6 @@ Letters in the shapes of docstrings: B events of a minibatch, P planes, H rows (
 ticks), W columns (wires), C features, K classes, V stored voxels of one plane.
 """
 
-__version__ = "0.1.0"
+from ctjax.base import version as _version
+
+__version__ = _version.find_version()

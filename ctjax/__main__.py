@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import ctjax
 from ctjax import main as run
+from ctjax.base import version
 from ctjax.config.fields import ModeName
 
 RUNS = {
@@ -46,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(help_text())
         return 0
     if name == "--version":
-        sys.stdout.write(f"ctjax {ctjax.__version__}\n")
+        commit = version.find_commit()
+        sys.stdout.write(f"ctjax {ctjax.__version__} (commit {commit})\n")
         return 0
     if name in RUNS:
         mode, default, _ = RUNS[name]

@@ -73,6 +73,7 @@ def run(config: Config, processes: Processes = SINGLE_PROCESS) -> Any:
         log.start_logging(config.output_dir, processes.index)
         stack.callback(log.stop_logging)
         logger.info("Resolved configuration\n%s", describe.describe(config))
+        run_record.log_missing_libraries(config.mode.name)
         if processes.is_first:
             run_record.save_config(config)
         # Imported late: the IO test needs neither jax nor a device.

@@ -15,7 +15,7 @@ def import_optional(module: str, extra: str) -> Any:
 
     Args:
       module: dotted name.
-      extra: of setup.py, whose packages have the module.
+      extra: of pyproject.toml, whose packages have the module.
 
     Returns:
       The module.
@@ -27,6 +27,6 @@ def import_optional(module: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise MissingExtraError(
-            f"{module.split('.')[0]} is not installed: expected ctjax[{extra}], from "
-            f"ctjax's folder by: pip install -e '.[{extra}]'"
+            f"{module.split('.')[0]} is not installed: expected what comes by "
+            f"pip install 'ctjax[{extra}]'"
         ) from error

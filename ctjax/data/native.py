@@ -9,15 +9,13 @@ import ctypes
 
 import numpy as np
 
-from ctjax.base.native_library import address, load
+from ctjax.base import native_library
+from ctjax.base.native_library import address
 from ctjax.data.larcv.records import VOXEL
-
-VERSION = 1
-"""Of native.c; a library built from another one is not used."""
 
 
 def _load() -> ctypes.CDLL | None:
-    routines = load(__file__, "_native", VERSION)
+    routines = native_library.load(native_library.READING)
     if routines is None:
         return None
     pointer, count, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32

@@ -1,7 +1,6 @@
 """Reads larcv3 files as one data set, or synthetic events in their place."""
 
 import glob
-import logging
 import os
 from collections.abc import Sequence
 from typing import Protocol
@@ -9,14 +8,11 @@ from typing import Protocol
 import numpy as np
 
 from ctjax.base.constants import FULL_IMAGE_SHAPE
-from ctjax.data import images, native, synthetic
-from ctjax.data.larcv import filters
+from ctjax.data import images, synthetic
 from ctjax.data.larcv.file import LarcvFile, LarcvFileError
 from ctjax.data.pooling import pool, pooled_shape
 from ctjax.data.sparse import SparsePlane, sparse_planes
 from ctjax.data.voxels import Voxels
-
-logger = logging.getLogger("ctjax")
 
 SYNTHETIC_EVENTS = 1024
 """Synthetic events repeat after so many."""
@@ -243,7 +239,6 @@ def open_source(
       LarcvFileError: where files are absent, unreadable or do not match.
       ValueError: where the image cannot be pooled so.
     """
-    logger.info("Inflating with %s, loops in %s", filters.inflater(), native.language())
     if synthetic:
         return EventSource(SyntheticEvents(image_shape, seed, num_events), downsample)
     paths = find_files([file] if isinstance(file, str | os.PathLike) else file)

@@ -9,10 +9,8 @@ import ctypes
 
 import numpy as np
 
-from ctjax.base.native_library import address, load
-
-VERSION = 1
-"""Of native.c; a library built from another one is not used."""
+from ctjax.base import native_library
+from ctjax.base.native_library import address
 
 
 class Plane(ctypes.Structure):
@@ -39,7 +37,7 @@ class Box(ctypes.Structure):
 
 
 def _load() -> ctypes.CDLL | None:
-    routines = load(__file__, "_native", VERSION)
+    routines = native_library.load(native_library.SIMULATION)
     if routines is None:
         return None
     pointer, count, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from ctjax.data import images, native, pooling
 from ctjax.data.larcv.records import VOXEL
 from ctjax.data.voxels import Voxels
-from tests.support.building import build
 
 SHAPE = (8, 16)
 NUM_PIXELS = SHAPE[0] * SHAPE[1]
+
 needs_library = pytest.mark.skipif(
     native.routines is None,
     reason="native.c is not built: pip install -e . with a C compiler",
@@ -159,24 +159,5 @@ def test_arrays_that_c_cannot_take_are_refused():
             native.fill(*[*good[:place], wrong, *good[place + 1 :]])
 
 
-@needs_library
-def test_library_of_another_version_is_not_used(monkeypatch):
-    assert native._load() is not None
-    monkeypatch.setattr(native, "VERSION", native.VERSION + 1)
-    assert native._load() is None
-
-
 def test_language(loops):
     assert native.language() == loops
-
-
-def test_installation_builds_the_library(tmp_path, monkeypatch, needs_compiler):
-    monkeypatch.setattr(native, "__file__", str(build(tmp_path)))
-    assert native._load() is not None
-
-
-def test_installation_needs_no_compiler(tmp_path, monkeypatch):
-    path = build(tmp_path, CC="absent-compiler")
-    assert not path.exists()
-    monkeypatch.setattr(native, "__file__", str(path))
-    assert native._load() is None

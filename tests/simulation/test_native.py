@@ -13,7 +13,6 @@ from ctjax.simulation.geometry import make_geometry
 from ctjax.simulation.parameters import SimulationParameters
 from ctjax.simulation.readout import Readout
 from ctjax.simulation.segments import Particles, Segments, isotropic
-from tests.support.building import build
 
 needs_library = pytest.mark.skipif(
     native.routines is None,
@@ -213,13 +212,6 @@ def test_both_spread_bursts_alike(bursts):
 
 
 @needs_library
-def test_library_of_another_version_is_not_used(monkeypatch):
-    assert native._load() is not None
-    monkeypatch.setattr(native, "VERSION", native.VERSION + 1)
-    assert native._load() is None
-
-
-@needs_library
 def test_arrays_that_c_cannot_take_are_refused():
     segments = np.zeros((12, 2), np.float32)
     pieces, flags = np.array([1, 2]), np.zeros(2, bool)
@@ -237,9 +229,3 @@ def test_arrays_that_c_cannot_take_are_refused():
     ):
         with pytest.raises(ValueError, match="expected"):
             native.drift(*[*good[:place], wrong, *good[place + 1 :]])
-
-
-def test_installation_builds_the_library(tmp_path, monkeypatch, needs_compiler):
-    built = build(tmp_path).parents[1] / "simulation/_native.abi3.so"
-    monkeypatch.setattr(native, "__file__", str(built))
-    assert native._load() is not None

@@ -1,19 +1,8 @@
 """Applies and undoes the filters of HDF5 chunks: gzip and shuffle."""
 
-import zlib
-
+import deflate
 import h5py
 import numpy as np
-
-try:
-    import deflate
-except ImportError:  # libdeflate is not packaged for every platform; zlib is slower.
-    deflate = None
-
-
-def inflater() -> str:
-    """What `inflate` uses, for logs: "libdeflate" or "zlib"."""
-    return "zlib" if deflate is None else "libdeflate"
 
 
 def inflate(data: bytes | memoryview, size: int) -> bytes | bytearray:
@@ -26,8 +15,6 @@ def inflate(data: bytes | memoryview, size: int) -> bytes | bytearray:
     Raises:
       ValueError: or an error of the library, for a damaged stream.
     """
-    if deflate is None:
-        return zlib.decompress(data, bufsize=size)
     return deflate.zlib_decompress(data, size)
 
 
@@ -38,8 +25,6 @@ def deflated(data: np.ndarray, level: int) -> bytes:
       data: [N] uint8, in one piece.
       level: as zlib has them, 1 to 9.
     """
-    if deflate is None:
-        return zlib.compress(data.data, level)
     # The next level of libdeflate still takes less time than zlib's, and less space.
     return bytes(deflate.zlib_compress(data, level + 1))
 

@@ -10,7 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define VERSION 3
 #define SLOPE 0.01f /* of LeakyReLU, see blocks.py */
 #define MAX_SIZE 7 /* of a kernel */
 #define MAX_THREADS 512
@@ -410,10 +409,11 @@ void ctjax_kernel_gradient(void *out, const void **in, const char *text,
     free(t.out);
 }
 
-int ctjax_kernels_version(void) { return VERSION; }
+/* Of the sources; setup.py defines it, native_library.py compares it. */
+const char *ctjax_source_hash(void) { return CTJAX_SOURCE_HASH; }
 
 /* Whether this processor has the instructions that the file was built for. */
-int ctjax_kernels_run_here(void)
+int ctjax_runs_here(void)
 {
 #if defined(__x86_64__)
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");

@@ -19,9 +19,6 @@ from ctjax.processes import launchers
 
 logger = logging.getLogger("ctjax")
 
-VERSION = 3
-"""Of cpu_kernels.c; a library built from another one is not used."""
-
 LANES = 8  # of a short vector in C: the features of the output are a multiple of it
 MAX_SIZE = 7  # of a kernel
 MIN_WIDTH = 16  # of an image; below, the kernel is read too often
@@ -39,10 +36,7 @@ _TARGETS = (
 
 
 def _load() -> ctypes.CDLL | None:
-    library = native_library.load(__file__, "_cpu", VERSION, "ctjax_kernels_version")
-    if library is None:
-        return None
-    return library if library.ctjax_kernels_run_here() else None
+    return native_library.load(native_library.CONVOLUTIONS)
 
 
 @functools.cache

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from ctjax.data.larcv import filters, writer
+from ctjax.data.larcv import writer
 from ctjax.data.larcv.records import Storage
 from ctjax.data.larcv.writer import LarcvWriter
 from ctjax.simulation.content_checksum import content_checksum
@@ -120,13 +120,6 @@ def test_hdf5_itself_stores_the_same_rows(tmp_path, events):
                 _, wanted = copy.id.read_direct_chunk((0,))
                 assert zlib.decompress(stored) == zlib.decompress(wanted)
                 assert table.id.get_num_chunks() == 1
-
-
-def test_zlib_where_libdeflate_is_not(tmp_path, events, monkeypatch):
-    made = write(tmp_path / "a.h5", events)
-    monkeypatch.setattr(filters, "deflate", None)
-    other = write(tmp_path / "b.h5", events)
-    assert content_checksum(made) == content_checksum(other)
 
 
 @pytest.mark.parametrize(

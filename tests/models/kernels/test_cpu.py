@@ -3,35 +3,11 @@
 import pytest
 
 from ctjax.models.kernels import cpu
-from tests.support.building import build
-
-
-def test_installation_builds_the_library(tmp_path, monkeypatch, needs_compiler):
-    build(tmp_path)
-    path = tmp_path / "ctjax/models/kernels/cpu.py"
-    monkeypatch.setattr(cpu, "__file__", str(path))
-    assert path.with_name("_cpu.abi3.so").exists()
-    assert cpu._load() is not None
-
-
-def test_installation_needs_no_compiler(tmp_path, monkeypatch):
-    build(tmp_path, CC="absent-compiler")
-    path = tmp_path / "ctjax/models/kernels/cpu.py"
-    assert not path.with_name("_cpu.abi3.so").exists()
-    monkeypatch.setattr(cpu, "__file__", str(path))
-    assert cpu._load() is None
-
 
 needs_library = pytest.mark.skipif(
     cpu._load() is None,
     reason="cpu.c is not built: pip install -e . with a C compiler",
 )
-
-
-@needs_library
-def test_library_of_another_version_is_not_used(monkeypatch):
-    monkeypatch.setattr(cpu, "VERSION", cpu.VERSION + 1)
-    assert cpu._load() is None
 
 
 @needs_library
