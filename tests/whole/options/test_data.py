@@ -239,7 +239,9 @@ def test_densify(runs, tmp_path, monkeypatch, mode):
     reads = []
     for name in ("read", "read_sparse"):
 
-        def read(self, *arguments, name=name, original=getattr(sources.EventSource, name)):
+        def read(
+            self, *arguments, name=name, original=getattr(sources.EventSource, name)
+        ):
             reads.append(name)
             return original(self, *arguments)
 

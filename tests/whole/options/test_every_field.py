@@ -26,11 +26,14 @@ NO_FIELDS = {"every_field_has_its_test", "scores"} | {
 
 def sections(section, name=""):
     """Names of the fields of every section, by its dotted name."""
-    yield name, {
-        field.name
-        for field in dataclasses.fields(section)
-        if not dataclasses.is_dataclass(getattr(section, field.name))
-    }
+    yield (
+        name,
+        {
+            field.name
+            for field in dataclasses.fields(section)
+            if not dataclasses.is_dataclass(getattr(section, field.name))
+        },
+    )
     for field in dataclasses.fields(section):
         value = getattr(section, field.name)
         if dataclasses.is_dataclass(value):

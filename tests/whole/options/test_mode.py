@@ -90,7 +90,10 @@ def test_logging_iteration(runs):
 
 
 def test_summary_iteration(runs):
-    for changes, steps in (({}, [0, 1, 2, 3]), ({"mode__summary_iteration": 2}, [0, 2])):
+    for changes, steps in (
+        ({}, [0, 1, 2, 3]),
+        ({"mode__summary_iteration": 2}, [0, 2]),
+    ):
         scalars = runs.train(run__iterations=4, **changes).scalars("train")
         for tag in ("loss", "Average/mIoU", "learning_rate", "grad_norm"):
             assert list(scalars[tag]) == steps

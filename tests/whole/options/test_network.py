@@ -80,9 +80,7 @@ def test_scores(runs, tmp_path, plain, field):
 
 def test_training_has_the_network_that_is_asked_for(runs, tmp_path):
     changes = {f"network__{name}": value for name, value in CHANGES.items()}
-    config = runs.config(
-        "train", tmp_path, run__iterations=1, **{**NETWORK, **changes}
-    )
+    config = runs.config("train", tmp_path, run__iterations=1, **{**NETWORK, **changes})
     trained = small_runs.flat(small_runs.run_and_listen(config).result.params)
     image = jax.numpy.zeros((1, 3, *SHAPE))
     shapes = jax.eval_shape(UResNet(config.network).init, jax.random.key(0), image)

@@ -54,9 +54,7 @@ def trust(parameter, update):
 @pytest.mark.parametrize("name", FIRST_STEPS)
 def test_name(runs, gradient, name):
     rate = 2.0**-3
-    step = moved(
-        runs, mode__optimizer__name=name, mode__optimizer__learning_rate=rate
-    )
+    step = moved(runs, mode__optimizer__name=name, mode__optimizer__learning_rate=rate)
     first = runs.train().params
     for path, g in gradient.items():
         expected = -rate * FIRST_STEPS[name](g, first[path])
