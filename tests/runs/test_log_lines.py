@@ -47,7 +47,7 @@ def totals(timings, images):
 
 @pytest.fixture(scope="module")
 def trained(runs):
-    """42 steps of two minibatches of four, so that all of the closing lines are there."""
+    """42 steps of two minibatches of four: enough for all of the closing lines."""
     return runs.train(
         run__iterations=42,
         run__aux_iterations=20,

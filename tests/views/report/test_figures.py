@@ -9,7 +9,7 @@ from ctjax.views.report.records import Record
 
 pytest.importorskip("bokeh", reason="extra [report] is not installed")
 
-from ctjax.views.report import figures  # noqa: E402
+from ctjax.views.report import figures
 
 STEPS = np.arange(3.0)
 TIMINGS = np.array(
