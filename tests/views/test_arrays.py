@@ -18,8 +18,8 @@ SHAPE = (3, 4)
 def plane(*rows):
     """Pixels (row, column, charge, truth, prediction)."""
     types = (np.int32, np.int32, np.float32, np.uint8, np.uint8)
-    columns = zip(*rows, strict=True)
-    return PlanePixels(*(np.array(c).astype(t) for c, t in zip(columns, types)))
+    columns = [np.array(values) for values in zip(*rows, strict=True)]
+    return PlanePixels(*(c.astype(t) for c, t in zip(columns, types, strict=True)))
 
 
 VIEW = EventView(

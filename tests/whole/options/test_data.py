@@ -238,10 +238,9 @@ def test_densify(runs, tmp_path, monkeypatch, mode):
     """The same numbers, by the other form of an event."""
     reads = []
     for name in ("read", "read_sparse"):
+        original = getattr(sources.EventSource, name)
 
-        def read(
-            self, *arguments, name=name, original=getattr(sources.EventSource, name)
-        ):
+        def read(self, *arguments, name=name, original=original):
             reads.append(name)
             return original(self, *arguments)
 

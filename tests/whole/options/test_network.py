@@ -22,7 +22,7 @@ NETWORK = {
 
 CHANGES = {
     "bias": False,
-    "normalization": "instance",
+    "normalization": "layer",
     "n_initial_filters": 3,
     "blocks_per_layer": 2,
     "blocks_deepest_layer": 2,
@@ -127,7 +127,7 @@ def test_weight_decay(runs):
 
 
 def test_kernels(runs, tmp_path):
-    """Other programs of the same network; fused ones are for GPUs, and for 16 features."""
+    """Other programs of the same network, from 16 features on."""
     fields = {
         **NETWORK,
         "network__n_initial_filters": 16,

@@ -170,7 +170,7 @@ def test_max_time(runs, tmp_path):
     config = runs.config(
         "train", tmp_path, run__max_time=1e-3, run__iterations=20, data__prefetch=1
     )
-    with pytest.raises(Interrupted, match="run.max_time"):
+    with pytest.raises(Interrupted, match=r"run\.max_time"):
         train.run(config)
     rows = small_runs.Finished(config, None, []).table("train_metrics")
     assert 1 <= len(rows) < 20
