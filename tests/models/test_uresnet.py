@@ -182,7 +182,9 @@ def test_bfloat16_is_close_to_float32(train):
         jax.tree.leaves(stats), jax.tree.leaves(expected_stats), strict=True
     ):
         assert value.dtype == np.float32
-        np.testing.assert_allclose(value, reference, rtol=0.1, atol=0.03)
+        # Of every layer's statistics alike; 4.7e-3 is the largest.
+        change = np.linalg.norm(value - reference) / np.linalg.norm(reference)
+        assert (0 < change < 1e-2) if train else change == 0
 
 
 def gradient_program(network, remat):

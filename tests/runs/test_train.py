@@ -290,7 +290,11 @@ def test_inference_without_a_checkpoint_is_refused(tmp_path, larcv_file, locatio
 
 def test_synthetic_inference_needs_no_checkpoint(tmp_path):
     report = inference.run(tiny.make(tmp_path, mode__name="inference"))
-    assert 0 <= report["Average/mIoU"] <= 1
+    scores = [
+        float(r["Average/mIoU"]) for r in table(tmp_path, "inference_metrics.csv")
+    ]
+    assert len(set(scores)) == len(scores) == 16
+    assert report["Average/mIoU"] == pytest.approx(np.mean(scores), rel=1e-6)
 
 
 def test_predictions_are_a_larcv_file_of_scores_and_classes(

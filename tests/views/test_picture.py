@@ -18,7 +18,9 @@ from ctjax.views import picture
 from ctjax.views.event import PlanePixels
 from tests.support import ROOT, larcv_fixtures, tiny
 
-pytest.importorskip("matplotlib", reason="extra [display] is not installed")
+matplotlib_image = pytest.importorskip(
+    "matplotlib.image", reason="extra [display] is not installed"
+)
 
 SHAPE = (40, 64)
 
@@ -143,7 +145,13 @@ def test_the_command_draws_truth_prediction_and_errors(larcv_file, inferred):
         *("--entry", 1, "--output", output),
     )
     assert result.returncode == 0, result.stderr
-    assert output.read_bytes().startswith(b"\x89PNG")
+    view = views_event.read_view(str(larcv_file), str(inferred / "predictions.h5"), 1)
+    picture.draw(view).savefig(inferred / "expected.png")
+    shown, expected = (
+        matplotlib_image.imread(inferred / name)
+        for name in ("event.png", "expected.png")
+    )
+    np.testing.assert_array_equal(shown, expected)
 
 
 def test_panels_and_their_words(larcv_file, inferred):
@@ -155,6 +163,11 @@ def test_panels_and_their_words(larcv_file, inferred):
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend == [*picture.CLASS_NAMES, *picture.ERROR_NAMES]
     assert f"mIoU {view.metrics['Average/mIoU']:.3f}" in figure.get_suptitle()
+    panels = dict(zip(titles, figure.axes, strict=True))
+    for plane, pixels in enumerate(view.planes):
+        array = panels[f"plane {plane}: prediction"].images[0].get_array()
+        found = np.ma.filled(array.astype(float), np.nan)[pixels.rows, pixels.columns]
+        np.testing.assert_array_equal(found, pixels.prediction)
     # Wires and ticks of the file, not pixels of the pooled image.
     assert figure.axes[0].get_xlim() == (0, SHAPE[1])
     assert figure.axes[0].get_ylim() == (0, SHAPE[0])

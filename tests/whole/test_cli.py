@@ -1,6 +1,7 @@
 """The command line as a user meets it, in processes of its own."""
 
 import contextlib
+import csv
 import fcntl
 import os
 import pathlib
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import termios
 
+import numpy as np
 import pytest
 
 from ctjax.config import fields as config_fields
@@ -46,13 +48,21 @@ def test_train_then_infer_from_the_command_line(tmp_path):
     for words in (
         r"-- CONFIG --",
         r"INFO - Total number of trainable parameters in this network: \d+",
-        r"train Step 3 metrics: loss: [\d.]+, Average/Non_Bkg_Accuracy: [\d.]+, "
-        r"Average/mIoU: [\d.]+ \([\d.e+]+ Img/s / [\d.e-]+ IO s / [\d.e-]+ step s\)",
-        r"Total time to batch_process: [\d.]+",
         r"Total time to batch process except first iteration: [\d.]+, throughput: ",
         r"Total time to batch process except first two iterations: [\d.]+, through",
     ):
         assert re.search(words, log), words
+    with open(tmp_path / "train_metrics.csv", newline="") as file:
+        last = {
+            name: float(value) for name, value in list(csv.DictReader(file))[3].items()
+        }
+    timings = np.load(tmp_path / "profiles" / "train_timings.npy")
+    names = ("loss", "Average/Non_Bkg_Accuracy", "Average/mIoU")
+    values = ", ".join(f"{name}: {last[name]:.4g}" for name in names)
+    _, wait_s, step_s = timings[3]
+    speed = f"{4 / step_s:.3g} Img/s / {wait_s:.2g} IO s / {step_s:.2g} step s"
+    assert f"train Step 3 metrics: {values} ({speed})\n" in log
+    assert f"Total time to batch_process: {timings['step_s'].sum():.4f}\n" in log
 
     inferred = run(*DEFAULT, *tiny.flags(tmp_path, mode__name="inference"))
     assert inferred.returncode == 0, inferred.stderr

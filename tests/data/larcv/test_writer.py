@@ -9,7 +9,9 @@ import h5py
 import numpy as np
 import pytest
 
+from ctjax.base.constants import IMAGE_PRODUCT, LABEL_PRODUCT
 from ctjax.data.larcv import writer
+from ctjax.data.larcv.file import LarcvFile
 from ctjax.data.larcv.records import Storage
 from ctjax.data.larcv.writer import LarcvWriter
 from ctjax.simulation.content_checksum import content_checksum
@@ -277,18 +279,18 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(tmp_path, number):
 
 
 def test_ctjax_reads_what_was_written(tmp_path):
-    reader = pytest.importorskip("ctjax.data.larcv.file")
-    from ctjax.base.constants import IMAGE_PRODUCT, LABEL_PRODUCT
-
     wire = planes(30, 0, 50)
     label = [(ids, np.float32(ids % 3)) for ids, _ in wire]
     with LarcvWriter(tmp_path / "a.h5", METAS, (IMAGE_PRODUCT, LABEL_PRODUCT)) as out:
         out.append((1, 2, 3), {IMAGE_PRODUCT: wire, LABEL_PRODUCT: label})
-    with reader.LarcvFile(str(tmp_path / "a.h5")) as file:
-        read = file.read_image(0)
-    np.testing.assert_array_equal(
-        np.concatenate([values for _, values in wire]), np.asarray(read.values)
-    )
+    with LarcvFile(str(tmp_path / "a.h5")) as file:
+        assert file.event_ids.tolist() == [[1, 2, 3]]
+        products = (file.read_image(0), wire), (file.read_label(0), label)
+    for read, written in products:
+        ids, values = (np.concatenate(part) for part in zip(*written, strict=True))
+        np.testing.assert_array_equal(read.ids, ids)
+        np.testing.assert_array_equal(read.values, values)
+        assert read.planes == (slice(0, 30), slice(30, 30), slice(30, 80))
 
 
 def test_writer_module_needs_no_more_than_numpy_and_h5py():

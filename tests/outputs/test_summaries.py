@@ -1,0 +1,69 @@
+"""TensorBoard's scalars: each tag, at which steps, and the tables' own numbers."""
+
+import pytest
+
+from ctjax.base.constants import METRIC_NAMES
+from tests.support import small_runs
+
+pytestmark = pytest.mark.xdist_group("runs_of_summaries")
+
+
+@pytest.fixture(scope="module")
+def run(runs):
+    return runs.train(
+        run__iterations=5,
+        run__aux_iterations=2,
+        data__aux_file=runs.file,
+        mode__summary_iteration=2,
+        mode__optimizer__learning_rate=1e-4,
+        run__precision="mixed",
+    )
+
+
+def test_tags_and_steps(run):
+    extra = ("learning_rate", "grad_norm", "loss_scale")
+    speed = ("images_per_second", "io_fetch_time")
+    train, test = run.scalars("train"), run.scalars("test")
+    assert set(train) == {"loss", *METRIC_NAMES, *extra, *speed}
+    assert set(test) == {"loss", *METRIC_NAMES}
+    assert {tuple(steps) for steps in train.values()} == {(0, 2, 4)}
+    assert {tuple(steps) for steps in test.values()} == {(2, 4)}
+
+
+@pytest.mark.parametrize("kind, name", [("train", "train"), ("test", "val")])
+def test_values_are_those_of_the_table(run, kind, name):
+    scalars = run.scalars(kind)
+    rows = {row["step"]: row for row in run.table(f"{name}_metrics")}
+    for tag in ("loss", *METRIC_NAMES):
+        for step, value in scalars[tag].items():
+            assert value == pytest.approx(rows[step][tag], rel=1e-6), (tag, step)
+    assert len(set(scalars["loss"].values())) > 1
+
+
+def test_rate_norm_and_speed(run):
+    scalars, timings = run.scalars("train"), run.timings("train")
+    for step in (0, 2, 4):
+        wait_s, step_s = timings[step]["wait_s"], timings[step]["step_s"]
+        assert scalars["images_per_second"][step] == pytest.approx(4 / step_s, rel=1e-6)
+        assert scalars["io_fetch_time"][step] == pytest.approx(wait_s, rel=1e-6)
+        assert scalars["learning_rate"][step] == pytest.approx(1e-4, rel=1e-6)
+        assert scalars["loss_scale"][step] == 2**16
+        assert scalars["grad_norm"][step] > 0
+
+
+def test_the_norm_is_that_of_the_gradient(runs):
+    """Plain descent of rate 1 moves the parameters by it."""
+    fields = {"run__iterations": 1, "mode__optimizer__learning_rate": 1.0}
+    first, trained = runs.train().params, runs.train(**fields)
+    squares = sum(((trained.params[p] - first[p]) ** 2).sum() for p in first)
+    norm = trained.scalars("train")["grad_norm"][0]
+    assert norm == pytest.approx(squares**0.5, rel=1e-3)
+
+
+def test_a_run_that_goes_on_goes_on_with_the_steps(runs, tmp_path):
+    for iterations in (2, 4):
+        config = runs.config("train", tmp_path, run__iterations=iterations)
+        run = small_runs.run_and_listen(config)
+    losses = run.scalars("train")["loss"]
+    assert list(losses) == [0, 1, 2, 3]
+    assert list(losses.values()) == pytest.approx(run.losses, rel=1e-6)
