@@ -2,7 +2,7 @@
 
 Synthetic events at 640 x 1024, as in CosmicTagger's configuration of that name.
 
-    python -m ctjax.main --config configs/a21.py
+    ctjax train --config a21
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """The benchmark network of the Polaris supercomputer: 1,926,403 parameters.
 
-python -m ctjax.main --config configs/polaris.py --config.data.synthetic=True
+ctjax train --config polaris --config.data.synthetic=True
 """
 
 from ml_collections import ConfigDict

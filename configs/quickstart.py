@@ -1,11 +1,11 @@
 """The quickstart: simulate, train, infer and report, on a processor of two cores.
 
-    python -m ctjax.main --config configs/quickstart.py
+    ctjax quickstart
 
 1,000 events to train on and 100 to report on are simulated once, into ~/.cache/ctjax; a
 small network trains on images of 160 x 256 pixels. With larcv3 files of your own:
 
-    python -m ctjax.main --config configs/quickstart.py --config.run.id=mine \
+    ctjax quickstart --config.run.id=mine \
         --config.data.file=TRAIN --config.data.aux_file=VALIDATION
 """
 

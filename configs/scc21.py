@@ -2,7 +2,7 @@
 
 18,367,891 parameters; full resolution unless data.downsample says otherwise.
 
-    python -m ctjax.main --config configs/scc21.py --config.data.downsample=2 \
+    ctjax train --config scc21 --config.data.downsample=2 \
         --config.data.data_directory=DIR --config.data.file=cosmic_tagging_train.h5
 """
 

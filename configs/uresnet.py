@@ -1,6 +1,6 @@
 """The default network by its own name: 18,382,131 parameters.
 
-python -m ctjax.main --config configs/uresnet.py --config.data.synthetic=True
+ctjax train --config uresnet --config.data.synthetic=True
 """
 
 from ctjax.config.fields import default_config as get_config

@@ -1,9 +1,14 @@
-"""Tutorial, part 1: make events and look at one.
+"""Tutorial, part 1: makes events and looks at one.
 
     python examples/1_simulate.py
 
-Writes train.h5 and test.h5, larcv3 files like the experiment's with truth for every
-pixel, and event.png. Needs the extra [display]. Next: 2_train.py.
+This writes train.h5 and test.h5, larcv3 files like the experiment's with the truth of
+every pixel, and event.png. It needs the extra [display]. The same from the shell:
+
+    ctjax simulate --events 160 --seed 1 --shape 320,512 --output train.h5
+    ctjax show --file train.h5 --entry 0 --output event.png
+
+The next part is 2_train.py.
 """
 
 import argparse
@@ -11,8 +16,8 @@ import pathlib
 
 from ctjax.commands import simulate
 from ctjax.data.larcv.file import LarcvFile
-from ctjax.views import picture as views_picture
 from ctjax.views.event import read_view
+from ctjax.views.picture import draw
 
 
 def main():
@@ -24,7 +29,7 @@ def main():
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
 
-    # The same seed makes the same events, everywhere; two seeds share none.
+    # The same seed makes the same events everywhere; two seeds have none in common.
     files = {"train": (options.events, 1), "test": (max(1, options.events // 4), 2)}
     for name, (events, seed) in files.items():
         path = options.folder / f"{name}.h5"
@@ -36,7 +41,7 @@ def main():
                 ]
             )
 
-    # An event is three pictures, of which only the pixels with charge are stored.
+    # An event is three pictures; the file stores only their pixels with charge.
     path = str(options.folder / "test.h5")
     with LarcvFile(path) as file:
         ticks, wires = file.image_shape
@@ -47,7 +52,7 @@ def main():
         print(f"plane {plane}: {share:.2%} of the pixels hold charge")
 
     picture = options.folder / "event.png"
-    views_picture.draw(read_view(path, "", 0)).savefig(picture)
+    draw(read_view(path, "", 0)).savefig(picture)
     print(f"look at {picture}")
 
 

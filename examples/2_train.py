@@ -1,9 +1,11 @@
-"""Tutorial, part 2: train a small network on the events of part 1.
+"""Tutorial, part 2: trains a small network on the events of part 1.
 
     python examples/2_train.py
 
-Leaves a folder `run` with checkpoints, tables, TensorBoard's files and report.html.
-Started again with more iterations, it goes on where it ended. Next: 3_analyse.py.
+This leaves a folder `run` with checkpoints, tables, TensorBoard's files and
+report.html. Started again with more iterations, it continues where it ended. From the
+shell the same is `ctjax train --config FILE`, with these fields in the file. The next
+part is 3_analyse.py.
 """
 
 import argparse
@@ -20,8 +22,8 @@ def main():
     parser.add_argument("--iterations", type=int, default=300)
     options = parser.parse_args()
 
-    # Any field of docs/configuration.md; what is not here keeps its default. The
-    # network is a hundredth of CosmicTagger's, so that two cores can train it.
+    # Any field of docs/configuration.md can be here; the others keep their defaults.
+    # The network is so much smaller than CosmicTagger's that two cores can train it.
     fields = {
         "run": {
             "iterations": options.iterations,

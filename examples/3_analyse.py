@@ -1,9 +1,10 @@
-"""Tutorial, part 3: infer, and ask where the network finds the neutrino.
+"""Tutorial, part 3: infers, and asks where the network finds the neutrino.
 
     python examples/3_analyse.py
 
-Needs parts 1 and 2. Writes predictions.h5 (a larcv3 file), brings report.html up to
-date and draws the event in which the neutrino was found worst, worst.png.
+This needs parts 1 and 2. It writes predictions.h5 (a larcv3 file), brings report.html
+up to date and draws worst.png, the event in which the network did worst on the
+neutrino. From the shell the same is `ctjax infer --config FILE`, then `ctjax show`.
 """
 
 import argparse
@@ -35,7 +36,7 @@ def main():
     averages = ctjax_main.run(resolve.resolve(fields))
     print(f"mean over the events of all metrics: mIoU {averages['Average/mIoU']:.3f}")
 
-    # A row an event; the truth has the energy of each neutrino.
+    # The table has a row per event; the truth has the energy of each neutrino.
     with open(run / "inference_metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     iou = np.array([float(row["Average/Neutrino_IoU"]) for row in rows])

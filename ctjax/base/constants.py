@@ -1,28 +1,28 @@
-"""Fixed facts of the data and of the task, each with its source."""
+"""Defines fixed facts of the data and the task, each with its source."""
 
 NUM_PLANES = 3
 """Wire planes (projections) of one event; larcv projection ids are 0, 1, 2."""
 
 BACKGROUND, COSMIC, NEUTRINO = 0, 1, 2
-"""Class of a pixel as stored in the label product."""
+"""Classes of a pixel, as the label product stores them."""
 
 NUM_CLASSES = 3
 
 CLASS_NAMES = ("background", "cosmic", "neutrino")
 
 IMAGE_PRODUCT = "sbndwire"
-"""Producer of the sparse2d product with the charge of each pixel."""
+"""Producer of the sparse2d product that holds the charge of each pixel."""
 
 MAX_CHARGE = 1e6
-"""Charges beyond are taken for damage; the largest of the light events is 2,772."""
+"""A larger charge is taken for damage; the largest in the light events is 2,772."""
 
 LABEL_PRODUCT = "sbnd_cosmicseg"
-"""Producer of the sparse2d product with the class of each pixel."""
+"""Producer of the sparse2d product that holds the class of each pixel."""
 
 FULL_IMAGE_SHAPE = (1280, 2048)
 """Rows (drift ticks) and columns (wires) of dataset version 1.
 
-Only synthetic and simulated data take their shape from here; files carry their own.
+Only synthetic and simulated data take their shape from here; files have their own.
 """
 
 PLANE_METRICS = (
@@ -32,14 +32,14 @@ PLANE_METRICS = (
     "Non_Bkg_Accuracy",
     "mIoU",
 )
-"""Metrics of a plane, CosmicTagger's names."""
+"""Metrics of a plane, by CosmicTagger's names."""
 
 METRIC_NAMES = tuple(
     f"{group}/{metric}"
     for group in ("Average", *(f"plane{plane}" for plane in range(NUM_PLANES)))
     for metric in PLANE_METRICS
 )
-"""Of the mean of the planes, then of each plane, in CosmicTagger's order."""
+"""Metrics of the mean of the planes, then of each plane, in CosmicTagger's order."""
 
 CONFUSION_NAMES = tuple(
     f"plane{plane}/{true}_as_{found}"
@@ -47,7 +47,7 @@ CONFUSION_NAMES = tuple(
     for true in CLASS_NAMES
     for found in CLASS_NAMES
 )
-"""Counts of pixels by plane, true class and predicted class."""
+"""Numbers of pixels by plane, true class and predicted class."""
 
 COSMIC_SCORE_PRODUCT = "cosmic_prediction"
 NEUTRINO_SCORE_PRODUCT = "neutrino_prediction"

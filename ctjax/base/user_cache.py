@@ -1,13 +1,13 @@
-"""The user's cache folder, for what can be made again."""
+"""Names the user's cache folder, which holds what can be made again."""
 
 import os
 
 
 def folder(name: str) -> str:
-    """Names a folder of ctjax's in the user's cache; it need not exist.
+    """Names one of ctjax's folders in the user's cache; it need not exist.
 
     Args:
-      name: of the folder.
+      name: last part of its path.
 
     Returns:
       Its path, in XDG_CACHE_HOME where that is set, else in `~/.cache`.

@@ -1,4 +1,4 @@
-"""Writes predictions as a larcv3 file: streamed, complete or absent."""
+"""Writes predictions into a larcv3 file, which is complete or absent."""
 
 import contextlib
 import os
@@ -22,17 +22,17 @@ from ctjax.data.larcv.records import PlaneMeta
 from ctjax.data.larcv.writer import LarcvWriter, SparsePlanes
 
 NEEDED = ("image", "score", "prediction", "label")
-"""Results of an evaluation step that `append` takes."""
+"""Names of the evaluation step's results that `append` takes."""
 
 
 @contextlib.contextmanager
 def open_writer(
     path: str, image_shape: tuple[int, int], has_label: bool
 ) -> Iterator[LarcvWriter]:
-    """Opens a file of predictions; it takes its name when all has been written.
+    """Opens a file of predictions, which gets its name when all has been written.
 
     Args:
-      path: of the file; one of a former inference is replaced at the end.
+      path: file to write; that of a former inference is replaced at the end.
       image_shape: rows H and columns W.
       has_label: whether to write the true classes as well.
 
@@ -43,7 +43,7 @@ def open_writer(
       OSError: the folder cannot be written to.
     """
     height, width = image_shape
-    # larcv3 has wires first, and sizes in the unit of the image: here pixels.
+    # larcv3 counts wires first, and gives sizes in the unit of the image: here pixels.
     meta = PlaneMeta((width, height), (float(width), float(height)), (0.0, 0.0))
     products = [
         IMAGE_PRODUCT,
@@ -69,15 +69,16 @@ def append(
 ) -> None:
     """Adds one event.
 
-    All products but the label hold the pixels with charge; the label holds, as the
-    format has it, the pixels that are not background too, should any lie elsewhere.
+    All products but the label hold the pixels with charge. As the format demands, the
+    label also holds pixels that are not background, should any lie elsewhere.
 
     Args:
       writer: see `open_writer`.
       event_id: [3] int64, run, subrun, event.
-      results: of `steps.make_eval_step` with scores, on the host.
-      place: of the event in the minibatch.
-      has_label: as given to `open_writer`.
+      results: what the step of `steps.make_eval_step` returns with scores, on the
+        host.
+      place: position of the event in the minibatch.
+      has_label: see `open_writer`.
     """
     image, score = results["image"][place], results["score"][place]
     charged = image != 0
@@ -106,13 +107,13 @@ def join(
     image_shape: tuple[int, int],
     has_label: bool,
 ) -> None:
-    """Makes one file of those that several processes have written, and removes them.
+    """Joins the files that several processes have written, and removes them.
 
     Args:
-      parts: files of `open_writer`.
-      order: which of them the next event comes from, event by event.
-      path: of the file, which takes its name when it is complete.
-      image_shape: as given to `open_writer`.
+      parts: files written through `open_writer`.
+      order: for each event, in which of them it is.
+      path: file to write, which gets its name when it is complete.
+      image_shape: see `open_writer`.
       has_label: likewise.
 
     Raises:
@@ -133,7 +134,7 @@ def join(
 def _read(
     file: h5py.File, index: int
 ) -> tuple[dict[str, SparsePlanes], tuple[int, int, int]]:
-    """All products of one event of a file that `append` has written, and its ids."""
+    """Reads all products of an event that `append` has written, and its ids."""
     data = h5py.Group(file["Data"].id)
     products = {}
     for name in map(str, data):
@@ -150,7 +151,7 @@ def _read(
 
 
 def _at(wanted: np.ndarray, values: np.ndarray) -> SparsePlanes:
-    """Ids (column * H + row, ascending) and values of the wanted pixels by plane."""
+    """Returns ids (column * H + row, ascending) and values of pixels by plane."""
     planes = []
     for plane in range(NUM_PLANES):
         ids = np.flatnonzero(wanted[plane].T)

@@ -1,1 +1,1 @@
-"""Pictures of what runs have left."""
+"""Draws pictures of what runs have left."""

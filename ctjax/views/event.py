@@ -1,4 +1,4 @@
-"""One event as people look at it: the pixels that hold anything, with their classes."""
+"""Reads an event as people look at it: the pixels that hold something, with classes."""
 
 import csv
 import os
@@ -20,11 +20,11 @@ from ctjax.data import sources
 from ctjax.data.larcv.truth import neutrino_name, read_neutrinos
 
 MAX_DOWNSAMPLE = 10
-"""Predictions of a smaller image than this halving of the file's are not its own."""
+"""No prediction belongs to a file whose image would have to be halved more often."""
 
 
 class PlanePixels(NamedTuple):
-    """Pixels of one plane, each array [V].
+    """Holds the pixels of one plane, each array [V].
 
     Attributes:
       rows: int32, from the first drift tick.
@@ -42,16 +42,16 @@ class PlanePixels(NamedTuple):
 
 
 class EventView(NamedTuple):
-    """An event to look at.
+    """Holds an event to look at.
 
     Attributes:
       planes: P of them.
       image_shape: rows H and columns W.
-      pixel_size: ticks, and wires, of one pixel: 2^downsample.
-      has_truth: whether the truth is known; if not, it is 0 everywhere.
-      has_prediction: likewise.
+      pixel_size: number of ticks, and of wires, in one pixel: 2^downsample.
+      has_truth: whether the truth is known; if not, `truth` is 0 everywhere.
+      has_prediction: likewise for `prediction`.
       title: one line about the event.
-      metrics: name to value, of `METRIC_NAMES`; may be empty.
+      metrics: value by name of `METRIC_NAMES`; may be empty.
     """
 
     planes: tuple[PlanePixels, ...]
@@ -64,7 +64,7 @@ class EventView(NamedTuple):
 
 
 class EventViewError(UserError):
-    """An event that cannot be shown; the message names the file or the argument."""
+    """An event cannot be shown; the message names the file or the argument."""
 
 
 def read_view(file: str, predictions: str, entry: int) -> EventView:
@@ -73,13 +73,14 @@ def read_view(file: str, predictions: str, entry: int) -> EventView:
     Args:
       file: path, glob pattern or comma-separated list, as of `data.file`.
       predictions: predictions.h5 of an inference over the same file, or empty.
-      entry: of the event in the file.
+      entry: number of the event in the file.
 
     Returns:
-      The event at the resolution of the predictions, else of the file.
+      The event, at the resolution of the predictions if there are any, else of the
+      file.
 
     Raises:
-      LarcvFileError, EventViewError: for what cannot be read.
+      LarcvFileError, EventViewError: something cannot be read.
     """
     paths = sources.find_files([name.strip() for name in file.split(",")])
     with sources.open_source(file=paths) as source:
@@ -106,19 +107,19 @@ def read_view(file: str, predictions: str, entry: int) -> EventView:
 def read_predicted_view(
     predictions: str, place: int, pixel_size: int, title: str
 ) -> EventView:
-    """Reads an event of predictions alone, which hold charge and truth too.
+    """Reads an event from predictions alone, which hold charge and truth, too.
 
     Args:
       predictions: predictions.h5 of an inference.
-      place: of the event in it.
-      pixel_size: of the inference, see `EventView`.
+      place: position of the event in it.
+      pixel_size: see `EventView`.
       title: one line about the event.
 
     Returns:
       The event, without metrics.
 
     Raises:
-      LarcvFileError, EventViewError: for what cannot be read.
+      LarcvFileError, EventViewError: something cannot be read.
     """
     predicted, _ = _read_prediction(predictions, place)
     planes, shape = _read_planes([predictions], place, 0, predicted)
@@ -134,15 +135,15 @@ def read_stored_view(
 
     Args:
       paths: larcv3 files.
-      entry: of the event in them.
-      downsample: halvings of the image.
+      entry: number of the event in them.
+      downsample: how often the image is halved.
       title: one line about the event.
 
     Returns:
       The event, without metrics.
 
     Raises:
-      LarcvFileError: for what cannot be read.
+      LarcvFileError: something cannot be read.
     """
     planes, shape = _read_planes(paths, entry, downsample, None)
     with sources.open_source(file=paths) as source:
@@ -156,7 +157,7 @@ def _read_planes(
     downsample: int,
     predicted: Sequence[tuple[np.ndarray, np.ndarray]] | None,
 ) -> tuple[tuple[PlanePixels, ...], tuple[int, int]]:
-    """Pixels of the planes, and rows and columns of the image."""
+    """Returns the pixels of the planes, and the rows and columns of the image."""
     with sources.open_source(file=paths, downsample=downsample) as source:
         shape = source.image_shape
         stored = source.read_sparse(entry)
@@ -218,11 +219,10 @@ def view_of_minibatch(
 
 
 def pixel_kinds(pixels: PlanePixels) -> np.ndarray:
-    """Sorts the predictions of a plane into kinds of error.
+    """Sorts the predictions of a plane into right ones and kinds of error.
 
     Returns:
-      [V] uint8: 0 background rightly, 1 cosmic or neutrino rightly, 2 cosmic and
-      background confused, 3 neutrino missed, 4 neutrino made up.
+      [V] uint8, index into `ERROR_NAMES`.
     """
     truth, prediction = pixels.truth, pixels.prediction
     kinds = np.where(truth == prediction, np.minimum(truth, COSMIC), 2).astype(np.uint8)
@@ -238,7 +238,7 @@ ERROR_NAMES = (
     "neutrino missed",
     "neutrino made up",
 )
-"""Of the values of `pixel_kinds`."""
+"""What the values of `pixel_kinds` mean."""
 
 
 def _event_name(entry: int, event_id: np.ndarray) -> str:
@@ -248,7 +248,7 @@ def _event_name(entry: int, event_id: np.ndarray) -> str:
 
 
 def _look_up(ids: np.ndarray, classes: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Classes of the wanted ids, background where there is none; ids ascend."""
+    """Looks up the classes of ids, background where there is none; `ids` ascend."""
     found = np.zeros(len(wanted), np.uint8)
     if len(ids):
         at = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
@@ -258,10 +258,10 @@ def _look_up(ids: np.ndarray, classes: np.ndarray, wanted: np.ndarray) -> np.nda
 
 
 def _find_entry(predictions: str, entry: int) -> tuple[int, dict[str, float]]:
-    """Place of an entry in the predictions, and its metrics.
+    """Finds the position of an entry in the predictions, and its metrics.
 
-    The table of metrics beside the predictions has their events in their order; a
-    file of predictions alone is taken to begin with the first event.
+    The table of metrics beside the predictions lists their events in the same order.
+    Without it the predictions are taken to begin with the first event.
     """
     table = os.path.join(os.path.dirname(predictions), "inference_metrics.csv")
     if not os.path.exists(table):
@@ -276,7 +276,7 @@ def _find_entry(predictions: str, entry: int) -> tuple[int, dict[str, float]]:
 
 
 def _read_prediction(path: str, place: int):
-    """(ids, classes) of every plane, ids ascending, and the shape of the image."""
+    """Reads (ids, classes) of every plane, ids ascending, and the image's shape."""
     try:
         with h5py.File(path, "r") as file:
             group: Any = file[f"Data/sparse2d_{CLASS_PRODUCT}_group"]
@@ -306,11 +306,11 @@ def _read_prediction(path: str, place: int):
 def _downsample(
     shape: tuple[int, int], predicted: tuple[int, int], predictions: str, file: str
 ) -> int:
-    """How often the file's image was halved for the predictions."""
+    """Finds how often the file's image was halved for the predictions."""
     for downsample in range(MAX_DOWNSAMPLE):
         if shape == (predicted[0] << downsample, predicted[1] << downsample):
             return downsample
     raise EventViewError(
         f"--predictions: {predictions} has images of {predicted[0]} x {predicted[1]}, "
-        f"which are no halvings of the {shape[0]} x {shape[1]} of {file}"
+        f"expected halvings of the {shape[0]} x {shape[1]} of {file}"
     )

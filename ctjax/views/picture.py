@@ -1,6 +1,7 @@
 """Draws an event as a picture.
 
-Each plane has a row of whole pictures and a row of the box around the neutrino.
+Each plane has a row that shows the whole image and a row that shows the box around the
+neutrino.
 """
 
 from typing import Any
@@ -11,8 +12,8 @@ from ctjax.base import optional_packages
 from ctjax.base.constants import CLASS_NAMES, NEUTRINO
 from ctjax.views.event import ERROR_NAMES, EventView, PlanePixels, pixel_kinds
 
-# Okabe and Ito's colours (jfly.uni-koeln.de/color), which people of every kind of
-# colour vision tell apart; grey for what is of no interest.
+# Okabe and Ito's colours (jfly.uni-koeln.de/color), which people with every kind of
+# colour vision can tell apart; grey for what is of no interest.
 CLASS_COLOURS = ("#C9CCD1", "#0072B2", "#D55E00")
 ERROR_COLOURS = ("#E9EAEC", "#9AA4AE", "#56B4E9", "#D55E00", "#000000")
 
@@ -20,16 +21,16 @@ COLUMN_INCHES = 4.6
 HEIGHT_INCHES = 17.2
 
 TOP, BOTTOM, PLANE_GAP = 0.936, 0.05, 0.035
-"""Parts of the height; the gap is below a plane, for its numbers and the next name."""
+"""Shares of the height; the gap below a plane holds its numbers and the next title."""
 
 PANEL_PIXELS = (640, 400)
-"""Most columns and rows of a whole picture; more would not be seen."""
+"""Largest number of columns and rows of a picture; nobody would see more."""
 
 BOX_QUANTILES = (0.15, 0.85)
 BOX_MARGIN = 1.8
 
 SMALLEST_BOX = 48
-"""Pixels on a side."""
+"""Number of pixels on a side."""
 
 SHOWN_METRICS = ("Cosmic_IoU", "Neutrino_IoU", "mIoU", "Non_Bkg_Accuracy")
 
@@ -38,10 +39,10 @@ def draw(view: EventView) -> Any:
     """Draws the charge of an event and, where known, truth, prediction and errors.
 
     Args:
-      view: of the event.
+      view: the event.
 
     Returns:
-      A matplotlib figure of no window.
+      A matplotlib figure that belongs to no window.
 
     Raises:
       MissingExtraError: matplotlib is not installed.
@@ -99,15 +100,15 @@ def draw(view: EventView) -> Any:
 def neutrino_box(
     pixels: PlanePixels, image_shape: tuple[int, int]
 ) -> tuple[int, int, int, int] | None:
-    """Finds the box of the true, else of the predicted neutrino.
+    """Finds the box around the true neutrino, or else around the predicted one.
 
     Args:
-      pixels: of the plane.
+      pixels: pixels of the plane.
       image_shape: rows H and columns W.
 
     Returns:
       First and last row (exclusive), first and last column (exclusive), within the
-      image; None where no pixel is of a neutrino.
+      image; None where no pixel belongs to a neutrino.
     """
     wanted = pixels.truth == NEUTRINO
     if not wanted.any():
@@ -121,7 +122,7 @@ def neutrino_box(
         low, high = _weighted_quantiles(positions, weight)
         middles.append((low + high) / 2)
         halves.append(max(BOX_MARGIN * (high - low + 1), SMALLEST_BOX) / 2)
-    # Of the shape of the image, so that slopes stay as they are.
+    # The box has the proportions of the image, so that slopes stay as they are.
     scale = max(half / size for half, size in zip(halves, image_shape, strict=True))
     box = []
     for middle, size in zip(middles, image_shape, strict=True):
@@ -133,7 +134,7 @@ def neutrino_box(
 
 
 def _weighted_quantiles(positions, weight):
-    """Positions below which BOX_QUANTILES of the weight lie."""
+    """Finds the positions below which BOX_QUANTILES of the weight lie."""
     order = np.argsort(positions)
     share = np.cumsum(weight[order]) / weight.sum()
     at = np.searchsorted(share, BOX_QUANTILES)
@@ -146,13 +147,13 @@ def rasterise(
     box: tuple[int, int, int, int],
     most: tuple[int, int] = PANEL_PIXELS,
 ) -> np.ndarray:
-    """Makes the picture of a box, a cell for one pixel or, of large boxes, several.
+    """Fills a raster with the pixels of a box; in large boxes they share cells.
 
     Args:
-      pixels: of the plane.
-      values: [V] float32, the largest of a cell is taken.
+      pixels: pixels of the plane.
+      values: [V] float32; a cell takes the largest of its pixels.
       box: rows and columns, see `neutrino_box`.
-      most: columns and rows of the picture.
+      most: largest number of columns and rows of the raster.
 
     Returns:
       [rows, columns] float32, not a number where nothing is stored.
@@ -170,7 +171,7 @@ def rasterise(
 
 
 def _draw_layer(panel, layer, pixels, box, view, norm):
-    """Draws one picture; returns matplotlib's image."""
+    """Draws one layer of a box and returns matplotlib's image."""
     colors = optional_packages.import_optional("matplotlib.colors", "display")
     if layer == "charge":
         values, options = np.clip(pixels.charge, norm.vmin, None), {"norm": norm}
@@ -199,11 +200,11 @@ def _draw_layer(panel, layer, pixels, box, view, norm):
 
 
 CHARGE_MAP = "YlGnBu"
-"""Pale for little charge on white paper; even in brightness for every eye."""
+"""Pale for little charge, on white paper; its brightness changes evenly."""
 
 
 def _charge_norm(view: EventView) -> Any:
-    """A logarithmic scale over the charges of all planes."""
+    """Returns a logarithmic scale over the charges of all planes."""
     colors = optional_packages.import_optional("matplotlib.colors", "display")
     charge = np.concatenate([pixels.charge for pixels in view.planes])
     charge = charge[charge > 0]
@@ -214,7 +215,7 @@ def _charge_norm(view: EventView) -> Any:
 
 
 def _mark_box(whole, zoomed, box, size):
-    """Outlines the box in the whole picture and the picture of the box alike."""
+    """Outlines the box in the whole picture, and the picture of the box itself."""
     patches = optional_packages.import_optional("matplotlib.patches", "display")
     first_row, last_row, first_column, last_column = (edge * size for edge in box)
     outline = patches.Rectangle(
@@ -231,7 +232,7 @@ def _mark_box(whole, zoomed, box, size):
 
 
 def _plane_words(view: EventView, plane: int) -> str:
-    """The two metrics of a plane that fit beside its name."""
+    """Formats the two metrics of a plane that fit beside its name."""
     if not view.metrics:
         return ""
     cosmic, neutrino = (
@@ -241,7 +242,7 @@ def _plane_words(view: EventView, plane: int) -> str:
 
 
 def _title(view: EventView) -> str:
-    pixel = f"{view.pixel_size} x {view.pixel_size} wires and ticks a pixel"
+    pixel = f"{view.pixel_size} x {view.pixel_size} wires and ticks per pixel"
     words = [view.title, pixel if view.pixel_size > 1 else ""]
     if view.metrics:
         means = [

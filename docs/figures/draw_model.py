@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def draw(axes: Axes, network: Network, downsample: int) -> None:
-    """Draws levels from the top down, the way down on the left, up on the right."""
+    """Draws levels from the top down: the way down on the left, up on the right."""
     axes.set_axis_off()
     axes.set_xlim(-2.2, 10)
     axes.set_ylim(-STEP * network.depth - 1.5, 1.0)
@@ -79,7 +79,7 @@ def draw(axes: Axes, network: Network, downsample: int) -> None:
 
 
 def draw_level(axes: Axes, x: float, y: float, shape: str, blocks: str) -> None:
-    """A box for each plane, one behind the other: the weights are shared."""
+    """Draws a box for each plane, one behind the other: planes share weights."""
     for plane, colour in reversed(list(enumerate(PLANE_COLOURS))):
         shift = 0.07 * plane
         axes.add_patch(
@@ -96,7 +96,7 @@ def draw_level(axes: Axes, x: float, y: float, shape: str, blocks: str) -> None:
 
 
 def draw_deepest(axes: Axes, network: Network, y: float) -> None:
-    """The level where the planes meet, unless they stay apart."""
+    """Draws the level where the planes meet, unless they stay apart."""
     size = network.filter_size_deepest
     words = (
         f"{'planes apart' if network.block_concat else 'planes concatenated'}\n"
@@ -116,7 +116,7 @@ def draw_deepest(axes: Axes, network: Network, y: float) -> None:
 
 
 def draw_ends(axes: Axes, network: Network) -> None:
-    """The images on the left and the scores on the right of the first level."""
+    """Draws the images to the left and the scores to the right of the first level."""
     size = 5
     note(
         axes,
@@ -152,7 +152,7 @@ def arrow(
     end: tuple[float, float],
     colour: str = "black",
 ) -> None:
-    """An arrow between two boxes."""
+    """Draws an arrow between two boxes."""
     axes.add_patch(
         FancyArrowPatch(
             *(start, end),
@@ -163,7 +163,7 @@ def arrow(
 
 
 def note(axes: Axes, x: float, y: float, text: str, side: str) -> None:
-    """Small words beside a box."""
+    """Writes small words beside a box."""
     axes.text(x, y, text, ha=side, va="center", fontsize=8)
 
 

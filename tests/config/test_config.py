@@ -89,7 +89,7 @@ def nested(name, value):
         (
             "network.connections",
             "add",
-            "network.connections: expected one of concat, sum, none, got 'add'",
+            "network.connections: expected one of concat, sum, ",
         ),
         ("network.depth", "3", "network.depth: expected int, got '3'"),
         ("network.depth", 3.0, "network.depth: expected int, got 3.0"),

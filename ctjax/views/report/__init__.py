@@ -1,8 +1,8 @@
-"""The report page: one HTML file of a run, or of several side by side.
+"""Makes the report page: one HTML file about a run, or about several side by side.
 
 `records` reads what runs have left, `events` picks and packs events to look at,
-`figures` draws with Bokeh, `tables` makes the numbers, `page` puts all into page.html.
-No jax here.
+`figures` draws with Bokeh, `tables` computes the numbers, and `page` puts everything
+into page.html. Nothing here needs jax.
 """
 
 import logging
@@ -18,10 +18,10 @@ PAGE = "report.html"
 
 
 def write_after_run(output_dir: str) -> None:
-    """Writes `report.html` of a run that has ended; a page never fails the run.
+    """Writes `report.html` after a run; what goes wrong here never fails the run.
 
     Args:
-      output_dir: of the run.
+      output_dir: output folder of the run.
     """
     path = os.path.join(output_dir, PAGE)
     try:

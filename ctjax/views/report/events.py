@@ -1,4 +1,4 @@
-"""Events to look at: which ones, and their pixels packed for the page."""
+"""Picks events to look at, and packs their pixels for the page."""
 
 import base64
 import gzip
@@ -26,18 +26,18 @@ logger = logging.getLogger("ctjax")
 RANKING_METRIC = "Average/mIoU"
 
 CHARGE_STEPS = 255
-"""Charges are packed as a byte on a logarithmic scale: 2 % for the colours."""
+"""Charges are packed as bytes on a logarithmic scale: steps of 2 % suit colours."""
 
 
 def pick(record: Record, each: int) -> list[tuple[int, str]]:
     """Picks the best, median and worst events of an inference.
 
     Args:
-      record: of the run.
-      each: how many of each kind.
+      record: what the run has left.
+      each: number of events of each kind.
 
     Returns:
-      Places in the table of events, with their kind; the best first.
+      Positions in the table of events, each with its kind; the best first.
     """
     if record.inference is None:
         return []
@@ -57,14 +57,14 @@ def pick(record: Record, each: int) -> list[tuple[int, str]]:
 
 
 def pack_events(records: Sequence[Record], each: int) -> list[dict[str, Any]]:
-    """Packs the picked events of the first inference, as every run has them.
+    """Packs the events picked from the first inference, in the version of every run.
 
     Args:
-      records: of the runs.
+      records: what the runs have left.
       each: see `pick`.
 
     Returns:
-      A dictionary an event for page.js, see `_pack`; none where nothing can be read.
+      One dictionary per event for page.js, see `_pack`; none if nothing can be read.
     """
     inferred = [record for record in records if record.inference is not None]
     packed = []
@@ -83,7 +83,7 @@ def pack_events(records: Sequence[Record], each: int) -> list[dict[str, Any]]:
 
 
 def _pack_event(record: Record, place: int, kind: str) -> dict[str, Any]:
-    """One event of a run, with its metrics and its kind in the title."""
+    """Packs an event of a run, with its metrics and with its kind in the title."""
     table = record.inference
     assert table is not None
     entry, score = int(table["entry"][place]), table[RANKING_METRIC][place]
@@ -103,17 +103,19 @@ def _pack_event(record: Record, place: int, kind: str) -> dict[str, Any]:
 def _read_view(record: Record, place: int, entry: int, title: str) -> EventView:
     downsample = record.option("inference", "data", "downsample") or 0
     predictions = os.path.join(record.folder, "predictions.h5")
-    # A file of an older inference is not of these events.
+    # The file of an older inference does not belong to these events.
     written = record.option("inference", "mode", "write_predictions") is not False
     if written and os.path.exists(predictions):
         return read_predicted_view(predictions, place, 2**downsample, title)
     if record.option("inference", "data", "synthetic") in (True, None):
-        raise EventViewError("made events are shown with mode.write_predictions only")
+        raise EventViewError(
+            "synthetic events are shown with mode.write_predictions only"
+        )
     return read_stored_view(record.files(), entry, downsample, title)
 
 
 def _pack(view: EventView) -> dict[str, Any]:
-    """An event as JSON: the planes' pixels as compressed bytes, the rest as it is."""
+    """Turns an event into JSON: pixels become compressed bytes, the rest stays."""
     charges = np.concatenate([pixels.charge for pixels in view.planes])
     charges = charges[charges > 0]
     low, high = 1.0, 10.0
@@ -144,7 +146,7 @@ def _pack(view: EventView) -> dict[str, Any]:
 
 
 def _pack_pixels(pixels: PlanePixels, num_rows: int, low: float, high: float) -> str:
-    """Base64 of gzipped differences of ids (uint32), charges and classes (bytes each).
+    """Packs differences of ids (uint32), charges and classes (bytes): gzip, base64.
 
     A class byte is 3 * true + predicted class.
     """

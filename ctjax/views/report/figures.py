@@ -1,4 +1,4 @@
-"""The figures of the report, drawn by Bokeh."""
+"""Draws the figures of the report with Bokeh."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from ctjax.base.constants import NUM_PLANES
 from ctjax.views.picture import CLASS_COLOURS, ERROR_COLOURS
 from ctjax.views.report.records import Record, Table
 
-# Okabe and Ito's colours again, in an order that two runs are blue and orange.
+# Okabe and Ito's colours again, ordered so that two runs are blue and orange.
 RUN_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 
 CURVES = (
@@ -23,10 +23,10 @@ CURVES = (
 EVENT_METRICS = ("Neutrino_IoU", "mIoU", "Cosmic_IoU", "Non_Bkg_Accuracy")
 
 MOST_POINTS = 1500
-"""Of a curve; longer ones are averaged over equal stretches."""
+"""Largest number of points of a curve; longer ones are averaged."""
 
 NUM_BINS = 8
-"""Equal parts of the events, whose mean is drawn."""
+"""Number of equal groups of events whose means are drawn."""
 
 PAN_AND_ZOOM = "pan,wheel_zoom,box_zoom,reset,save"
 
@@ -50,7 +50,7 @@ def _figure(**options: Any) -> Any:
 
 
 def learning_curves(records: list[Record]) -> dict[str, Any]:
-    """Loss and metrics by step: training as a line, validation as a dashed one."""
+    """Draws loss and metrics by step: training solid, validation dashed."""
     known = [r for r in records if r.train is not None]
     if not known:
         return {}
@@ -88,7 +88,7 @@ def learning_curves(records: list[Record]) -> dict[str, Any]:
 
 
 def step_times(records: list[Record]) -> dict[str, Any]:
-    """Images per second, or seconds, of every step, by mode."""
+    """Draws the images per second, or the seconds, of every step, by mode."""
     figures = {}
     for mode in ("train", "inference", "iotest"):
         known = [r for r in records if len(r.timings.get(mode, ())) > 1]
@@ -116,10 +116,10 @@ def step_times(records: list[Record]) -> dict[str, Any]:
 
 
 def event_metrics(records: list[Record]) -> dict[str, Any]:
-    """A metric of every event against energy and size of its neutrino.
+    """Draws a metric of every event against energy and size of its neutrino.
 
-    The menu of page.html changes the metric: columns are named after it, and sources
-    are `events_` or `bins_`, then `energy_` or `pixels_` and the number of the run.
+    The menu of page.html changes the metric: columns are named after it. The names of
+    sources are `events_` or `bins_`, `energy_` or `pixels_`, and the run's number.
     """
     figures = {}
     for name, label, scale in (
@@ -145,7 +145,7 @@ def event_metrics(records: list[Record]) -> dict[str, Any]:
 
 
 def _abscissa(record: Record, name: str) -> np.ndarray | None:
-    """[N] float64; not a number for an event that has none."""
+    """Returns [N] float64, not a number for an event that has none."""
     if record.inference is None:
         return None
     if name == "energy":
@@ -188,10 +188,10 @@ def _add_events(
 
 
 def planes(charge_palette: Any) -> dict[str, Any]:
-    """Three empty pictures, one a plane, which page.js fills with an event.
+    """Makes an empty picture for each plane, which page.js fills with an event.
 
     Args:
-      charge_palette: colours from little to much charge.
+      charge_palette: colours, from little to much charge.
     """
     models = optional_packages.import_optional("bokeh.models", "report")
     ticks = models.Range1d(0, 1, name="ticks")
@@ -249,7 +249,7 @@ def _classes(models: Any, colours: tuple[str, ...]) -> Any:
 
 
 def _finish_legend(figure: Any) -> None:
-    """Puts the names under the figure; one name alone says nothing."""
+    """Puts the legend under the figure, and hides one with a single name."""
     for legend in list(figure.legend):
         legend.visible = len(legend.items) > 1
         legend.click_policy = "hide"
@@ -270,7 +270,7 @@ def thinned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def smoothed(values: np.ndarray) -> np.ndarray:
-    """Averages each value with its neighbours, a fortieth of all to either side."""
+    """Averages each value with its neighbours, a fortieth of all on either side."""
     half = len(values) // 40
     if half == 0:
         return values
@@ -281,7 +281,7 @@ def smoothed(values: np.ndarray) -> np.ndarray:
 
 
 def binned(x: np.ndarray, columns: Table) -> tuple[np.ndarray, Table]:
-    """Means of x and of every column over equal numbers of events."""
+    """Averages x and every column over equal numbers of events."""
     parts = np.array_split(np.argsort(x), NUM_BINS)
     centres = np.array([x[part].mean() for part in parts])
     means = {

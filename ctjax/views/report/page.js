@@ -17,7 +17,7 @@
     return new Response(stream).arrayBuffer();
   }
 
-  // Kinds of error, as of ctjax.event_view.pixel_kinds.
+  // Kinds of error, as in ctjax.views.event.pixel_kinds.
   function kindOf(truth, prediction) {
     if (truth === prediction) return Math.min(truth, 1);
     if (truth === 2) return 3;

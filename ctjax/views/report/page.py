@@ -17,18 +17,18 @@ from ctjax.views.report.figures import EVENT_METRICS, LAYERS
 from ctjax.views.report.records import read_record
 
 EVENTS_OF_A_KIND = 3
-"""Best, median and worst events of one run; of several, one of each."""
+"""Number of best, median and worst events of one run; of several runs, one each."""
 
 BOKEH_PARTS = ["bokeh", "bokeh-gl"]
-"""Without Bokeh's widgets, tables and formulas, which the page does without."""
+"""Bokeh's widgets, tables and formulas are left out; the page does not need them."""
 
 
 def write(folders: Sequence[str], path: str) -> None:
     """Writes the page of one run or of several.
 
     Args:
-      folders: output folders.
-      path: of the HTML file, replaced if it is there.
+      folders: output folders of the runs.
+      path: HTML file to write; an older one is replaced.
 
     Raises:
       ReportError: a folder holds no run.
@@ -92,11 +92,11 @@ def _tables_of(record: Any) -> dict[str, Any]:
 
 
 def _charge_palette() -> list[str]:
-    """Pale to dark, as of the event display; without the palest part."""
+    """Returns the colours of the event display, pale to dark, less the palest."""
     palettes = optional_packages.import_optional("bokeh.palettes", "report")
     return list(palettes.interp_palette(palettes.YlGnBu9[::-1][1:], 256))
 
 
 def _json_in_html(value: Any) -> str:
-    """JSON that no text in it can end the script element."""
+    """Writes JSON in which no text can end the script element."""
     return json.dumps(value, allow_nan=False).replace("<", "\\u003c")

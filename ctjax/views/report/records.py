@@ -1,4 +1,4 @@
-"""What runs have left in their output folders, read for the report."""
+"""Reads what runs have left in their output folders, for the report."""
 
 import csv
 import dataclasses
@@ -16,29 +16,29 @@ from ctjax.data.larcv.file import LarcvFileError
 from ctjax.data.larcv.truth import NEUTRINO_TYPE, read_neutrinos
 
 TIMING_FILES = {"train": "train", "inference": "inference", "iotest": "io"}
-"""Names in profiles/, by mode."""
+"""Name of the file in profiles/, by mode."""
 
 Table = dict[str, np.ndarray]
-"""Columns by name, float64 [N] each."""
+"""Columns by name, each [N] float64."""
 
 
 class ReportError(UserError):
-    """A folder that cannot be reported; the message names it."""
+    """A folder cannot be reported; the message names it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """All that is known of one output folder.
+    """Holds everything that is known about one output folder.
 
     Attributes:
-      folder: as given.
-      name: short, for legends.
-      launches: mode to what `reporting.save_config` wrote when it was started.
+      folder: its path, as given.
+      name: its short name, for legends.
+      launches: by mode, what `run_record.save_config` wrote when it was started.
       train: table of training steps, or None.
       validation: table of validations, or None.
       inference: table of events, or None.
       confusion: [N, P, K, K] of the events of `inference`, or None.
-      timings: mode to [N] of `reporting.TIMING_TYPE`.
+      timings: by mode, [N] of `timings.TIMING_TYPE`.
     """
 
     folder: str
@@ -51,14 +51,14 @@ class Record:
     timings: dict[str, np.ndarray]
 
     def option(self, mode: str, *names: str) -> Any:
-        """Value of a field, `option("train", "run", "minibatch_size")`, or None."""
+        """Returns a field, as in `option("train", "run", "seed")`, or None."""
         value: Any = self.launches.get(mode, {}).get("config")
         for name in names:
             value = value.get(name) if isinstance(value, dict) else None
         return value
 
     def images_per_step(self, mode: str) -> int | None:
-        """Events of a step, where the configuration has been written."""
+        """Returns the events of a step, or None without a written configuration."""
         size = self.option(mode, "run", "minibatch_size")
         if size is None or mode != "train":
             return size
@@ -67,7 +67,7 @@ class Record:
 
     @functools.cached_property
     def neutrinos(self) -> np.ndarray:
-        """[N] of `NEUTRINO_TYPE`, of the events of `inference`; unknown where gone."""
+        """The [N] neutrinos of `inference`'s events; unknown if the file is gone."""
         entries = self.inference["entry"].astype(int) if self.inference else []
         unknown = np.zeros(len(entries), NEUTRINO_TYPE)
         unknown["energy_gev"], unknown["current"] = np.nan, -1
@@ -80,7 +80,7 @@ class Record:
         return everything[entries] if max(entries) < len(everything) else unknown
 
     def files(self) -> list[str]:
-        """The files of the inference; raises LarcvFileError where they are gone."""
+        """Finds the files of the inference; raises LarcvFileError if they are gone."""
         folder = self.option("inference", "data", "data_directory")
         names = self.option("inference", "data", "file").split(",")
         return sources.find_files([os.path.join(folder, n.strip()) for n in names])
@@ -90,10 +90,10 @@ def read_record(folder: str) -> Record:
     """Reads an output folder.
 
     Args:
-      folder: of a run of any mode, or of several one after the other.
+      folder: output folder of one run of any mode, or of several in a row.
 
     Raises:
-      ReportError: there is nothing of a run in it.
+      ReportError: the folder holds nothing that a run leaves.
     """
     if not os.path.isdir(folder):
         raise ReportError(f"{folder}: expected the output folder of a run")
@@ -126,7 +126,7 @@ def _read_json(folder: str, mode: str) -> dict[str, Any]:
 
 
 def _read_table(folder: str, name: str) -> Table | None:
-    """A table of numbers; None where it is absent or has no rows."""
+    """Reads a table of numbers; returns None where it is absent or empty."""
     path = os.path.join(folder, name)
     if not os.path.exists(path):
         return None
@@ -164,7 +164,7 @@ def _read_timings(folder: str) -> dict[str, np.ndarray]:
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted names of a nested dictionary."""
+    """Flattens a nested dictionary to one with dotted names."""
     flat = {}
     for name, value in values.items():
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The numbers of the report: tables of plain values, for page.html to lay out."""
+"""Computes the tables of the report, plain values for page.html to lay out."""
 
 from typing import Any
 
@@ -11,13 +11,14 @@ GROUPS = ("Average", *(f"plane{plane}" for plane in range(NUM_PLANES)))
 
 
 def configurations(records: list[Record]) -> list[dict[str, Any]]:
-    """Every field of every launch, and whether launches differ in it.
+    """Lists every field of every launch, and whether launches differ in it.
 
     Args:
-      records: of the runs.
+      records: what the runs have left.
 
     Returns:
-      `launches`, the heads of the columns, and `rows` of name, values, is_different.
+      At most one table: `heads` of the columns, and `rows` of (name, values,
+      is_different).
     """
     launches = [
         (f"{record.name}: {mode}" if len(records) > 1 else mode, launch)
@@ -38,11 +39,11 @@ def configurations(records: list[Record]) -> list[dict[str, Any]]:
 
 
 def times(records: list[Record]) -> list[dict[str, Any]]:
-    """Where the time of each run and mode went.
+    """Finds where the time of each run and mode went.
 
     Returns:
-      A row each: run, mode, steps, seconds in all and of their three parts, images per
-      second after the first step (None where the minibatch size is not known).
+      A row for each: run, mode, steps, seconds in all and in three parts, and images
+      per second after the first step (None if the minibatch size is not known).
     """
     rows = []
     for record in records:
@@ -50,7 +51,7 @@ def times(records: list[Record]) -> list[dict[str, Any]]:
             step_s, wait_s = timings["step_s"], timings["wait_s"]
             rest_s = float(step_s[1:].sum())
             size = record.images_per_step(mode)
-            # What the first step takes longer than the middle one is compilation.
+            # The first step takes longer than the median one because of compilation.
             first = float(step_s[0])
             usual = float(np.median(step_s[1:])) if len(step_s) > 1 else first
             compile_s = max(0.0, first - usual) if mode != "iotest" else 0.0
@@ -76,11 +77,11 @@ def times(records: list[Record]) -> list[dict[str, Any]]:
 
 
 def plane_metrics(record: Record) -> list[tuple[str, list[tuple[float, float]]]]:
-    """Mean and spread over the events of every metric, by group.
+    """Computes mean and spread of every metric over the events.
 
     Returns:
-      A row a metric: its name, and (mean, standard deviation) of the mean of the planes
-      and of each plane; none without truth.
+      A row per metric: its name, then (mean, standard deviation) for the mean of the
+      planes and for each plane. No rows without truth.
     """
     table = record.inference
     if table is None or np.isnan(table["Average/mIoU"]).all():
@@ -93,10 +94,10 @@ def plane_metrics(record: Record) -> list[tuple[str, list[tuple[float, float]]]]
 
 
 def class_metrics(record: Record) -> list[dict[str, Any]]:
-    """Pixels, efficiency, purity and intersection over union of each class.
+    """Counts pixels of each class; computes efficiency, purity and IoU.
 
     Returns:
-      A row a class, of the pixels of all events and planes; none without truth.
+      A row per class, over the pixels of all events and planes. No rows without truth.
     """
     if record.confusion is None:
         return []
@@ -119,11 +120,11 @@ def class_metrics(record: Record) -> list[dict[str, Any]]:
 
 
 def confusion_matrices(record: Record) -> list[dict[str, Any]]:
-    """Counts, and shares of the true class, of all planes and of each.
+    """Makes the confusion matrices of all planes together and of each plane.
 
     Returns:
-      `name` and `rows`, each the true class's name and (count, share) by predicted
-      class.
+      `name` and `rows`; a row is the name of the true class and (count, share of the
+      true class) for each predicted class.
     """
     if record.confusion is None:
         return []
@@ -143,10 +144,10 @@ def confusion_matrices(record: Record) -> list[dict[str, Any]]:
 
 
 def summary(records: list[Record]) -> list[tuple[str, list[str]]]:
-    """A few numbers to begin with.
+    """Picks a few numbers for the top of the page.
 
     Returns:
-      A row a number: its name and its value in every run, empty where it has none.
+      A row per number: its name and its value in every run, empty where there is none.
     """
     columns: list[dict[str, str]] = []
     for record in records:
