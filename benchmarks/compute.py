@@ -332,9 +332,7 @@ def write_arrays(config: config_fields.Config, folder: str) -> dict[str, Any]:
     size = config.run.minibatch_size
     with parts.open_events(config.data, "", require_label=True) as source:
         with parts.read_events(config.data, source, [np.arange(size)]) as reader:
-            minibatch = next(reader)
-            arrays = {name: minibatch[name] for name in ("image", "label", "mask")}
-            arrays["stop"] = np.zeros(size, np.float32)
+            arrays = parts.step_arrays(next(reader))._asdict()
             np.savez(os.path.join(folder, "minibatch.npz"), **arrays)
         image_shape = source.image_shape
     _, variables = parts.make_network(config, image_shape)

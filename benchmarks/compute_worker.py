@@ -56,8 +56,9 @@ def ctjax_side(job: dict) -> Side:
 
     from ctjax.config import resolve
     from ctjax.learning import compiled as learning_compiled
-    from ctjax.learning import devices, losses, sharding, state, steps
+    from ctjax.learning import devices, sharding, state, steps
     from ctjax.learning import optimizer as learning_optimizer
+    from ctjax.learning.minibatch import DenseMinibatch
     from ctjax.models import torch_weights
     from ctjax.runs import parts
 
@@ -65,35 +66,30 @@ def ctjax_side(job: dict) -> Side:
     config = resolve.resolve(job["config"])
     devices.select(config.run.compute_mode)
     mesh = sharding.make_mesh(jax.local_devices()[:1])
-    minibatch = _load(job["minibatch"])
-    image_shape = minibatch["image"].shape[2:]
+    minibatch = DenseMinibatch(**_load(job["minibatch"]))
+    size, _, *image_shape = minibatch.image.shape
     model, variables = parts.make_network(config, image_shape)
     weights = torch_weights.to_variables(_load(job["weights"]), variables)
     variables = {"batch_stats": {}} | weights
-    rule, axis = config.mode.optimizer, sharding.EVENT_AXIS
-    loss_fn = losses.make_loss(
-        rule.loss_balance_scheme, rule.loss_charged_pixels_only, axis
-    )
-    network_input = steps.make_input(image_shape, config.data.img_transform)
-    masked = config.mode.mask_empty_pixels
-    arrays = learning_compiled.device_arrays(minibatch, mesh)
+    rule = config.mode.optimizer
+    options = parts.make_step_options(config, tuple(image_shape))
+    arrays: tuple = (sharding.distribute(minibatch, mesh),)
     if job["training"]:
+        arrays += (sharding.distribute(np.zeros(size, np.float32), mesh),)
         schedule = learning_optimizer.make_schedule(rule, 1, 1)
         update = learning_optimizer.make_optimizer(
             rule, schedule, config.network.weight_decay
         )
         train_step = steps.make_train_step(
-            model, update, schedule, loss_fn, network_input, 1, masked, axis
+            model=model, optimizer=update, schedule=schedule, options=options
         )
         program = learning_compiled.compile_train_step(train_step, mesh)
         held = sharding.replicate(state.make_state(variables, update), mesh)
     else:
-        eval_step = steps.make_eval_step(
-            model, loss_fn, network_input, masked, True, axis
-        )
+        eval_step = steps.make_eval_step(model=model, options=options, with_scores=True)
         program = learning_compiled.compile_eval_step(eval_step, mesh, with_scores=True)
         held = sharding.replicate(variables, mesh)
-    compiled = program.lower(held, arrays).compile()
+    compiled = program.lower(held, *arrays).compile()
     memory = compiled.memory_analysis()
     if memory is not None:
         side.more["program_bytes"] = (
@@ -106,9 +102,9 @@ def ctjax_side(job: dict) -> Side:
 
     def step():
         if job["training"]:
-            latest["held"], results = compiled(latest["held"], arrays)
+            latest["held"], results = compiled(latest["held"], *arrays)
         else:
-            results = compiled(latest["held"], arrays)
+            results = compiled(latest["held"], *arrays)
         latest["results"] = results
         return results["loss"] if job["training"] else results["prediction"]
 

@@ -31,8 +31,10 @@ from ctjax.base import host_memory
 from ctjax.config import fields, resolve
 from ctjax.learning import compiled as learning_compiled
 from ctjax.learning import losses, sharding, steps
+from ctjax.learning.minibatch import DenseMinibatch, make_input
 from ctjax.learning.precision import POLICIES
 from ctjax.learning.state import init_variables, make_state
+from ctjax.learning.steps import StepOptions
 from ctjax.models import UResNet, layers, normalization, uresnet
 from ctjax.models.kernels import activation, convolution, cpu
 
@@ -66,10 +68,10 @@ class _UpsampleFirst(uresnet.InterpolationUpsample):
 
 
 def _not_donated(
-    function: Callable, mesh: Mesh, out_specs: Any, donate: bool = False
+    function: Callable, mesh: Mesh, in_specs: Any, out_specs: Any, donate: bool = False
 ) -> Callable:
     del donate
-    return OVER_EVENTS(function, mesh, out_specs)
+    return OVER_EVENTS(function, mesh, in_specs, out_specs)
 
 
 def _biased(
@@ -146,23 +148,11 @@ def make_call(
     mesh = sharding.make_mesh(jax.devices()[:1])
     model = UResNet(config.network, dtype, axis, config.run.remat)
     variables = init_variables(model, config.network.depth, 0)
-    loss_fn = losses.make_loss(
-        config.mode.optimizer.loss_balance_scheme, axis_name=axis
-    )
-    network_input = steps.make_input(shape, False)
-    random = np.random.default_rng(0)
-    planes = (config.run.minibatch_size, 3, *shape)
-    label = random.choice(3, planes, p=(0.99, 0.007, 0.003)).astype(np.uint8)
-    arrays = {
-        "image": (label * random.uniform(1, 3, planes)).astype(np.float32),
-        "label": label,
-        "mask": np.ones(len(label), np.float32),
-        "stop": np.zeros(len(label), np.float32),
-    }
-    minibatch = learning_compiled.device_arrays(arrays, mesh)
+    options = step_options(config, shape)
+    arrays = draw_minibatch(config.run.minibatch_size, shape)
+    minibatch = sharding.distribute(arrays, mesh)
     if kind == "inference":
-        step = steps.make_eval_step(model, loss_fn, network_input, axis_name=axis)
-        del minibatch["stop"]
+        step = steps.make_eval_step(model=model, options=options, with_scores=False)
         state = sharding.replicate(variables, mesh)
         compiled = (
             learning_compiled.compile_eval_step(step, mesh)
@@ -175,32 +165,67 @@ def make_call(
     else:
         rule = optax.adam(LEARNING_RATE)
         step = steps.make_train_step(
-            model, rule, lambda _: LEARNING_RATE, loss_fn, network_input, axis_name=axis
+            model=model,
+            optimizer=rule,
+            schedule=lambda _: LEARNING_RATE,
+            options=options,
         )
         states = [sharding.replicate(make_state(variables, rule), mesh)]
+        never = np.zeros(config.run.minibatch_size, np.float32)
+        stop = sharding.distribute(never, mesh)
         program = learning_compiled.compile_train_step(step, mesh)
-        compiled = program.lower(states[0], minibatch).compile()
+        compiled = program.lower(states[0], minibatch, stop).compile()
 
         def one_step() -> None:
-            states[0], results = compiled(states[0], minibatch)
+            states[0], results = compiled(states[0], minibatch, stop)
             jax.block_until_ready((states[0], results))
 
-        late = RESULTS_LATE
-
         def loop() -> None:
-            waiting: collections.deque = collections.deque()
-            for _ in range(LOOP_STEPS):
-                given = learning_compiled.device_arrays(arrays, mesh)
-                states[0], results = compiled(states[0], given)
-                waiting.append(results)
-                if len(waiting) > late:
-                    jax.device_get(waiting.popleft())
-            jax.block_until_ready((states[0], waiting))
+            run_loop(compiled, states, (arrays, never), mesh, late)
 
+        late = RESULTS_LATE
         call = loop if kind == "loop" else one_step
 
     memory = compiled.memory_analysis()
     return call, {"temporary": memory.temp_size_in_bytes}
+
+
+def step_options(config: fields.Config, shape: tuple[int, int]) -> StepOptions:
+    """What the steps compute: the configuration's loss, and nothing special."""
+    scheme, axis = config.mode.optimizer.loss_balance_scheme, sharding.EVENT_AXIS
+    return StepOptions(
+        loss_fn=losses.make_loss(scheme, axis_name=axis),
+        network_input=make_input(shape, False),
+        mask_empty_pixels=False,
+        axis_name=axis,
+        accumulation=1,
+        bfloat16_gradients=False,
+        skip_nonfinite=False,
+        is_scaled=False,
+    )
+
+
+def draw_minibatch(size: int, shape: tuple[int, int]) -> DenseMinibatch:
+    """Draws events that are mostly empty."""
+    random = np.random.default_rng(0)
+    planes = (size, 3, *shape)
+    label = random.choice(3, planes, p=(0.99, 0.007, 0.003)).astype(np.uint8)
+    image = (label * random.uniform(1, 3, planes)).astype(np.float32)
+    return DenseMinibatch(image, label, np.ones(size, np.float32))
+
+
+def run_loop(
+    compiled: Callable, states: list, arrays: tuple, mesh: Mesh, late: int
+) -> None:
+    """Runs some steps as a training does, so many ahead of the results it fetches."""
+    waiting: collections.deque = collections.deque()
+    for _ in range(LOOP_STEPS):
+        given = sharding.distribute(arrays, mesh)
+        states[0], results = compiled(states[0], *given)
+        waiting.append(results)
+        if len(waiting) > late:
+            jax.device_get(waiting.popleft())
+    jax.block_until_ready((states[0], waiting))
 
 
 def take_turns(calls: dict[str, Callable[[], None]], turns: int) -> dict[str, list]:

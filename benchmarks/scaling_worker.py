@@ -22,7 +22,7 @@ from ctjax.base import host_memory
 from ctjax.config import resolve
 from ctjax.config.fields import Config
 from ctjax.data import order
-from ctjax.learning import compiled, devices, losses, optimizer, sharding, steps
+from ctjax.learning import compiled, devices, optimizer, sharding, steps
 from ctjax.learning.state import count_parameters, make_state
 from ctjax.processes import join, launchers
 from ctjax.runs import parts
@@ -35,16 +35,10 @@ def compile_step(config: Config, mesh: Any, image_shape: tuple[int, int]) -> tup
     schedule = optimizer.make_schedule(rule, 1, 1)
     update = optimizer.make_optimizer(rule, schedule, config.network.weight_decay)
     step = steps.make_train_step(
-        model,
-        update,
-        schedule,
-        losses.make_loss(
-            rule.loss_balance_scheme,
-            rule.loss_charged_pixels_only,
-            sharding.EVENT_AXIS,
-        ),
-        steps.make_input(image_shape, config.data.img_transform),
-        axis_name=sharding.EVENT_AXIS,
+        model=model,
+        optimizer=update,
+        schedule=schedule,
+        options=parts.make_step_options(config, image_shape),
     )
     state = sharding.replicate(make_state(variables, update), mesh)
     return compiled.compile_train_step(step, mesh), state
@@ -80,31 +74,30 @@ def measure(config: Config, processes: Any, repeats: int, num_steps: int) -> dic
         together, state = compile_step(config, everywhere, source.image_shape)
         apart, own_state = compile_step(config, here, source.image_shape)
         with parts.read_events(config.data, source, entries()) as reader:
-            minibatch = {k: np.copy(v) for k, v in next(reader).items()}
-            never = np.zeros(len(minibatch["mask"]), np.float32)
-            minibatch["stop"] = never
-            arrays = compiled.device_arrays(minibatch, everywhere)
-            own_arrays = compiled.device_arrays(minibatch, here)
-            program = together.lower(state, arrays).compile().as_text()
+            minibatch = jax.tree.map(np.copy, parts.step_arrays(next(reader)))
+            never = np.zeros(len(minibatch.mask), np.float32)
+            arrays = sharding.distribute((minibatch, never), everywhere)
+            own_arrays = sharding.distribute((minibatch, never), here)
+            program = together.lower(state, *arrays).compile().as_text()
             held = {"state": state, "own": own_state}
 
             def alone(count: int) -> None:
                 for _ in range(count):
-                    held["own"], results = apart(held["own"], own_arrays)
+                    held["own"], results = apart(held["own"], *own_arrays)
                 jax.block_until_ready(results)
 
             def step(count: int) -> None:
                 for _ in range(count):
-                    held["state"], results = together(held["state"], arrays)
+                    held["state"], results = together(held["state"], *arrays)
                 jax.block_until_ready(results)
 
             def whole(count: int) -> None:
                 before = None
                 for _ in range(count):
                     minibatch = next(reader)
-                    minibatch["stop"] = never
-                    device_arrays = compiled.device_arrays(minibatch, everywhere)
-                    held["state"], results = together(held["state"], device_arrays)
+                    given = parts.step_arrays(minibatch), never
+                    given = sharding.distribute(given, everywhere)
+                    held["state"], results = together(held["state"], *given)
                     if before is not None:
                         jax.block_until_ready(before[1])
                         reader.release(before[0])

@@ -11,19 +11,17 @@ import dataclasses
 import itertools
 import time
 import weakref
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 
 from ctjax.base.constants import NUM_PLANES
 from ctjax.data import images
+from ctjax.data.minibatch import HostMinibatch
 from ctjax.data.order import PADDING
 from ctjax.data.sources import EventSource
 from ctjax.data.sparse import SparsePlane, capacity_for
 from ctjax.processes.launchers import default_io_threads
-
-Minibatch = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass
@@ -88,7 +86,7 @@ class MinibatchReader:
         """Returns the reader itself."""
         return self
 
-    def __next__(self) -> Minibatch:
+    def __next__(self) -> HostMinibatch:
         """Returns the next minibatch; see `minibatches`."""
         if self._closed:
             raise StopIteration
@@ -109,14 +107,14 @@ class MinibatchReader:
         self._read_ahead(self._prefetch)
         return minibatch
 
-    def release(self, minibatch: Mapping[str, Any]) -> None:
+    def release(self, minibatch: HostMinibatch) -> None:
         """Takes back the dense arrays of a minibatch, to be filled again.
 
         Args:
           minibatch: as it came from this reader; neither it nor anything that shares
             its memory may be used any more. Sparse ones have nothing to give back.
         """
-        buffer = self._lent.pop(id(minibatch.get("image")), None)
+        buffer = self._lent.pop(id(minibatch.image), None)
         if buffer is not None and len(self._free) <= self._prefetch:
             self._free.append(buffer)
 
@@ -169,21 +167,18 @@ class MinibatchReader:
         if entry != PADDING:
             buffer.set_pixels[place] = self._source.read(entry, image, label)
 
-    def _assemble(self, pending: _Pending, results: list) -> Minibatch:
+    def _assemble(self, pending: _Pending, results: list) -> HostMinibatch:
         entries = pending.entries
-        minibatch = {
-            "entries": entries,
-            "event_ids": np.full((len(entries), 3), -1, np.int64),
-            "mask": (entries != PADDING).astype(np.float32),
-        }
+        event_ids = np.full((len(entries), 3), -1, np.int64)
         for place in np.flatnonzero(entries != PADDING):
-            entry = int(entries[place])
-            minibatch["event_ids"][place] = self._source.event_id(entry)
+            event_ids[place] = self._source.event_id(int(entries[place]))
+        mask = (entries != PADDING).astype(np.float32)
+        minibatch = HostMinibatch(entries, event_ids, mask)
         if pending.buffer is None:
-            return minibatch | self._pad(entries, results)
-        minibatch["image"] = self._lend(pending.buffer)
-        minibatch["label"] = pending.buffer.label
-        return minibatch
+            ids, values, labels = self._pad(entries, results)
+            return minibatch._replace(ids=ids, values=values, labels=labels)
+        image = self._lend(pending.buffer)
+        return minibatch._replace(image=image, label=pending.buffer.label)
 
     def _lend(self, buffer: _Buffer) -> np.ndarray:
         """A view of the image that stands for the buffer until it is given back.
@@ -195,8 +190,10 @@ class MinibatchReader:
         weakref.finalize(view, self._lent.pop, id(view), None).atexit = False
         return view
 
-    def _pad(self, entries: np.ndarray, events: list[list[SparsePlane]]) -> Minibatch:
-        """Sparse events as arrays of one capacity."""
+    def _pad(
+        self, entries: np.ndarray, events: list[list[SparsePlane]]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns ids, values and labels of sparse events, of one capacity."""
         longest = max((len(p.ids) for p in itertools.chain(*events)), default=0)
         self._capacity = max(self._capacity, capacity_for(longest))
         shape = (len(entries), NUM_PLANES, self._capacity)
@@ -214,7 +211,7 @@ class MinibatchReader:
                 ids[place, plane, :count] = pixels.ids
                 values[place, plane, :count] = pixels.values
                 labels[place, plane, :count] = pixels.classes
-        return {"ids": ids, "values": values, "labels": labels}
+        return ids, values, labels
 
 
 def minibatches(
@@ -236,12 +233,8 @@ def minibatches(
       sparse: give the sparse form instead of dense images.
 
     Returns:
-      A reader of dictionaries with `entries` [B] int64, `event_ids` [B, 3] int64,
-      `mask` [B] float32 (1 for an event, 0 for an empty place) and either
-      `image` [B, P, h, w] float32 and `label` [B, P, h, w] uint8 (zeros where the
-      file has none), or `ids` [B, P, V] int32, `values` [B, P, V] float32 and
-      `labels` [B, P, V] uint8 as `learning.dense_images` takes them. An error of a
-      thread is raised once, by the `next` of its minibatch; the reader is closed then.
+      A reader of minibatches. An error of a thread is raised once, by the `next` of
+      its minibatch; the reader is closed then.
     """
     return MinibatchReader(
         source,

@@ -1,4 +1,4 @@
-"""Where numbers are largest, when they are not finite any more."""
+"""Names the modules with the largest activations, where numbers are not finite."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def largest_activations(
 ) -> str:
     """Names the modules whose outputs are largest; of equals the first to compute.
 
-    An output that is not a number counts as infinite.
+    An output with a single number that is not finite counts as infinite.
 
     Args:
       model: the network, without an axis.
@@ -35,8 +35,8 @@ def largest_activations(
             outputs = method(*arguments, **keywords)
             if context.method_name == "__call__":
                 names.append("/".join(context.module.path) or "logits")
-                found = [jnp.max(jnp.abs(x)) for x in jax.tree.leaves(outputs)]
-                values.append(jnp.max(jnp.stack(found).astype(jnp.float32)))
+                found = [_magnitude(leaf) for leaf in jax.tree.leaves(outputs)]
+                values.append(_magnitude(jnp.stack(found)))
             return outputs
 
         with nn.intercept_methods(note):
@@ -46,3 +46,10 @@ def largest_activations(
     values = np.asarray(largest(variables, image))
     order = np.argsort(-np.nan_to_num(values, nan=np.inf), kind="stable")
     return ", ".join(f"{names[n]}: {values[n]:.3g}" for n in order[:NUM_NAMED])
+
+
+def _magnitude(array: jax.Array) -> jax.Array:
+    """Returns the largest magnitude, float32; NaN where there is any NaN."""
+    # Not by the maximum alone: compiled for a CPU, it drops NaN.
+    largest = jnp.max(jnp.abs(array)).astype(jnp.float32)
+    return jnp.where(jnp.isnan(array).any(), jnp.nan, largest)

@@ -1,23 +1,18 @@
-"""Compiles steps for the devices of a mesh, and hands minibatches to them."""
+"""Compiles steps for the devices of a mesh."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
 from ctjax.learning import sharding
-from ctjax.learning.steps import Minibatch
-
-DEVICE_ARRAYS = ("image", "label", "ids", "values", "labels", "mask", "stop")
-"""Entries of a minibatch that the device needs; event ids stay on the host."""
+from ctjax.learning.sharding import BY_EVENT, REPLICATED
 
 
 def compile_train_step(step: Callable, mesh: Mesh) -> Callable:
     """Compiles `make_train_step`'s for the devices of a mesh; its state is donated."""
-    return sharding.over_events(
-        step, mesh, (sharding.REPLICATED, sharding.REPLICATED), donate=True
-    )
+    arguments, results = (REPLICATED, BY_EVENT, BY_EVENT), (REPLICATED, REPLICATED)
+    return sharding.over_events(step, mesh, arguments, results, donate=True)
 
 
 def compile_eval_step(
@@ -25,9 +20,9 @@ def compile_eval_step(
 ) -> Callable:
     """Compiles `make_eval_step`'s for the devices of a mesh."""
     by_event = ("prediction", "label", *(("image", "score") if with_scores else ()))
-    specs = dict.fromkeys(by_event, sharding.BY_EVENT)
-    common = dict.fromkeys(("loss", "metrics", "confusion"), sharding.REPLICATED)
-    return sharding.over_events(step, mesh, specs | common)
+    specs = dict.fromkeys(by_event, BY_EVENT)
+    common = dict.fromkeys(("loss", "metrics", "confusion"), REPLICATED)
+    return sharding.over_events(step, mesh, (REPLICATED, BY_EVENT), specs | common)
 
 
 def describe_program(compiled: jax.stages.Compiled) -> str:
@@ -51,9 +46,3 @@ def describe_program(compiled: jax.stages.Compiled) -> str:
         parts = ", ".join(f"{name} {size / 1e9:.3g}" for name, size in sizes.items())
         words.append(f"{sum(sizes.values()) / 1e9:.3g} GB at most ({parts})")
     return ", ".join(words)
-
-
-def device_arrays(minibatch: dict[str, Any], mesh: Mesh) -> Minibatch:
-    """Starts the transfer of a host minibatch; it must stay as it is until used."""
-    arrays = {name: minibatch[name] for name in DEVICE_ARRAYS if name in minibatch}
-    return sharding.distribute(arrays, mesh)

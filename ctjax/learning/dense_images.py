@@ -1,4 +1,4 @@
-"""Dense images made on the device from the sparse form of the pipeline."""
+"""Makes dense images on the device from the sparse form of the pipeline."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The devices that a run computes on."""
+"""Selects the devices that a run computes on."""
 
 import logging
 import os

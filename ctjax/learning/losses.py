@@ -1,4 +1,4 @@
-"""The loss: cross entropy of every pixel, weighted by a balance scheme."""
+"""Computes the loss: every pixel's cross entropy, weighted by a balance scheme."""
 
 from collections.abc import Callable
 

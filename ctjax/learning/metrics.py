@@ -1,4 +1,4 @@
-"""CosmicTagger's twenty metrics, one value an event."""
+"""Computes CosmicTagger's twenty metrics, one value an event."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Update rules and learning-rate schedules, composed of optax's parts."""
+"""Composes update rules and learning-rate schedules from optax's parts."""
 
 import math
 

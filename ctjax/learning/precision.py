@@ -1,4 +1,4 @@
-"""Number formats: what the network computes in, and the scale of the loss for float16.
+"""Declares what numbers the network computes in, and scales the loss for float16.
 
 Parameters, statistics, softmax and loss are float32 under every policy.
 """
@@ -21,7 +21,7 @@ SMALLEST_SCALE = 1.0
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """A number format, from the configuration to the loss.
+    """Describes a number format, from the configuration to the loss.
 
     Attributes:
       compute_type: of convolutions and activations.
@@ -43,7 +43,7 @@ POLICIES = {
 
 @flax.struct.dataclass
 class LossScale:
-    """The factor on the loss, which gradients are divided by.
+    """Holds the factor on the loss, which gradients are divided by.
 
     Attributes:
       value: scalar float32, a power of 2; 1 where nothing is scaled.

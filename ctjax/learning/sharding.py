@@ -1,4 +1,4 @@
-"""Devices as one mesh, and how arrays lie on it; the only place that names its axis.
+"""Lays arrays out on the mesh of the devices; the only place that names its axis.
 
 A minibatch is cut along its events; parameters and all else of the state are on every
 device. Arrays are cut in the order of `jax.devices()`, process after process.
@@ -9,12 +9,14 @@ import itertools
 import math
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+Tree = TypeVar("Tree")
 
 EVENT_AXIS = "event"
 
@@ -35,22 +37,21 @@ def make_mesh(devices: list[Any] | None = None) -> Mesh:
 
 
 def over_events(
-    function: Callable, mesh: Mesh, out_specs: Any, donate: bool = False
+    function: Callable, mesh: Mesh, in_specs: Any, out_specs: Any, donate: bool = False
 ) -> Callable:
     """Compiles a step so that each device works on its own events.
 
     Args:
-      function: `(state, minibatch) -> results`; sees the events of one device.
+      function: of a state, a minibatch and more; sees the events of one device.
       mesh: of the devices.
-      out_specs: REPLICATED or BY_EVENT for each part of the results.
+      in_specs: REPLICATED or BY_EVENT for each argument.
+      out_specs: the same for each part of the results.
       donate: whether the memory of the state may be used for the results.
 
     Returns:
-      The function of the whole state and the whole minibatch, under `jax.jit`.
+      The function of whole arguments, under `jax.jit`.
     """
-    sharded = jax.shard_map(
-        function, mesh=mesh, in_specs=(REPLICATED, BY_EVENT), out_specs=out_specs
-    )
+    sharded = jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
     return jax.jit(
         sharded,
         donate_argnums=0 if donate else (),
@@ -60,7 +61,7 @@ def over_events(
 
 @functools.cache
 def _compiler_options(platform: str) -> dict[str, Any]:
-    """The options above where they belong and this version of XLA knows them."""
+    """Returns the options above where this platform and version of XLA knows them."""
     if platform != "cpu":
         return {}
     try:
@@ -79,21 +80,21 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     )
 
 
-def distribute(arrays: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+def distribute(arrays: Tree, mesh: Mesh) -> Tree:
     """Starts the transfer of this process's events to its devices.
 
     Args:
-      arrays: [b, ...] each; must stay as they are until used.
+      arrays: an array [b, ...] or a tree of them, such as a minibatch; they must stay
+        as they are until used.
       mesh: of the devices.
 
     Returns:
-      Arrays [B, ...] over the events of all processes.
+      The same tree of arrays [B, ...] over the events of all processes.
     """
     where = NamedSharding(mesh, BY_EVENT)
-    return {
-        name: jax.make_array_from_process_local_data(where, array)
-        for name, array in arrays.items()
-    }
+    return jax.tree.map(
+        lambda array: jax.make_array_from_process_local_data(where, array), arrays
+    )
 
 
 def local(array: jax.Array) -> np.ndarray:

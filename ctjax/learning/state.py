@@ -1,4 +1,4 @@
-"""What training carries from step to step."""
+"""Holds what training carries from step to step."""
 
 import math
 from typing import Any
@@ -18,7 +18,7 @@ from ctjax.learning.precision import POLICIES, LossScale, Policy, first_scale
 
 @flax.struct.dataclass
 class TrainState:
-    """All that a checkpoint must hold to go on exactly.
+    """Holds all that a checkpoint must hold to go on exactly.
 
     Attributes:
       step: updates done, scalar int32.
@@ -39,7 +39,7 @@ class TrainState:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """The network's variables, as `model.apply` takes them."""
+        """Returns the network's variables, as `model.apply` takes them."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 

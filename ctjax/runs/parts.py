@@ -1,4 +1,4 @@
-"""From a configuration to the parts that training and inference share."""
+"""Makes the parts that training and inference share, from a configuration."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,13 +7,21 @@ import jax
 import numpy as np
 
 from ctjax.base.errors import ConfigError
-from ctjax.config.fields import Config, Data, Densify, Kernels
+from ctjax.config.fields import Config, Data, Densify, Kernels, OnNonfinite
 from ctjax.config.resolve import file_patterns
 from ctjax.data import pipeline, sources
 from ctjax.data.larcv.file import LarcvFileError
+from ctjax.data.minibatch import HostMinibatch
 from ctjax.data.sources import EventSource
-from ctjax.learning import sharding, state
+from ctjax.learning import losses, sharding, state
+from ctjax.learning.minibatch import (
+    DenseMinibatch,
+    Minibatch,
+    SparseMinibatch,
+    make_input,
+)
 from ctjax.learning.precision import POLICIES
+from ctjax.learning.steps import StepOptions
 from ctjax.models import UResNet
 from ctjax.models.kernels import gpu
 
@@ -63,7 +71,7 @@ def read_events(
     return pipeline.minibatches(
         source,
         entries,
-        io_threads=data.io_threads,
+        io_threads=data.io_threads or 0,
         prefetch=data.prefetch,
         sparse=data.densify is Densify.DEVICE,
     )
@@ -105,3 +113,37 @@ def make_network(
     dtype = POLICIES[config.run.precision].compute_type
     model = UResNet(config.network, dtype, sharding.EVENT_AXIS, config.run.remat)
     return model, state.init_variables(model, config.network.depth, config.run.seed)
+
+
+def make_step_options(config: Config, image_shape: tuple[int, int]) -> StepOptions:
+    """Says what the steps of a run compute.
+
+    Args:
+      config: of the run.
+      image_shape: (H, W) of the events, downsampled.
+
+    Returns:
+      The options of its training and evaluation steps.
+    """
+    rule, axis_name = config.mode.optimizer, sharding.EVENT_AXIS
+    return StepOptions(
+        loss_fn=losses.make_loss(
+            rule.loss_balance_scheme, rule.loss_charged_pixels_only, axis_name
+        ),
+        network_input=make_input(image_shape, config.data.img_transform),
+        mask_empty_pixels=config.mode.mask_empty_pixels,
+        axis_name=axis_name,
+        accumulation=rule.gradient_accumulation,
+        bfloat16_gradients=rule.bfloat16_gradients,
+        skip_nonfinite=config.run.on_nonfinite is OnNonfinite.SKIP,
+        is_scaled=POLICIES[config.run.precision].is_scaled,
+    )
+
+
+def step_arrays(minibatch: HostMinibatch) -> Minibatch:
+    """Picks what a step computes with; the events' names stay on the host."""
+    if minibatch.image is not None and minibatch.label is not None:
+        return DenseMinibatch(minibatch.image, minibatch.label, minibatch.mask)
+    ids, values, labels = minibatch.ids, minibatch.values, minibatch.labels
+    assert ids is not None and values is not None and labels is not None
+    return SparseMinibatch(ids, values, labels, minibatch.mask)

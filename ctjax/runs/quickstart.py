@@ -162,8 +162,8 @@ def threshold_metrics(
         entries = order.sequential_entries(number, config.run.minibatch_size)
         with parts.read_events(data, source, entries) as reader:
             for minibatch in reader:
-                arrays = (minibatch[name] for name in ("image", "label", "mask"))
-                total += np.asarray(summed(*arrays))
+                image, label = minibatch.image, minibatch.label
+                total += np.asarray(summed(image, label, minibatch.mask))
                 reader.release(minibatch)
     return total / number
 

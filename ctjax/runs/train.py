@@ -1,59 +1,44 @@
-"""Training: one function that composes everything else, and its reports."""
+"""Trains a network, from where the checkpoints of the output folder end."""
 
 import contextlib
-import itertools
 import logging
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any
 
-import jax
-import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from ctjax.base import optional_packages
-from ctjax.base.errors import UserError
-from ctjax.config.fields import Config, Mode, OnNonfinite, Remat
-from ctjax.data import order, pipeline
+from ctjax.config.fields import Config, Remat
+from ctjax.data import order
 from ctjax.data.order import local_entries
-from ctjax.learning import activations, devices, losses, metrics, optimizer, sharding
-from ctjax.learning.compiled import (
-    DEVICE_ARRAYS,
-    compile_eval_step,
-    compile_train_step,
-    describe_program,
-    device_arrays,
-)
+from ctjax.data.pipeline import MinibatchReader
+from ctjax.data.sources import EventSource
+from ctjax.learning import devices, optimizer, sharding
+from ctjax.learning.compiled import compile_eval_step, compile_train_step
 from ctjax.learning.precision import POLICIES
 from ctjax.learning.state import TrainState, count_parameters, make_state
-from ctjax.learning.steps import make_eval_step, make_input, make_train_step
-from ctjax.models import UResNet
-from ctjax.outputs import checkpoint, log, metrics_table, progress, summaries
-from ctjax.outputs import timings as outputs_timings
+from ctjax.learning.steps import make_eval_step, make_train_step
+from ctjax.outputs import checkpoint, log, timings
+from ctjax.outputs.train_reports import TrainReports
 from ctjax.processes import join, stop_requests, watchdog
 from ctjax.processes.join import SINGLE_PROCESS, Processes
 from ctjax.processes.stop_requests import Interrupted, StopRequest
-from ctjax.runs import parts
-from ctjax.views import event, picture
+from ctjax.runs import parts, validation
+from ctjax.runs.profiling import StepTrace
+from ctjax.runs.training_loop import Training, run_steps
+from ctjax.runs.validation import open_validation
 
 logger = logging.getLogger("ctjax")
 
-COLUMNS = ("step", "loss", *metrics.METRIC_NAMES)
-PROFILED_STEPS = (1, 5)  # after the compilation, and few enough to look at
-IMAGE_SUMMARIES = 25  # summaries between two with images, as CosmicTagger
+PROFILED_STEPS = slice(1, 5)  # after the compilation, and few enough to look at
 
 
-class TrainingError(UserError):
-    """A training that cannot go on; the message says where and why."""
-
-
-class _NotFinite(Exception):
-    """A loss or gradient that is not finite, at a step and on a minibatch."""
-
-
-def run(config: Config, processes: Processes = SINGLE_PROCESS) -> TrainState:
+def run(
+    config: Config,
+    processes: Processes = SINGLE_PROCESS,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> TrainState:
     """Trains, from where the checkpoints of the output folder end.
 
     Step s is the update of minibatch s, from 0; a validation or checkpoint of step n
@@ -61,7 +46,9 @@ def run(config: Config, processes: Processes = SINGLE_PROCESS) -> TrainState:
 
     Args:
       config: of the run.
-      processes: of the run; they have joined already, see `distributed.start`.
+      processes: of the run; they have joined already, see `join.start`.
+      on_step: called with the number of every step once its results are reported; the
+        next step may be under way then.
 
     Returns:
       The state after the last step, on all devices.
@@ -75,12 +62,11 @@ def run(config: Config, processes: Processes = SINGLE_PROCESS) -> TrainState:
     devices.check_divisible(
         mesh,
         minibatch_size=config.run.minibatch_size,
-        aux_minibatch_size=config.run.aux_minibatch_size,
+        aux_minibatch_size=validation.minibatch_size(config),
     )
-    with contextlib.ExitStack() as stack:
-        request = stack.enter_context(stop_requests.watch(config.run.max_time))
+    with stop_requests.watch(config.run.max_time or 0.0) as request:
         with checkpoint.open_for_saving(config.output_dir, processes) as saver:
-            state, reason = _train(config, processes, mesh, saver, request)
+            state, reason = _train(config, processes, mesh, saver, request, on_step)
         if saver.failure is not None:
             raise checkpoint.CheckpointError(saver.failure)
         if reason is not None:
@@ -100,185 +86,85 @@ def _train(
     mesh: Mesh,
     saver: checkpoint.Saver,
     request: StopRequest,
+    on_step: Callable[[int], None],
 ) -> tuple[TrainState, str | None]:
     """Returns the last state and, where it was asked to stop early, why."""
-    options, rule = config.run, config.mode.optimizer
-    images_per_step = options.minibatch_size * rule.gradient_accumulation
+    num_steps = config.run.iterations or 0  # of a training they are never left open
     with contextlib.ExitStack() as stack:
-        source = stack.enter_context(
-            parts.open_events(config.data, config.data.file, require_label=True)
-        )
+        enter = stack.enter_context
+        source = enter(parts.open_events(config.data, config.data.file, True))
         model, variables = parts.make_network(config, source.image_shape)
-        logger.info(
-            "Total number of trainable parameters in this network: %d",
-            count_parameters(variables["params"]),
-        )
-        logger.info(log.pixel_rules(config.mode))
-        if options.remat is not Remat.NONE and mesh.devices.flat[0].platform == "cpu":
-            logger.warning(
-                "run.remat=%s saves no memory on a CPU, whose compiler ignores it: "
-                "expected none, and a smaller run.minibatch_size for less memory",
-                options.remat.value,
-            )
-        schedule = optimizer.make_schedule(
-            rule, source.num_events / images_per_step, options.iterations
-        )
-        update = optimizer.make_optimizer(rule, schedule, config.network.weight_decay)
+        _log_what_is_trained(config, variables, mesh)
+        schedule, update = _make_update_rule(config, source.num_events, num_steps)
         state = _first_state(config, saver, variables, update, mesh, processes)
         start = int(state.step)
-        if start >= options.iterations:
-            logger.info("Step %d of %d: done before", start, options.iterations)
+        if start >= num_steps:
+            logger.info("Step %d of %d: done before", start, num_steps)
             return state, None
 
-        train_step, eval_step = _compiled_steps(
-            config, model, update, schedule, source.image_shape, mesh
+        options = parts.make_step_options(config, source.image_shape)
+        train_step = make_train_step(
+            model=model, optimizer=update, schedule=schedule, options=options
         )
-        reports = stack.enter_context(_Reports(config, start, processes.is_first))
-        validate = stack.enter_context(
-            _validation(config, eval_step, reports, start, mesh, processes)
+        eval_step = compile_eval_step(
+            make_eval_step(model=model, options=options, with_scores=False), mesh
         )
-        entries = (
-            local_entries(
-                order.training_entries(
-                    source.num_events, images_per_step, config.data.seed, step
-                ),
-                processes.index,
-                processes.count,
-                mesh.size,
-                rule.gradient_accumulation,
-            )
-            for step in range(start, options.iterations)
+        steps = range(start, num_steps)
+        reports = enter(TrainReports(config, steps, processes.is_first))
+        training = Training(
+            config=config,
+            mesh=mesh,
+            model=model,
+            options=options,
+            eval_step=eval_step,
+            steps=steps,
+            reports=reports,
+            validate=enter(
+                open_validation(config, eval_step, reports, start, mesh, processes)
+            ),
+            reader=enter(_read_minibatches(config, source, steps, mesh, processes)),
+            saver=saver,
+            stop_request=request,
+            trace=_make_trace(config, steps, processes),
+            give_sign_of_life=enter(_watch_steps(config, processes)),
+            on_step=on_step,
         )
-        reader = stack.enter_context(parts.read_events(config.data, source, entries))
-        beat = stack.enter_context(
-            watchdog.watch(options.step_timeout, config.output_dir, processes)
-        )
-        timings = np.zeros(options.iterations - start, outputs_timings.TIMING_TYPE)
-        finish = _finisher(config, reader, reports, timings, start)
-        scores: list[float] = []
-        done, is_stopped = start, False
-        try:
-            while done < options.iterations and not is_stopped:
-                step, done = done, done + 1
-                profiled = options.profile and processes.is_first
-                if profiled and step - start == PROFILED_STEPS[0]:
-                    folder = os.path.join(config.output_dir, "profiles")
-                    jax.profiler.start_trace(folder)
-                minibatch = next(reader)
-                asked = np.full(len(minibatch["mask"]), request.reason is not None)
-                minibatch["stop"] = asked.astype(np.float32)
-                arrays = device_arrays(minibatch, mesh)
-                if reports.wants_images(step):
-                    results = eval_step(state.variables, arrays)
-                    reports.images("train", step, minibatch, results)
-                if options.profile and step == start:
-                    train_step = train_step.lower(state, arrays).compile()
-                    logger.info(
-                        "Compiled training step, each device: %s",
-                        describe_program(train_step),
-                    )
-                state, results = train_step(state, arrays)
-                # The results of a step are fetched when the next one is under way, so
-                # that the device does not wait for the host. All processes see the
-                # same sum of requests to stop, and stop after the same step.
-                is_stopped = finish((step, minibatch, results, reader.wait_s))
-                last_profiled = min(start + PROFILED_STEPS[1], options.iterations)
-                if profiled and start + PROFILED_STEPS[0] < done == last_profiled:
-                    is_stopped |= finish(None)
-                    jax.profiler.stop_trace()
-                if done % options.aux_iterations == 0:
-                    is_stopped |= finish(None)
-                    scores += validate(done, state)
-                if done % config.mode.checkpoint_iteration == 0:
-                    is_stopped |= finish(None)
-                    saver.save(state, config, _mean(scores))
-                    scores.clear()
-                beat()
-            finish(None)
-        except _NotFinite as error:
-            saver.save(state, config, None)
-            raise TrainingError(
-                _describe_not_finite(
-                    config, model, state, source.image_shape, *error.args
-                )
-            ) from error
-        saver.save(state, config, _mean(scores))
+        loop = run_steps(training, state, compile_train_step(train_step, mesh))
         if processes.is_first:
-            outputs_timings.save_timings(
-                config.output_dir, "train", timings[: done - start]
-            )
-        log.log_totals(timings["step_s"][: done - start], images_per_step)
-    is_early = is_stopped and done < options.iterations
-    return state, (request.reason or "another rank") if is_early else None
+            timings.save_timings(config.output_dir, "train", loop.timings.done)
+        log.log_totals(loop.timings.done["step_s"], _images_per_step(config))
+    is_early = loop.is_stopped and loop.started < num_steps
+    return loop.state, (request.reason or "another rank") if is_early else None
 
 
-def _mean(scores: list[float]) -> float | None:
-    return sum(scores) / len(scores) if scores else None
+def _images_per_step(config: Config) -> int:
+    return config.run.minibatch_size * config.mode.optimizer.gradient_accumulation
 
 
-def _describe_not_finite(
-    config: Config,
-    model: UResNet,
-    state: TrainState,
-    image_shape: tuple[int, int],
-    step: int,
-    minibatch: dict[str, Any],
-    results: dict[str, Any],
-) -> str:
-    """The line that a training ends with, for this process's events."""
-    alone = UResNet(model.network, model.dtype)
-    variables = jax.device_get(state.variables)
-    image, _, _ = make_input(image_shape, config.data.img_transform)(
-        {name: minibatch[name] for name in minibatch if name in DEVICE_ARRAYS}
+def _log_what_is_trained(config: Config, variables: dict[str, Any], mesh: Mesh) -> None:
+    logger.info(
+        "Total number of trainable parameters in this network: %d",
+        count_parameters(variables["params"]),
     )
-    try:
-        largest = activations.largest_activations(alone, variables, np.asarray(image))
-    except jax.errors.JaxRuntimeError as error:
-        largest = f"not found ({str(error).splitlines()[0]})"
-    return (
-        f"step {step}: loss {float(results['loss'])}, norm of the gradient "
-        f"{float(results['grad_norm'])}; its update is left out, the state before it "
-        f"is saved. Events (run, subrun, event): {_event_names(minibatch)}. Largest "
-        f"activations: {largest}. run.on_nonfinite=skip goes on without such updates"
-    )
+    logger.info(log.pixel_rules(config.mode))
+    remat = config.run.remat
+    if remat is not Remat.NONE and mesh.devices.flat[0].platform == "cpu":
+        logger.warning(
+            "run.remat=%s saves no memory on a CPU, whose compiler ignores it: "
+            "expected none, and a smaller run.minibatch_size for less memory",
+            remat.value,
+        )
 
 
-def _event_names(minibatch: dict[str, Any]) -> str:
-    return ", ".join(str(tuple(ids)) for ids in minibatch["event_ids"].tolist())
-
-
-def _compiled_steps(
-    config: Config,
-    model: UResNet,
-    update: optax.GradientTransformation,
-    schedule: optax.Schedule,
-    image_shape: tuple[int, int],
-    mesh: Mesh,
-) -> tuple[Callable, Callable]:
-    """The training step, which donates its state, and the evaluation step."""
-    rule, masked = config.mode.optimizer, config.mode.mask_empty_pixels
-    axis_name = sharding.EVENT_AXIS
-    loss_fn = losses.make_loss(
-        rule.loss_balance_scheme, rule.loss_charged_pixels_only, axis_name
-    )
-    network_input = make_input(image_shape, config.data.img_transform)
-    train_step = make_train_step(
-        model,
-        update,
-        schedule,
-        loss_fn,
-        network_input,
-        rule.gradient_accumulation,
-        masked,
-        axis_name,
-        rule.bfloat16_gradients,
-        config.run.on_nonfinite is OnNonfinite.SKIP,
-        POLICIES[config.run.precision].is_scaled,
-    )
-    eval_step = make_eval_step(
-        model, loss_fn, network_input, masked, axis_name=axis_name
-    )
-    return compile_train_step(train_step, mesh), compile_eval_step(eval_step, mesh)
+def _make_update_rule(
+    config: Config, num_events: int, num_steps: int
+) -> tuple[optax.Schedule, optax.GradientTransformation]:
+    """Returns the learning rate by step, and the update rule that follows it."""
+    rule = config.mode.optimizer
+    steps_per_epoch = num_events / _images_per_step(config)
+    schedule = optimizer.make_schedule(rule, steps_per_epoch, num_steps)
+    update = optimizer.make_optimizer(rule, schedule, config.network.weight_decay)
+    return schedule, update
 
 
 def _first_state(
@@ -289,7 +175,7 @@ def _first_state(
     mesh: Mesh,
     processes: Processes,
 ) -> TrainState:
-    """Own checkpoint, else the weights asked for, else the initial parameters."""
+    """Restores a checkpoint of the run, else weights asked for, else starts anew."""
     policy = POLICIES[config.run.precision]
     state = sharding.replicate(make_state(variables, update, policy), mesh)
     restored = checkpoint.restore_latest(saver, state, config, processes)
@@ -308,214 +194,38 @@ def _first_state(
     return state
 
 
-def _finisher(
+def _read_minibatches(
     config: Config,
-    reader: pipeline.MinibatchReader,
-    reports: "_Reports",
-    timings: np.ndarray,
-    start: int,
-) -> Callable[[tuple | None], bool]:
-    """Returns a function that takes a step under way and finishes the one before.
-
-    It answers whether a process asks to stop, and raises _NotFinite.
-    """
-    pending: tuple | None = None
-    last_end = time.perf_counter()
-    num_skipped = 0
-
-    def finish(following: tuple | None) -> bool:
-        nonlocal pending, last_end, num_skipped
-        finished, pending = pending, following
-        if finished is None:
-            return False
-        step, minibatch, results, wait_s = finished
-        results = jax.device_get(results)
-        now = time.perf_counter()
-        timings[step - start] = step, wait_s, now - last_end
-        last_end = now
-        reports.train(step, results, wait_s, float(timings[step - start]["step_s"]))
-        if results["is_overflow"]:
-            num_skipped += 1
-            logger.warning(
-                "train Step %d: gradient beyond float16 with a loss scale of %g, which "
-                "is halved: update skipped, %d so far",
-                step,
-                float(results["loss_scale"]),
-                num_skipped,
-            )
-        elif not results["is_finite"]:
-            if config.run.on_nonfinite is OnNonfinite.STOP:
-                raise _NotFinite(step, minibatch, results)
-            num_skipped += 1
-            logger.warning(
-                "train Step %d: loss %g, not finite: update skipped, %d so far; events "
-                "(run, subrun, event): %s",
-                step,
-                float(results["loss"]),
-                num_skipped,
-                _event_names(minibatch),
-            )
-        reader.release(minibatch)
-        return float(results["stop"]) > 0
-
-    return finish
-
-
-@contextlib.contextmanager
-def _validation(
-    config: Config,
-    eval_step: Callable,
-    reports: "_Reports",
-    start: int,
+    source: EventSource,
+    steps: range,
     mesh: Mesh,
     processes: Processes,
-) -> Iterator[Callable[[int, TrainState], list[float]]]:
-    """Yields a function that evaluates a state on the next validation minibatch.
-
-    It returns the score by which the best checkpoint is kept, if there is one.
-    """
-    if not config.data.aux_file or config.data.synthetic:
-        yield lambda step, state: []
-        return
-    size = config.run.aux_minibatch_size
-    with parts.open_events(
-        config.data, config.data.aux_file, require_label=True
-    ) as source:
-        entries = (
-            local_entries(
-                order.training_entries(
-                    source.num_events, size, config.data.seed, count
-                ),
-                processes.index,
-                processes.count,
-            )
-            for count in itertools.count(start // config.run.aux_iterations)
+) -> MinibatchReader:
+    """Reads this process's events of every step, ahead of their use."""
+    size = _images_per_step(config)
+    entries = (
+        local_entries(
+            order.training_entries(source.num_events, size, config.data.seed, step),
+            processes.index,
+            processes.count,
+            mesh.size,
+            config.mode.optimizer.gradient_accumulation,
         )
-        with parts.read_events(config.data, source, entries) as reader:
-
-            def validate(step: int, state: TrainState) -> list[float]:
-                minibatch = next(reader)
-                results = eval_step(state.variables, device_arrays(minibatch, mesh))
-                mean = np.asarray(results["metrics"]).mean(0)
-                reports.validation(step, float(results["loss"]), mean)
-                if reports.wants_images(step):
-                    reports.images("test", step, minibatch, results)
-                reader.release(minibatch)
-                return [metrics.named(mean)[checkpoint.SCORE]]
-
-            yield validate
+        for step in steps
+    )
+    return parts.read_events(config.data, source, entries)
 
 
-class _Reports:
-    """Log, tables and summaries of a training run; of its first process alone."""
+def _watch_steps(
+    config: Config, processes: Processes
+) -> contextlib.AbstractContextManager[Callable[[], None]]:
+    """Ends a run whose steps do not end within run.step_timeout."""
+    timeout_s = config.run.step_timeout or 0
+    return watchdog.watch(timeout_s, config.output_dir, processes)
 
-    def __init__(self, config: Config, start: int, is_first: bool):
-        self._mode: Mode = config.mode
-        self._is_first = is_first
-        self._stack = contextlib.ExitStack()
-        if not is_first:
-            return
-        self._downsample = config.data.downsample
-        self._is_scaled = POLICIES[config.run.precision].is_scaled
-        self._draws_events = True
-        self._steps = start, config.run.iterations
-        rule = config.mode.optimizer
-        self._images = config.run.minibatch_size * rule.gradient_accumulation
-        folder = config.output_dir
-        self._train_table = metrics_table.MetricsTable(
-            os.path.join(folder, "train_metrics.csv"), COLUMNS, before=start
-        )
-        self._val_table = metrics_table.MetricsTable(
-            os.path.join(folder, "val_metrics.csv"), COLUMNS, before=start + 1
-        )
-        self._summaries = {
-            name: summaries.open_summary(folder, name, start)
-            for name in ("train", "test")
-        }
 
-    def __enter__(self) -> "_Reports":
-        if self._is_first:
-            self._advance = self._stack.enter_context(
-                progress.progress("train", *self._steps, self._images)
-            )
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self._stack.close()
-        if not self._is_first:
-            return
-        self._train_table.close()
-        self._val_table.close()
-        for summary in self._summaries.values():
-            summary.close()
-
-    def wants_images(self, step: int) -> bool:
-        """Whether this step's summary has images."""
-        every = IMAGE_SUMMARIES * self._mode.summary_iteration
-        # The same answer in all processes, who evaluate together.
-        return not self._mode.no_summary_images and step % every == 0
-
-    def train(
-        self, step: int, results: Mapping[str, Any], wait_s: float, step_s: float
-    ) -> None:
-        """Reports one finished step."""
-        if not self._is_first:
-            return
-        self._advance(step + 1)
-        loss, named = float(results["loss"]), metrics.named(results["metrics"])
-        self._train_table.write([step, loss, *named.values()])
-        if step % self._mode.logging_iteration == 0:
-            speed = log.rate(self._images, wait_s, step_s)
-            values = {"loss": loss}
-            if self._is_scaled:
-                values["loss_scale"] = float(results["loss_scale"])
-            self._log("train", step, values, named, speed)
-        if step % self._mode.summary_iteration == 0:
-            extra = {
-                "learning_rate": float(results["learning_rate"]),
-                "grad_norm": float(results["grad_norm"]),
-                "loss_scale": float(results["loss_scale"]),
-                "images_per_second": self._images / step_s,
-                "io_fetch_time": wait_s,
-            }
-            self._summarize("train", step, {"loss": loss, **named, **extra})
-
-    def validation(self, step: int, loss: float, mean: np.ndarray) -> None:
-        """Reports a validation after `step` updates."""
-        if not self._is_first:
-            return
-        named = metrics.named(mean)
-        self._val_table.write([step, loss, *named.values()])
-        self._log("test", step, {"loss": loss}, named, None)
-        self._summarize("test", step, {"loss": loss, **named})
-
-    def images(
-        self,
-        kind: str,
-        step: int,
-        minibatch: Mapping[str, Any],
-        results: Mapping[str, Any],
-    ) -> None:
-        """Adds the event display of the minibatch's first event."""
-        if not self._is_first or not self._draws_events:
-            return
-        arrays = {
-            name: sharding.local(results[name]) for name in ("prediction", "label")
-        }
-        arrays["metrics"] = np.asarray(results["metrics"])
-        view = event.view_of_minibatch(minibatch, arrays, 0, self._downsample)
-        try:
-            figure = picture.draw(view)
-        except optional_packages.MissingExtraError as error:
-            logger.warning("No event displays in TensorBoard: %s", error)
-            self._draws_events = False
-            return
-        self._summaries[kind].add_figure("event", figure, step)
-
-    def _log(self, kind, step, values, named, speed):
-        shown = {**values, **log.shown_metrics(named)}
-        log.log_step(kind, step, shown, speed)
-
-    def _summarize(self, kind, step, scalars):
-        for name, value in scalars.items():
-            self._summaries[kind].add_scalar(name, value, step)
+def _make_trace(config: Config, steps: range, processes: Processes) -> StepTrace:
+    """Makes the trace, which the first process alone writes, where asked for."""
+    is_traced = config.run.profile and processes.is_first
+    folder = os.path.join(config.output_dir, "profiles") if is_traced else None
+    return StepTrace(folder, steps[PROFILED_STEPS])

@@ -18,6 +18,7 @@ from ctjax.base.constants import (
 from ctjax.base.errors import UserError
 from ctjax.data import sources
 from ctjax.data.larcv.truth import neutrino_name, read_neutrinos
+from ctjax.data.minibatch import HostMinibatch
 
 MAX_DOWNSAMPLE = 10
 """No prediction belongs to a file whose image would have to be halved more often."""
@@ -172,7 +173,7 @@ def _read_planes(
 
 
 def view_of_minibatch(
-    minibatch: Mapping[str, Any],
+    minibatch: HostMinibatch,
     results: Mapping[str, Any],
     place: int,
     downsample: int,
@@ -180,7 +181,7 @@ def view_of_minibatch(
     """Takes an event out of a minibatch that has been evaluated.
 
     Args:
-      minibatch: on the host, dense or sparse; see `ctjax.data.pipeline.minibatches`.
+      minibatch: on the host, dense or sparse.
       results: of `steps.make_eval_step`.
       place: of the event in the minibatch.
       downsample: halvings of the stored image.
@@ -194,26 +195,27 @@ def view_of_minibatch(
     shape = prediction.shape[1], prediction.shape[2]
     planes = []
     for plane in range(NUM_PLANES):
-        if "ids" in minibatch:
+        if minibatch.ids is not None and minibatch.values is not None:
             charge = np.zeros(shape, np.float32)
-            ids = minibatch["ids"][place, plane]
+            ids = minibatch.ids[place, plane]
             stored = ids < charge.size
             columns, rows = np.divmod(ids[stored], shape[0])
-            charge[rows, columns] = minibatch["values"][place, plane][stored]
+            charge[rows, columns] = minibatch.values[place, plane][stored]
         else:
-            charge = minibatch["image"][place, plane]
+            assert minibatch.image is not None
+            charge = minibatch.image[place, plane]
         held = (charge != 0) | (truth[plane] != 0) | (prediction[plane] != 0)
         rows, columns = np.nonzero(held)
         taken = [array[rows, columns] for array in (truth[plane], prediction[plane])]
         planes.append(PlanePixels(rows, columns, charge[rows, columns], *taken))
-    entry = int(minibatch["entries"][place])
+    entry = int(minibatch.entries[place])
     return EventView(
         tuple(planes),
         shape,
         2**downsample,
         True,
         True,
-        _event_name(entry, minibatch["event_ids"][place]),
+        _event_name(entry, minibatch.event_ids[place]),
         dict(zip(METRIC_NAMES, values, strict=True)),
     )
 

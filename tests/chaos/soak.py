@@ -48,10 +48,9 @@ def run(steps: int) -> dict:
     """Samples at every tenth of the run, and the seconds of each save."""
     samples: dict[str, list] = {"memory_mb": [], "open_files": [], "threads": []}
     saves: list[float] = []
-    report, save = train._Reports.train, checkpoint.Saver.save
+    save = checkpoint.Saver.save
 
-    def reporting(self, step, *arguments):
-        report(self, step, *arguments)
+    def sample(step):
         if (step + 1) % (steps // 10) == 0:
             status = pathlib.Path("/proc/self/statm").read_text().split()
             samples["memory_mb"].append(
@@ -65,14 +64,15 @@ def run(steps: int) -> dict:
         save(self, *arguments)
         saves.append(time.perf_counter() - start)
 
-    train._Reports.train, checkpoint.Saver.save = reporting, saving
+    checkpoint.Saver.save = saving
     with tempfile.TemporaryDirectory() as folder:
         train.run(
             tiny.make(
                 folder,
                 run__iterations=steps,
                 mode__checkpoint_iteration=max(1, steps // 40),
-            )
+            ),
+            on_step=sample,
         )
     return {
         "steps": steps,

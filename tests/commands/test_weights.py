@@ -13,13 +13,14 @@ import pytest
 from ctjax.base.optional_packages import MissingExtraError
 from ctjax.commands import export_weights, import_weights
 from ctjax.config import fields, resolve
-from ctjax.learning import losses
-from ctjax.learning.steps import make_eval_step, make_input
+from ctjax.learning.minibatch import DenseMinibatch
+from ctjax.learning.steps import make_eval_step
 from ctjax.models import torch_weights
 from ctjax.models.torch_weights import WeightsError
 from ctjax.outputs import checkpoint
 from ctjax.runs import inference, parts, train
 from tests.support import ROOT, tiny
+from tests.support.small_networks import step_options
 
 
 def run(module, *arguments):
@@ -105,12 +106,14 @@ def test_imported_weights_predict_as_cosmictagger(
         for entry in range(5):
             source.read(entry, image[entry], label[entry])
         eval_step = make_eval_step(
-            model,
-            losses.make_loss(config.mode.optimizer.loss_balance_scheme),
-            make_input(source.image_shape, False),
+            model=model,
+            options=step_options(
+                source.image_shape, config.mode.optimizer.loss_balance_scheme
+            ),
+            with_scores=False,
         )
         results = jax.jit(eval_step)(
-            variables, {"image": image, "label": label, "mask": np.ones(5, np.float32)}
+            variables, DenseMinibatch(image, label, np.ones(5, np.float32))
         )
         logits = model.apply(variables, image[:1], train=False)[0]
     agreement = np.mean(np.asarray(results["prediction"]) == expected["prediction"])

@@ -1,5 +1,6 @@
 """Orders of events, minibatches, read-ahead, errors of threads, several files."""
 
+import copy
 import os
 import resource
 import shutil
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from ctjax.data import order, pipeline, sources
 from ctjax.data.larcv.file import LarcvFileError
+from ctjax.data.minibatch import HostMinibatch
 from tests.support import larcv_fixtures
 
 
@@ -99,7 +101,7 @@ def collect(source, entries, *, release, **options):
     found = []
     with pipeline.minibatches(source, entries, **options) as reader:
         for minibatch in reader:
-            found.append({name: array.copy() for name, array in minibatch.items()})
+            found.append(HostMinibatch(*map(copy.copy, minibatch)))
             if release:
                 reader.release(minibatch)
     return found
@@ -117,24 +119,24 @@ def test_minibatches_are_right_whatever_the_threads(
     )
     assert len(found) == len(entries)
     for minibatch, expected in zip(found, entries, strict=True):
-        assert minibatch["entries"].tolist() == expected
+        assert minibatch.entries.tolist() == expected
         real = np.array(expected) >= 0
-        np.testing.assert_array_equal(minibatch["mask"], real)
-        assert minibatch["mask"].dtype == np.float32
+        np.testing.assert_array_equal(minibatch.mask, real)
+        assert minibatch.mask.dtype == np.float32
         for place, entry in enumerate(expected):
             run = [7, 1, 100 + entry] if entry >= 0 else [-1, -1, -1]
-            assert minibatch["event_ids"][place].tolist() == run
+            assert minibatch.event_ids[place].tolist() == run
             empty = np.zeros_like(image[0])
             np.testing.assert_array_equal(
-                minibatch["image"][place], image[entry] if entry >= 0 else empty
+                minibatch.image[place], image[entry] if entry >= 0 else empty
             )
             np.testing.assert_array_equal(
-                minibatch["label"][place], label[entry] if entry >= 0 else empty
+                minibatch.label[place], label[entry] if entry >= 0 else empty
             )
-        assert minibatch["image"].dtype == np.float32
-        assert minibatch["label"].dtype == np.uint8
-        assert minibatch["image"].flags.c_contiguous
-        assert minibatch["event_ids"].dtype == minibatch["entries"].dtype == np.int64
+        assert minibatch.image.dtype == np.float32
+        assert minibatch.label.dtype == np.uint8
+        assert minibatch.image.flags.c_contiguous
+        assert minibatch.event_ids.dtype == minibatch.entries.dtype == np.int64
 
 
 def test_released_arrays_are_used_again(source, monkeypatch):
@@ -160,11 +162,9 @@ def test_arrays_not_released_stay_as_they_are(source, events):
     entries = [[e % 7] for e in range(20)]
     with pipeline.minibatches(source, entries, io_threads=2, prefetch=2) as reader:
         kept = list(reader)
-    assert len({m["image"].ctypes.data for m in kept}) == 20
+    assert len({m.image.ctypes.data for m in kept}) == 20
     for minibatch in kept:
-        np.testing.assert_array_equal(
-            minibatch["image"][0], image[minibatch["entries"][0]]
-        )
+        np.testing.assert_array_equal(minibatch.image[0], image[minibatch.entries[0]])
 
 
 class FakeSource:
@@ -203,7 +203,7 @@ def test_reads_no_further_ahead_than_asked(prefetch):
         source, entries(), io_threads=4, prefetch=prefetch
     ) as reader:
         for number in range(10):
-            assert next(reader)["image"].max() == number
+            assert next(reader).image.max() == number
             assert len(taken) <= number + 1 + prefetch
         deadline = time.monotonic() + 10
         while len(source.started) < 10 + prefetch and time.monotonic() < deadline:
@@ -215,8 +215,8 @@ def test_error_of_a_thread_reaches_the_caller_once():
     source = FakeSource(bad=(5, 6))
     entries = [[n, n + 1] for n in range(0, 20, 2)]
     reader = pipeline.minibatches(source, entries, io_threads=3, prefetch=4)
-    assert next(reader)["entries"].tolist() == [0, 1]
-    assert next(reader)["entries"].tolist() == [2, 3]
+    assert next(reader).entries.tolist() == [0, 1]
+    assert next(reader).entries.tolist() == [2, 3]
     with pytest.raises(LarcvFileError, match="entry 5 is bad") as error:
         next(reader)
     assert isinstance(error.value.__cause__, OSError)
@@ -341,8 +341,8 @@ def test_several_files_are_one_data_set(tmp_path):
         with sources.open_source(file=file) as source:
             assert source.num_events == 6
             found = collect(source, [[0, 1, 2, 3, 4, 5]], release=False)[0]
-            np.testing.assert_array_equal(found["image"], image)
-            assert found["event_ids"][:, 2].tolist() == [100, 100, 101, 100, 101, 102]
+            np.testing.assert_array_equal(found.image, image)
+            assert found.event_ids[:, 2].tolist() == [100, 100, 101, 100, 101, 102]
             with pytest.raises(IndexError):
                 source.event_id(6)
 

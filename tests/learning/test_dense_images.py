@@ -28,16 +28,17 @@ def both_forms(source, size=2):
 def check_equal(source):
     make_dense = jax.jit(dense_images.densify, static_argnames="shape")
     for dense, sparse in both_forms(source):
-        assert set(sparse) - set(dense) == {"ids", "values", "labels"}
-        ids = sparse["ids"]
+        assert sparse.image is None and sparse.label is None
+        assert dense.ids is None and dense.values is None and dense.labels is None
+        ids = sparse.ids
         assert (np.diff(ids, axis=-1) > 0).all()
         image, label = make_dense(
-            ids, sparse["values"], sparse["labels"], shape=source.image_shape
+            ids, sparse.values, sparse.labels, shape=source.image_shape
         )
-        assert np.asarray(image).tobytes() == dense["image"].tobytes()
-        assert np.asarray(label).tobytes() == dense["label"].tobytes()
+        assert np.asarray(image).tobytes() == dense.image.tobytes()
+        assert np.asarray(label).tobytes() == dense.label.tobytes()
         for name in ("entries", "event_ids", "mask"):
-            np.testing.assert_array_equal(sparse[name], dense[name])
+            np.testing.assert_array_equal(getattr(sparse, name), getattr(dense, name))
 
 
 @pytest.mark.parametrize("downsample", [0, 1, 3])

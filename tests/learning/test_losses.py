@@ -7,6 +7,7 @@ import pytest
 
 from ctjax.config.fields import LossBalanceScheme
 from ctjax.learning.losses import make_loss, pixel_cross_entropy
+from tests.support import small_networks
 
 SCHEMES = list(LossBalanceScheme)
 
@@ -140,3 +141,21 @@ def test_plane_without_charge_contributes_nothing(scheme):
     value, gradient = jax.value_and_grad(loss)(logits, label, jnp.ones(3), image)
     assert np.isfinite(value) and np.isfinite(gradient).all()
     assert not np.any(gradient[:, 1]) and np.any(gradient[:, 0])
+
+
+def test_loss_of_charged_pixels_leaves_the_others_out():
+    batch = small_networks.random_minibatch((16, 24), 2)
+    charge = jnp.asarray(batch.image)
+    random = np.random.default_rng(1)
+    logits = jnp.asarray(random.normal(size=(*charge.shape, 3)), jnp.float32)
+    label, mask = jnp.asarray(batch.label), jnp.ones(2)
+    noise = jnp.where(charge[..., None] == 0, 7.0 * logits[..., ::-1], logits)
+    for scheme in LossBalanceScheme:
+        only = make_loss(scheme, charged_pixels_only=True)
+        every = make_loss(scheme)
+        a, b = only(logits, label, mask, charge), only(noise, label, mask, charge)
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+        assert not np.allclose(every(logits, label, mask), every(noise, label, mask))
+        assert not np.allclose(a, every(logits, label, mask))
+    empty = make_loss(LossBalanceScheme.LIGHT, charged_pixels_only=True)
+    assert float(empty(logits, label, mask, jnp.zeros_like(charge))) == 0.0

@@ -13,6 +13,7 @@ import pytest
 
 from ctjax.config.fields import LossBalanceScheme, Network, Precision
 from ctjax.learning import compiled, losses, precision, sharding, steps
+from ctjax.learning.minibatch import make_input
 from ctjax.learning.precision import POLICIES, LossScale, first_scale, next_scale
 from ctjax.learning.state import init_variables, make_state
 from ctjax.models import UResNet, torch_weights
@@ -20,7 +21,11 @@ from ctjax.runs import train
 from tests.support import tiny
 from tests.support.finished_runs import read_table
 from tests.support.golden import network_of
-from tests.support.small_networks import random_minibatch
+from tests.support.small_networks import (
+    nobody_stops,
+    random_minibatch,
+    step_options,
+)
 
 SHARED = os.environ.get("CTJAX_SHARED")
 SHAPE = (8, 16)
@@ -92,7 +97,7 @@ def test_the_light_events_are_learnt_as_well(one_device, tmp_path, number_format
         output_dir=str(tmp_path / "untransformed"),
     )
     train.run(untransformed)
-    (row,) = table(tmp_path / "untransformed", "train_metrics.csv")
+    (row,) = read_table(tmp_path / "untransformed", "train_metrics.csv")
     assert float(row["loss"]) != pytest.approx(losses_of[number_format][0], rel=0.1)
     first, last = (
         np.mean(losses_of["float32"][part]) for part in (slice(3), slice(-5, None))
@@ -103,6 +108,12 @@ def test_the_light_events_are_learnt_as_well(one_device, tmp_path, number_format
 
 def minibatch(events=4, seed=0):
     return random_minibatch(SHAPE, events, seed)
+
+
+def arguments(batch=None):
+    """The arguments of a training step after its state."""
+    batch = minibatch() if batch is None else batch
+    return batch, nobody_stops(batch)
 
 
 def make_step(axis_name=None, spoil=False, **options):
@@ -120,14 +131,17 @@ def make_step(axis_name=None, spoil=False, **options):
         return loss + jnp.where(here, large - jax.lax.stop_gradient(large), 0.0)
 
     step = steps.make_train_step(
-        model,
-        rule,
-        lambda step: 0.1,
-        spoilt if spoil else loss_fn,
-        steps.make_input(SHAPE, True),
-        axis_name=axis_name,
-        is_scaled=True,
-        **options,
+        model=model,
+        optimizer=rule,
+        schedule=lambda step: 0.1,
+        options=step_options(
+            SHAPE,
+            axis_name=axis_name,
+            loss_fn=spoilt if spoil else loss_fn,
+            network_input=make_input(SHAPE, True),
+            is_scaled=True,
+            **options,
+        ),
     )
     return make_state(init_variables(model, NETWORK.depth, 0), rule, policy), step
 
@@ -138,7 +152,8 @@ def test_gradients_do_not_depend_on_the_scale():
     norms = {}
     for value in (1.0, 2.0**10, 2.0**16):
         scale = LossScale(jnp.asarray(value), jnp.zeros((), jnp.int32))
-        _, results = step(dataclasses.replace(state, loss_scale=scale), minibatch())
+        scaled = dataclasses.replace(state, loss_scale=scale)
+        _, results = step(scaled, *arguments())
         assert results["is_finite"] and results["loss_scale"] == value
         norms[value] = float(results["grad_norm"])
     assert norms[2.0**10] == pytest.approx(norms[2.0**16], rel=1e-3)
@@ -155,8 +170,8 @@ def test_an_overflow_skips_the_step_on_all_devices_together(num_devices, options
     before = jax.device_get(state)
     step = compiled.compile_train_step(step, mesh)
     bad = minibatch()
-    bad["image"][-1, 0, 0, 0] = 200  # of one event: of one device alone
-    state, results = step(state, compiled.device_arrays(bad, mesh))
+    bad.image[-1, 0, 0, 0] = 200  # of one event: of one device alone
+    state, results = step(state, *sharding.distribute(arguments(bad), mesh))
     assert results["is_overflow"] and not results["is_finite"]
     assert np.isfinite(results["loss"])
     after = jax.device_get(state)
@@ -169,7 +184,7 @@ def test_an_overflow_skips_the_step_on_all_devices_together(num_devices, options
             strict=True,
         ):
             np.testing.assert_array_equal(new, old)
-    state, results = step(state, compiled.device_arrays(minibatch(), mesh))
+    state, results = step(state, *sharding.distribute(arguments(), mesh))
     assert results["is_finite"] and not results["is_overflow"]
     assert int(state.step) == 2
     moved = jax.tree.map(np.array_equal, jax.device_get(state.params), before.params)
@@ -185,8 +200,8 @@ def test_what_no_scale_mends_stops_the_run(spoil, value):
     scale = LossScale(jnp.asarray(value), jnp.zeros((), jnp.int32))
     state = dataclasses.replace(state, loss_scale=scale)
     batch = minibatch()
-    batch["image"][-1, 0, 0, 0] = np.inf if spoil == "image" else 200
-    new, results = jax.jit(step)(state, batch)
+    batch.image[-1, 0, 0, 0] = np.inf if spoil == "image" else 200
+    new, results = jax.jit(step)(state, *arguments(batch))
     assert not results["is_overflow"] and not results["is_finite"]
     assert new.halted and int(new.step) == 0
     assert float(new.loss_scale.value) == value

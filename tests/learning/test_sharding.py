@@ -15,7 +15,11 @@ from ctjax.learning import compiled as learning_compiled
 from ctjax.learning import losses, sharding, steps
 from ctjax.learning.state import count_parameters, init_variables, make_state
 from ctjax.models import UResNet
-from tests.support.small_networks import random_minibatch
+from tests.support.small_networks import (
+    nobody_stops,
+    random_minibatch,
+    step_options,
+)
 
 SHAPE = (16, 24)
 NUM_STEPS = 20
@@ -47,14 +51,16 @@ def make_step(
     rule = rule or optax.sgd(RATE)
     state = make_state(init_variables(model, config.depth, 0), rule)
     step = steps.make_train_step(
-        model,
-        rule,
-        lambda step: RATE,
-        losses.make_loss(scheme, axis_name=axis_name),
-        steps.make_input(SHAPE, False),
-        accumulation,
-        axis_name=axis_name,
-        bfloat16_gradients=bfloat16,
+        model=model,
+        optimizer=rule,
+        schedule=lambda step: RATE,
+        options=step_options(
+            SHAPE,
+            scheme,
+            axis_name,
+            accumulation=accumulation,
+            bfloat16_gradients=bfloat16,
+        ),
     )
     return state, step
 
@@ -83,12 +89,17 @@ def make_advance(config, scheme, num_devices, accumulation=1):
     order = local_entries(np.arange(8), 0, 1, num_devices, accumulation)
 
     def advance(state, index):
-        batch = {name: x[order] for name, x in minibatch(8, index).items()}
-        arrays = learning_compiled.device_arrays(batch, mesh)
-        state, results = step(sharding.replicate(state, mesh), arrays)
+        batch = jax.tree.map(lambda x: x[order], minibatch(8, index))
+        arrays = distribute(batch, mesh)
+        state, results = step(sharding.replicate(state, mesh), *arrays)
         return jax.device_get(state), results
 
     return first, advance
+
+
+def distribute(batch, mesh):
+    """The arguments of a training step after its state."""
+    return sharding.distribute((batch, nobody_stops(batch)), mesh)
 
 
 def largest_difference(a, b):
@@ -160,7 +171,7 @@ def test_local_statistics_equal_each_device_computed_alone():
     # The reference: each part through the network by itself, one sum over all.
     model = UResNet(config)
     start, _ = make_step(config, scheme, axis_name=None)
-    weights = np.array([1.0, 1.5, 10.0])[batch["label"]]
+    weights = np.array([1.0, 1.5, 10.0])[batch.label]
     norms = jnp.asarray(weights.sum((0, 2, 3)), jnp.float32)
     parts = [
         jax.tree.map(lambda x, n=n: x[2 * n : 2 * n + 2], batch)
@@ -172,12 +183,12 @@ def test_local_statistics_equal_each_device_computed_alone():
         for part in parts:
             logits, updated = model.apply(
                 {"params": params, "batch_stats": start.batch_stats},
-                part["image"],
+                part.image,
                 train=True,
                 mutable=["batch_stats"],
             )
-            weight = jnp.asarray([1.0, 1.5, 10.0])[part["label"]]
-            entropy = losses.pixel_cross_entropy(logits, part["label"])
+            weight = jnp.asarray([1.0, 1.5, 10.0])[part.label]
+            entropy = losses.pixel_cross_entropy(logits, part.label)
             total += jnp.sum(jnp.sum(weight * entropy, (0, 2, 3)) / norms)
             statistics.append(updated["batch_stats"])
         mean = jax.tree.map(lambda *x: sum(x) / num_devices, *statistics)
@@ -215,23 +226,23 @@ def compiled_collectives(config):
     mesh = sharding.make_mesh()
     state, step = make_step(config, LossBalanceScheme.LIGHT)
     state = sharding.replicate(state, mesh)
-    arrays = learning_compiled.device_arrays(minibatch(4, 0), mesh)
-    lowered = learning_compiled.compile_train_step(step, mesh).lower(state, arrays)
+    arrays = distribute(minibatch(4, 0), mesh)
+    lowered = learning_compiled.compile_train_step(step, mesh).lower(state, *arrays)
     return sharding.collectives(lowered.compile().as_text()), state
 
 
 def test_bfloat16_gradients_halve_the_bytes():
     # Read before compilation: the CPU's compiler sums bfloat16 as float32.
     mesh = sharding.make_mesh()
-    arrays = learning_compiled.device_arrays(minibatch(4, 0), mesh)
+    arrays = distribute(minibatch(4, 0), mesh)
     summed = {}
     for bfloat16 in (False, True):
         state, step = make_step(network(), LossBalanceScheme.LIGHT, bfloat16=bfloat16)
         state = sharding.replicate(state, mesh)
         compiled = learning_compiled.compile_train_step(step, mesh)
-        text = compiled.lower(state, arrays).as_text()
+        text = compiled.lower(state, *arrays).as_text()
         summed[bfloat16] = re.findall(r"\) -> tensor<[\dx]*(f32|bf16)>", text)
-        new, _ = compiled(state, arrays)
+        new, _ = compiled(state, *arrays)
         summed[bfloat16, "params"] = jax.device_get(new.params)
     assert "bf16" not in summed[False] and "bf16" in summed[True]
     difference = largest_difference(summed[False, "params"], summed[True, "params"])
@@ -259,9 +270,9 @@ def test_on_a_cpu_the_gradients_are_one_array():
     mesh = sharding.make_mesh()
     state, step = make_step(network(), LossBalanceScheme.LIGHT)
     state = sharding.replicate(state, mesh)
-    arrays = learning_compiled.device_arrays(minibatch(4, 0), mesh)
+    arrays = distribute(minibatch(4, 0), mesh)
     program = (
-        learning_compiled.compile_train_step(step, mesh).lower(state, arrays).as_text()
+        learning_compiled.compile_train_step(step, mesh).lower(state, *arrays).as_text()
     )
     # The three norms of the loss, and all the rest.
     assert len(re.findall("all_reduce", program)) == 2
@@ -303,17 +314,15 @@ def test_evaluation_gives_all_metrics_to_all_and_each_its_own_pixels():
     for num_devices in (1, 4):
         mesh = sharding.make_mesh(jax.devices()[:num_devices])
         step = steps.make_eval_step(
-            model,
-            losses.make_loss(LossBalanceScheme.EVEN, axis_name=AXIS),
-            steps.make_input(SHAPE, False),
+            model=model,
+            options=step_options(SHAPE, LossBalanceScheme.EVEN, AXIS),
             with_scores=True,
-            axis_name=AXIS,
         )
         compiled = learning_compiled.compile_eval_step(step, mesh, with_scores=True)
         results.append(
             compiled(
                 sharding.replicate(variables, mesh),
-                learning_compiled.device_arrays(batch, mesh),
+                sharding.distribute(batch, mesh),
             )
         )
     one, many = results

@@ -1,14 +1,19 @@
+"""The training step and the evaluation step, on one device."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 
 from ctjax.config.fields import LossBalanceScheme, Network, Normalization
-from ctjax.learning import losses, steps
+from ctjax.learning import steps
 from ctjax.learning.state import init_variables, make_state
 from ctjax.models import UResNet
-from tests.support.small_networks import random_minibatch
+from tests.support.small_networks import (
+    nobody_stops,
+    random_minibatch,
+    step_options,
+)
 
 SHAPE = (16, 24)
 
@@ -35,14 +40,13 @@ def make(model_network, accumulation=1, rule=None):
     rule = rule or optax.sgd(0.1)
     state = make_state(init_variables(model, model_network.depth, 0), rule)
     step = steps.make_train_step(
-        model,
-        rule,
-        lambda step: 0.1,
-        losses.make_loss(LossBalanceScheme.LIGHT),
-        steps.make_input(SHAPE, False),
-        accumulation,
+        model=model,
+        optimizer=rule,
+        schedule=lambda step: 0.1,
+        options=step_options(SHAPE, accumulation=accumulation),
     )
-    return model, state, jax.jit(step)
+    step = jax.jit(step)
+    return model, state, lambda state, batch: step(state, batch, nobody_stops(batch))
 
 
 def largest_difference(a, b):
@@ -98,13 +102,13 @@ def test_masked_events_change_nothing_in_evaluation():
     model, state, _ = make(network())
     evaluate = jax.jit(
         steps.make_eval_step(
-            model,
-            losses.make_loss(LossBalanceScheme.FOCAL),
-            steps.make_input(SHAPE, False),
+            model=model,
+            options=step_options(SHAPE, LossBalanceScheme.FOCAL),
+            with_scores=False,
         )
     )
     batch = minibatch(3)
-    padded = {**batch, "mask": np.array([1, 1, 0], np.float32)}
+    padded = batch._replace(mask=np.array([1, 1, 0], np.float32))
     shorter = jax.tree.map(lambda x: x[:2], batch)
     full, short = (evaluate(state.variables, b) for b in (padded, shorter))
     np.testing.assert_allclose(full["loss"], short["loss"], rtol=1e-5)
@@ -113,50 +117,19 @@ def test_masked_events_change_nothing_in_evaluation():
     assert full["prediction"].shape == (3, 3, *SHAPE)
 
 
-def test_img_transform_feeds_the_logarithm():
-    image = np.array([[[[0.0, np.e - 1]]]], np.float32)
-    batch = {"image": image, "label": np.zeros(image.shape, np.uint8)}
-    raw, charge, _ = steps.make_input((1, 2), False)(batch)
-    logged, same_charge, _ = steps.make_input((1, 2), True)(batch)
-    np.testing.assert_array_equal(raw, image)
-    np.testing.assert_array_equal(charge, same_charge)
-    np.testing.assert_allclose(logged, [[[[0.0, 1.0]]]], rtol=1e-6)
-
-
-def test_initial_parameters_depend_on_the_seed_and_match_flax_in_spread():
-    config = network(n_initial_filters=16)
-    model = UResNet(config)
-    first, again, other = (init_variables(model, 2, seed) for seed in (0, 0, 1))
-    assert largest_difference(first, again) == 0
-    assert largest_difference(first, other) > 0.01
-    flax_drawn = model.init(jax.random.key(0), jnp.zeros((1, 3, 8, 8)))
-    assert jax.tree.structure(first) == jax.tree.structure(
-        {"params": flax_drawn["params"], "batch_stats": flax_drawn["batch_stats"]}
-    )
-    path = ("net_core", "down_blocks", "blocks_0", "convolution_1", "conv", "kernel")
-    ours, theirs = first["params"], flax_drawn["params"]
-    for name in path:
-        ours, theirs = ours[name], theirs[name]
-    assert float(jnp.std(ours)) == pytest.approx(float(jnp.std(theirs)), rel=0.05)
-    assert float(jnp.abs(ours).max()) == pytest.approx(
-        float(jnp.abs(theirs).max()), rel=0.02
-    )
-
-
 def test_train_step_donates_its_state():
     _, state, _ = make(network())
     model = UResNet(network())
     step = jax.jit(
         steps.make_train_step(
-            model,
-            optax.sgd(0.1),
-            lambda step: 0.1,
-            losses.make_loss(LossBalanceScheme.LIGHT),
-            steps.make_input(SHAPE, False),
+            model=model,
+            optimizer=optax.sgd(0.1),
+            schedule=lambda step: 0.1,
+            options=step_options(SHAPE),
         ),
         donate_argnums=0,
     )
-    step(state, minibatch())
+    step(state, minibatch(), nobody_stops(minibatch()))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
 
 
@@ -167,19 +140,16 @@ def test_empty_pixels_are_background_where_masked():
     assert steps.predicted_class(logits, charge, True).tolist() == [[[[0, 2]]]]
 
 
-def test_loss_of_charged_pixels_leaves_the_others_out():
-    batch = minibatch(2)
-    charge = jnp.asarray(batch["image"])
-    random = np.random.default_rng(1)
-    logits = jnp.asarray(random.normal(size=(*charge.shape, 3)), jnp.float32)
-    label, mask = jnp.asarray(batch["label"]), jnp.ones(2)
-    noise = jnp.where(charge[..., None] == 0, 7.0 * logits[..., ::-1], logits)
-    for scheme in LossBalanceScheme:
-        only = losses.make_loss(scheme, charged_pixels_only=True)
-        every = losses.make_loss(scheme)
-        a, b = only(logits, label, mask, charge), only(noise, label, mask, charge)
-        np.testing.assert_allclose(a, b, rtol=1e-6)
-        assert not np.allclose(every(logits, label, mask), every(noise, label, mask))
-        assert not np.allclose(a, every(logits, label, mask))
-    empty = losses.make_loss(LossBalanceScheme.LIGHT, charged_pixels_only=True)
-    assert float(empty(logits, label, mask, jnp.zeros_like(charge))) == 0.0
+def test_requests_to_stop_are_summed():
+    rule = optax.sgd(0.1)
+    model = UResNet(network())
+    step = steps.make_train_step(
+        model=model,
+        optimizer=rule,
+        schedule=lambda step: 0.1,
+        options=step_options(SHAPE),
+    )
+    state = make_state(init_variables(model, 2, 0), rule)
+    stop = np.array([1, 0, 1], np.float32)
+    _, results = jax.jit(step)(state, minibatch(3), stop)
+    assert float(results["stop"]) == 2

@@ -51,7 +51,7 @@ def test_goes_over_the_file_in_order_and_wraps(settings, monkeypatch):
     original = iotest.pipeline.MinibatchReader.release
 
     def release(reader, minibatch):
-        seen.append(minibatch["entries"].tolist())
+        seen.append(minibatch.entries.tolist())
         original(reader, minibatch)
 
     monkeypatch.setattr(iotest.pipeline.MinibatchReader, "release", release)

@@ -15,13 +15,15 @@ import jax
 import numpy as np
 import pytest
 
-from ctjax.learning import activations, optimizer
-from ctjax.learning.state import init_variables, make_state
-from ctjax.models import UResNet
+from ctjax.data import order
+from ctjax.data.sources import SYNTHETIC_EVENTS, EventSource
+from ctjax.learning import optimizer
+from ctjax.learning.state import make_state
 from ctjax.outputs import checkpoint, checksums, lock
 from ctjax.processes import stop_requests
 from ctjax.processes.stop_requests import Interrupted
 from ctjax.runs import inference, parts, train
+from ctjax.runs.training_loop import TrainingError
 from tests.support import ROOT, tiny
 
 COMMAND = [sys.executable, "-m", "ctjax.main"]
@@ -48,16 +50,14 @@ def unbroken(tmp_path_factory):
     return folder, train.run(config)
 
 
-def stop_after(monkeypatch, number, step):
-    """Sends this process a signal when a step is reported."""
-    report = train._Reports.train
+def signal_after(number, step):
+    """A hook that sends this process a signal when a step is finished."""
 
-    def reporting(self, this_step, *arguments):
-        report(self, this_step, *arguments)
+    def on_step(this_step):
         if this_step == step:
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(train._Reports, "train", reporting)
+    return on_step
 
 
 @pytest.mark.parametrize(
@@ -67,15 +67,12 @@ def stop_after(monkeypatch, number, step):
         *(pytest.param(n, marks=pytest.mark.slow) for n in stop_requests.SIGNALS[1:]),
     ],
 )
-def test_a_signal_saves_and_the_run_goes_on_bit_for_bit(
-    unbroken, tmp_path, monkeypatch, number
-):
+def test_a_signal_saves_and_the_run_goes_on_bit_for_bit(unbroken, tmp_path, number):
     _, expected = unbroken
     before = {n: signal.getsignal(n) for n in stop_requests.SIGNALS}
-    with monkeypatch.context() as patch:
-        stop_after(patch, number, 2)
-        with pytest.raises(Interrupted, match=signal.Signals(number).name):
-            train.run(tiny.make(tmp_path, run__iterations=8))
+    config = tiny.make(tmp_path, run__iterations=8)
+    with pytest.raises(Interrupted, match=signal.Signals(number).name):
+        train.run(config, on_step=signal_after(number, 2))
     assert {n: signal.getsignal(n) for n in stop_requests.SIGNALS} == before
     done = len(rows(tmp_path))
     assert 3 < done < 8
@@ -234,17 +231,17 @@ def test_a_last_save_that_fails_ends_with_status_1(tmp_path, monkeypatch):
 
 
 def poison(monkeypatch, step):
-    """Makes the charges of one minibatch too large for float32."""
-    arrays = train.device_arrays
-    seen = []
+    """Makes the charges of one step's events too large for float32."""
+    entries = set(order.training_entries(SYNTHETIC_EVENTS, 4, 0, step).tolist())
+    read = EventSource.read
 
-    def poisoned(minibatch, mesh):
-        seen.append(None)
-        if len(seen) - 1 == step:
-            minibatch["image"][...] = np.where(minibatch["image"] > 0, 3e38, 0)
-        return arrays(minibatch, mesh)
+    def poisoned(self, entry, image, label):
+        pixels = read(self, entry, image, label)
+        if entry in entries:
+            image[image > 0] = 3e38
+        return pixels
 
-    monkeypatch.setattr(train, "device_arrays", poisoned)
+    monkeypatch.setattr(EventSource, "read", poisoned)
 
 
 def test_a_bad_number_stops_with_step_events_and_activations(
@@ -252,7 +249,7 @@ def test_a_bad_number_stops_with_step_events_and_activations(
 ):
     with monkeypatch.context() as patch:
         poison(patch, 4)
-        with pytest.raises(train.TrainingError) as caught:
+        with pytest.raises(TrainingError) as caught:
             train.run(tiny.make(tmp_path, run__iterations=8))
     words = str(caught.value)
     assert "step 4: loss nan" in words
@@ -307,16 +304,13 @@ def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
 
 
 HANG = """
-import sys, time
+import functools, sys, time
 from ctjax import main
 from ctjax.runs import train
-arrays, count = train.device_arrays, []
-def hangs(minibatch, mesh):
-    count.append(None)
-    if len(count) == 3:
+def hangs(step):
+    if step == 1:
         time.sleep(1000)
-    return arrays(minibatch, mesh)
-train.device_arrays = hangs
+train.run = functools.partial(train.run, on_step=hangs)
 sys.exit(main.main(sys.argv[1:]))
 """
 
@@ -352,29 +346,16 @@ def test_handlers_are_left_alone_outside_of_the_main_thread():
     assert found == [None]
 
 
-def test_the_first_module_without_a_number_is_named_first():
-    config = tiny.make("unused").network
-    model = UResNet(config)
-    variables = init_variables(model, config.depth, 0)
-    kernel = variables["params"]["net_core"]["down_blocks"]["blocks_0"]
-    kernel["convolution_2"]["conv"]["kernel"] *= np.nan
-    image = np.ones((1, 3, 8, 8), np.float32)
-    words = activations.largest_activations(model, variables, image)
-    assert words.startswith("net_core/down_blocks/blocks_0/convolution_2/conv: nan, ")
-
-
 @pytest.mark.parametrize(
     "jump_s", [-86400, pytest.param(86400, marks=pytest.mark.slow)]
 )
 def test_a_clock_that_jumps_changes_nothing(unbroken, tmp_path, monkeypatch, jump_s):
-    now, report, jumped = time.time, train._Reports.train, []
+    now, jumped = time.time, []
 
-    def reporting(self, step, *arguments):
-        report(self, step, *arguments)
+    def jump(step):
         if step == 3:
             jumped.append(jump_s)
 
-    monkeypatch.setattr(train._Reports, "train", reporting)
     monkeypatch.setattr(time, "time", lambda: now() + sum(jumped))
     config = tiny.make(
         tmp_path,
@@ -383,7 +364,7 @@ def test_a_clock_that_jumps_changes_nothing(unbroken, tmp_path, monkeypatch, jum
         run__step_timeout=600,
         mode__checkpoint_iteration=2,
     )
-    assert leaves_equal(train.run(config), unbroken[1])
+    assert leaves_equal(train.run(config, on_step=jump), unbroken[1])
     assert jumped
 
 

@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import os
 import re
+import signal
 
 import h5py
 import jax
@@ -11,8 +13,10 @@ import pytest
 
 from ctjax.base.errors import ConfigError
 from ctjax.data.larcv.file import LarcvFile
+from ctjax.data.sources import EventSource
 from ctjax.learning import state as learning_state
 from ctjax.outputs import checkpoint
+from ctjax.processes.stop_requests import Interrupted
 from ctjax.runs import inference, train
 from ctjax.runs import parts as runs_parts
 from tests.support import larcv_fixtures, tiny
@@ -166,7 +170,9 @@ def test_bfloat16_trains_float32_parameters_to_nearly_the_same(unbroken, tmp_pat
     assert ours == pytest.approx(theirs, rel=0.05)
 
 
-def test_accumulated_minibatches_read_each_event_once(one_device, tmp_path, larcv_file):
+def test_accumulated_minibatches_read_each_event_once(
+    one_device, tmp_path, larcv_file, monkeypatch
+):
     # One epoch of three events in one step of three minibatches of one.
     config = tiny.make(
         tmp_path,
@@ -178,17 +184,50 @@ def test_accumulated_minibatches_read_each_event_once(one_device, tmp_path, larc
         data__file=str(larcv_file),
     )
     seen = []
-    original = train.device_arrays
+    original = EventSource.read
 
-    def spy(minibatch, mesh):
-        seen.append(sorted(minibatch["entries"].tolist()))
-        return original(minibatch, mesh)
+    def spy(self, entry, image, label):
+        seen.append(entry)
+        return original(self, entry, image, label)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "device_arrays", spy)
-        learning_state = train.run(config)
-    assert seen == [[0, 1, 2]]
-    assert int(learning_state.step) == 1
+    monkeypatch.setattr(EventSource, "read", spy)
+    state = train.run(config)
+    assert sorted(seen) == [0, 1, 2]
+    assert int(state.step) == 1
+
+
+def test_the_hook_is_called_after_every_step_is_reported(tmp_path):
+    seen = []
+
+    def look(step):
+        seen.append((step, len(read_table(tmp_path, "train_metrics.csv"))))
+
+    config = tiny.make(tmp_path, run__iterations=5, mode__checkpoint_iteration=2)
+    train.run(config, on_step=look)
+    assert seen == [(step, step + 1) for step in range(5)]
+
+
+class Ended(Exception):
+    """What ends a training from outside."""
+
+
+@pytest.mark.parametrize("end", ["signal", "error"])
+def test_a_run_that_ends_within_the_profiled_steps_leaves_its_trace(tmp_path, end):
+    def on_step(step):
+        if step == 2 and end == "signal":
+            os.kill(os.getpid(), signal.SIGTERM)
+        elif step == 2:
+            raise Ended
+
+    config = tiny.make(tmp_path, run__iterations=20, run__profile=True)
+    with pytest.raises(Interrupted if end == "signal" else Ended):
+        train.run(config, on_step=on_step)
+    (trace,) = (tmp_path / "profiles").rglob("*.trace.json.gz")
+    with gzip.open(trace) as file:
+        assert json.load(file)["traceEvents"]
+    # The profiler is off: it can be started again.
+    with jax.profiler.trace(str(tmp_path / "again")):
+        pass
 
 
 @pytest.mark.parametrize("iterations", [3, 6])
@@ -291,7 +330,7 @@ def test_inference_without_a_checkpoint_is_refused(tmp_path, larcv_file, locatio
 def test_synthetic_inference_needs_no_checkpoint(tmp_path):
     report = inference.run(tiny.make(tmp_path, mode__name="inference"))
     scores = [
-        float(r["Average/mIoU"]) for r in table(tmp_path, "inference_metrics.csv")
+        float(r["Average/mIoU"]) for r in read_table(tmp_path, "inference_metrics.csv")
     ]
     assert len(set(scores)) == len(scores) == 16
     assert report["Average/mIoU"] == pytest.approx(np.mean(scores), rel=1e-6)

@@ -4,6 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ctjax.config.fields import LossBalanceScheme
+from ctjax.learning import losses
+from ctjax.learning.minibatch import DenseMinibatch, make_input
+from ctjax.learning.steps import StepOptions
 from ctjax.models import UResNet
 
 SMALL = {
@@ -37,9 +41,26 @@ def random_minibatch(shape, events, seed=0):
     """Events of random classes [B, P, *shape], charged but for background."""
     random = np.random.default_rng(seed)
     label = random.integers(0, 3, (events, 3, *shape)).astype(np.uint8)
-    return {
-        "image": (label * random.uniform(1, 3, label.shape)).astype(np.float32),
-        "label": label,
-        "mask": np.ones(events, np.float32),
-        "stop": np.zeros(events, np.float32),
+    image = (label * random.uniform(1, 3, label.shape)).astype(np.float32)
+    return DenseMinibatch(image, label, np.ones(events, np.float32))
+
+
+def nobody_stops(minibatch):
+    """Requests to stop [B] of a training step, none."""
+    return np.zeros(len(minibatch.mask), np.float32)
+
+
+def step_options(shape, scheme=LossBalanceScheme.LIGHT, axis_name=None, **changes):
+    """Options of the plainest steps, with changes."""
+    values = {
+        "loss_fn": losses.make_loss(scheme, axis_name=axis_name),
+        "network_input": make_input(shape, False),
+        "mask_empty_pixels": False,
+        "axis_name": axis_name,
+        "accumulation": 1,
+        "bfloat16_gradients": False,
+        "skip_nonfinite": False,
+        "is_scaled": False,
+        **changes,
     }
+    return StepOptions(**values)

@@ -9,11 +9,16 @@ import pytest
 from ctjax.config.fields import LossBalanceScheme, Network, Normalization
 from ctjax.data import pipeline, sources
 from ctjax.learning import compiled as learning_compiled
-from ctjax.learning import dense_images, losses, sharding, steps
+from ctjax.learning import dense_images, sharding, steps
 from ctjax.learning.state import make_state
 from ctjax.models import UResNet
 from ctjax.models.kernels import gpu as kernels_gpu
-from tests.support.small_networks import random_variables
+from tests.support.small_networks import (
+    nobody_stops,
+    random_minibatch,
+    random_variables,
+    step_options,
+)
 
 SHAPE = (40, 64)
 NETWORK = {
@@ -45,14 +50,7 @@ def whole_float32():
 
 
 def minibatch():
-    random = np.random.default_rng(1)
-    label = random.integers(0, 3, (2, 3, *SHAPE)).astype(np.uint8)
-    return {
-        "image": (label * random.uniform(1, 3, label.shape)).astype(np.float32),
-        "label": label,
-        "mask": np.ones(2, np.float32),
-        "stop": np.zeros(2, np.float32),
-    }
+    return random_minibatch(SHAPE, 2, 1)
 
 
 def networks():
@@ -69,7 +67,7 @@ def relative(value, expected):
 
 @pytest.mark.parametrize("network", networks())
 def test_logits(places, network):
-    model, image = UResNet(network), minibatch()["image"]
+    model, image = UResNet(network), minibatch().image
     variables = random_variables(network)
 
     def logits(place):
@@ -81,7 +79,7 @@ def test_logits(places, network):
 
 def test_bfloat16_is_near(places):
     network = Network(**NETWORK, normalization=Normalization.NONE)
-    image, variables = minibatch()["image"], random_variables(network)
+    image, variables = minibatch().image, random_variables(network)
     found = jax.jit(UResNet(network, jnp.bfloat16).apply)(
         *jax.device_put((variables, image), places[0])
     )
@@ -96,22 +94,21 @@ def test_bfloat16_is_near(places):
 def test_training_steps(places, network):
     rule = optax.sgd(1e-3)
     step = steps.make_train_step(
-        UResNet(network),
-        rule,
-        lambda step: 1e-3,
-        losses.make_loss(LossBalanceScheme.FOCAL, axis_name=sharding.EVENT_AXIS),
-        steps.make_input(SHAPE, False),
-        axis_name=sharding.EVENT_AXIS,
+        model=UResNet(network),
+        optimizer=rule,
+        schedule=lambda step: 1e-3,
+        options=step_options(SHAPE, LossBalanceScheme.FOCAL, sharding.EVENT_AXIS),
     )
     variables = {"batch_stats": {}} | random_variables(network)
 
     def train(place):
         mesh = sharding.make_mesh([place])
         compiled = learning_compiled.compile_train_step(step, mesh)
-        arrays = learning_compiled.device_arrays(minibatch(), mesh)
+        batch = minibatch()
+        arrays = sharding.distribute((batch, nobody_stops(batch)), mesh)
         state, found = sharding.replicate(make_state(variables, rule), mesh), []
         for _ in range(3):
-            state, results = compiled(state, arrays)
+            state, results = compiled(state, *arrays)
             found.append((float(results["loss"]), float(results["grad_norm"])))
         return np.array(found), jax.tree.map(np.asarray, state.params)
 
@@ -172,11 +169,11 @@ def test_images_made_on_the_device_are_those_of_the_host(places):
                 source, iter([np.arange(2)]), io_threads=1, sparse=sparse
             ) as reader,
         ):
-            found[sparse] = {k: np.copy(v) for k, v in next(reader).items()}
+            found[sparse] = jax.tree.map(np.copy, next(reader))
             shape = source.image_shape
-    arrays = [found[True][name] for name in ("ids", "values", "labels")]
+    arrays = found[True].ids, found[True].values, found[True].labels
     image, label = jax.jit(dense_images.densify, static_argnums=3)(
         *jax.device_put(arrays, places[0]), shape
     )
-    np.testing.assert_array_equal(image, found[False]["image"])
-    np.testing.assert_array_equal(label, found[False]["label"])
+    np.testing.assert_array_equal(image, found[False].image)
+    np.testing.assert_array_equal(label, found[False].label)

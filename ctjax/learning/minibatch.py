@@ -1,0 +1,81 @@
+"""Names the arrays of a minibatch that a step computes with."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ctjax.learning import dense_images
+
+Array = jax.Array | np.ndarray
+"""Numpy's until `sharding.distribute` has put it on the devices."""
+
+
+class DenseMinibatch(NamedTuple):
+    """Holds events as images.
+
+    Attributes:
+      image: [B, P, H, W] float32, charges.
+      label: [B, P, H, W] uint8, classes.
+      mask: [B] float32, 1 for an event that counts, 0 for an empty place.
+    """
+
+    image: Array
+    label: Array
+    mask: Array
+
+
+class SparseMinibatch(NamedTuple):
+    """Holds events as their stored pixels, which the device makes dense.
+
+    Attributes:
+      ids: [B, P, V] int32, as `dense_images.densify` takes them.
+      values: [B, P, V] float32, charges.
+      labels: [B, P, V] uint8, classes.
+      mask: [B] float32, 1 for an event that counts, 0 for an empty place.
+    """
+
+    ids: Array
+    values: Array
+    labels: Array
+    mask: Array
+
+
+Minibatch = DenseMinibatch | SparseMinibatch
+
+NetworkInput = Callable[[Minibatch], tuple[jax.Array, jax.Array, jax.Array]]
+"""`minibatch -> (image, charge, label)`, see `make_input`."""
+
+
+def dense(
+    minibatch: Minibatch, image_shape: tuple[int, int]
+) -> tuple[jax.Array, jax.Array]:
+    """Returns charges [B, P, H, W] float32 and classes [B, P, H, W] uint8.
+
+    Args:
+      minibatch: dense or sparse.
+      image_shape: (H, W) of a sparse minibatch made dense.
+    """
+    if isinstance(minibatch, SparseMinibatch):
+        ids, values = jnp.asarray(minibatch.ids), jnp.asarray(minibatch.values)
+        labels = jnp.asarray(minibatch.labels)
+        return dense_images.densify(ids, values, labels, image_shape)
+    return jnp.asarray(minibatch.image), jnp.asarray(minibatch.label)
+
+
+def make_input(image_shape: tuple[int, int], img_transform: bool) -> NetworkInput:
+    """Returns `minibatch -> (image, charge, label)`, each [B, P, H, W].
+
+    Args:
+      image_shape: (H, W) of a sparse minibatch made dense.
+      img_transform: whether the network sees log(1 + charge) instead of the charge.
+    """
+
+    def network_input(minibatch: Minibatch) -> tuple[jax.Array, jax.Array, jax.Array]:
+        charge, label = dense(minibatch, image_shape)
+        # Of the original; charges are above a threshold, so 1 + charge is positive.
+        return (jnp.log(charge + 1.0) if img_transform else charge), charge, label
+
+    return network_input

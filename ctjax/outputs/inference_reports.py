@@ -1,0 +1,174 @@
+"""Reports an inference: its log, tables, predictions and progress."""
+
+import contextlib
+import logging
+import os
+from typing import Any
+
+import jax
+import numpy as np
+
+from ctjax.base.constants import CONFUSION_NAMES
+from ctjax.config.fields import Config
+from ctjax.data.minibatch import HostMinibatch
+from ctjax.data.order import PADDING
+from ctjax.data.sources import EventSource
+from ctjax.learning import metrics, sharding
+from ctjax.outputs import log, metrics_table, predictions, progress, timings
+from ctjax.processes.join import Processes
+
+logger = logging.getLogger("ctjax")
+
+COLUMNS = ("entry", "run", "subrun", "event", *metrics.METRIC_NAMES)
+CONFUSION_COLUMNS = ("entry", *CONFUSION_NAMES)
+
+
+class InferenceReports:
+    """Reports from the first process, but predictions from every one."""
+
+    def __init__(
+        self,
+        config: Config,
+        source: EventSource,
+        num_minibatches: int,
+        processes: Processes,
+        predictions_path: str | None,
+    ):
+        """Takes what to report; entering the block opens the files.
+
+        Args:
+          config: of the run.
+          source: of the events.
+          num_minibatches: of the whole inference.
+          processes: of the run.
+          predictions_path: file for this process's predictions; None for none.
+        """
+        self._config, self._source, self._processes = config, source, processes
+        self._predictions_path = predictions_path
+        self._num_minibatches = num_minibatches
+        self._stack = contextlib.ExitStack()
+        self._sums = np.zeros(len(metrics.METRIC_NAMES))
+        self._num_events = 0
+
+    def __enter__(self) -> "InferenceReports":
+        """Opens the files and shows the bar of progress."""
+        folder, source = self._config.output_dir, self._source
+        os.makedirs(folder, exist_ok=True)
+        self._table = self._confusion = self._writer = None
+        if self._processes.is_first:
+            self._table = self._open_table("inference_metrics.csv", COLUMNS)
+            self._confusion = self._open_table(
+                "inference_confusion.csv", CONFUSION_COLUMNS
+            )
+        if self._predictions_path is not None:
+            self._writer = self._stack.enter_context(
+                predictions.open_writer(
+                    self._predictions_path, source.image_shape, source.has_label
+                )
+            )
+        self._advance = self._stack.enter_context(
+            progress.progress(
+                "inference",
+                0,
+                self._num_minibatches,
+                self._config.run.minibatch_size,
+            )
+        )
+        self._timings = timings.StepTimings(self._num_minibatches)
+        return self
+
+    def __exit__(self, *exception) -> bool | None:
+        """Closes the files."""
+        return self._stack.__exit__(*exception)
+
+    def report_minibatch(
+        self,
+        minibatch: HostMinibatch,
+        entries: np.ndarray,
+        results: dict[str, Any],
+        wait_s: float,
+    ) -> None:
+        """Waits for one minibatch's results and reports them.
+
+        Args:
+          minibatch: events of this process.
+          entries: [B] int64 of all processes, -1 where there is no event.
+          results: of the evaluation step.
+          wait_s: seconds waited for reading.
+        """
+        jax.block_until_ready(results)
+        values = np.asarray(results["metrics"])
+        self._write_predictions(minibatch, results)
+        self._write_rows(entries, values, np.asarray(results["confusion"]))
+        step = len(self._timings.done)
+        step_s = self._timings.end_step(step, wait_s)
+        self._advance(step + 1)
+        if step % self._config.mode.logging_iteration == 0:
+            mean = values[entries != PADDING].mean(0)
+            shown = log.shown_metrics(
+                metrics.named(mean) if self._source.has_label else {}
+            )
+            rate = log.rate(self._config.run.minibatch_size, wait_s, step_s)
+            log.log_step("ana", step, shown, rate)
+
+    def report_averages(self) -> dict[str, float]:
+        """Writes the closing lines and the timings; returns the averaged metrics."""
+        config = self._config
+        logger.info(
+            "Inference report: %d batches processed for %d entries.",
+            len(self._timings.done),
+            self._num_events,
+        )
+        averages = {}
+        if self._source.has_label:
+            averages = metrics.named(self._sums / self._num_events)
+            logger.info("  %s", log.pixel_rules(config.mode))
+            for name, value in averages.items():
+                logger.info("  %s: %.4f", name, value)
+        else:
+            logger.info("  No labels in the data: no metrics")
+        if self._processes.is_first:
+            timings.save_timings(config.output_dir, "inference", self._timings.done)
+        log.log_totals(self._timings.done["step_s"], config.run.minibatch_size)
+        return averages
+
+    def _open_table(
+        self, name: str, columns: tuple[str, ...]
+    ) -> metrics_table.MetricsTable:
+        path = os.path.join(self._config.output_dir, name)
+        table = metrics_table.MetricsTable(path, columns)
+        self._stack.callback(table.close)
+        return table
+
+    def _write_predictions(
+        self, minibatch: HostMinibatch, results: dict[str, Any]
+    ) -> None:
+        """Writes those of this process's events, where they are asked for."""
+        if self._writer is None:
+            return
+        arrays = {name: sharding.local(results[name]) for name in predictions.NEEDED}
+        for place in np.flatnonzero(minibatch.entries != PADDING).tolist():
+            predictions.append(
+                self._writer,
+                minibatch.event_ids[place],
+                arrays,
+                place,
+                self._source.has_label,
+            )
+
+    def _write_rows(
+        self, entries: np.ndarray, values: np.ndarray, confusion: np.ndarray
+    ) -> None:
+        """Adds every event to the tables and to the sums."""
+        has_label = self._source.has_label
+        for place in np.flatnonzero(entries != PADDING).tolist():
+            entry, row = int(entries[place]), values[place]
+            if self._table is not None:
+                event_id = self._source.event_id(entry).tolist()
+                shown = row if has_label else np.full(row.shape, np.nan)
+                self._table.write([entry, *event_id, *shown.tolist()])
+            if self._confusion is not None and has_label:
+                counts = confusion[place].ravel()
+                self._confusion.write([entry, *counts.tolist()])
+            self._sums += row
+            self._num_events += 1

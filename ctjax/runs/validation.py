@@ -1,0 +1,83 @@
+"""Validates a training between its steps."""
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from jax.sharding import Mesh
+
+from ctjax.config.fields import Config
+from ctjax.data import order
+from ctjax.data.order import local_entries
+from ctjax.learning import metrics, sharding
+from ctjax.learning.state import TrainState
+from ctjax.learning.steps import EvalStep
+from ctjax.outputs import checkpoint
+from ctjax.outputs.train_reports import TrainReports
+from ctjax.processes.join import Processes
+from ctjax.runs import parts
+
+Validate = Callable[[int, TrainState], list[float]]
+"""`(step, state) -> scores`, see `open_validation`."""
+
+
+def minibatch_size(config: Config) -> int:
+    """Returns the number of events of a validation."""
+    return config.run.aux_minibatch_size or config.run.minibatch_size
+
+
+@contextlib.contextmanager
+def open_validation(
+    config: Config,
+    eval_step: EvalStep,
+    reports: TrainReports,
+    start: int,
+    mesh: Mesh,
+    processes: Processes,
+) -> Iterator[Validate]:
+    """Opens the events for validation, if there are any.
+
+    Args:
+      config: of the run.
+      eval_step: compiled.
+      reports: of the training.
+      start: its first step; validation goes on where that of a former run ended.
+      mesh: of the devices.
+      processes: of the run.
+
+    Yields:
+      A function that evaluates the state after `step` updates on the next minibatch.
+      It returns the score by which the best checkpoint is kept, or nothing.
+    """
+    if not config.data.aux_file or config.data.synthetic:
+        yield lambda step, state: []
+        return
+    size = minibatch_size(config)
+    with parts.open_events(
+        config.data, config.data.aux_file, require_label=True
+    ) as source:
+        entries = (
+            local_entries(
+                order.training_entries(
+                    source.num_events, size, config.data.seed, count
+                ),
+                processes.index,
+                processes.count,
+            )
+            for count in itertools.count(start // config.run.aux_iterations)
+        )
+        with parts.read_events(config.data, source, entries) as reader:
+
+            def validate(step: int, state: TrainState) -> list[float]:
+                minibatch = next(reader)
+                arrays = sharding.distribute(parts.step_arrays(minibatch), mesh)
+                results = eval_step(state.variables, arrays)
+                mean = np.asarray(results["metrics"]).mean(0)
+                reports.report_validation(step, float(results["loss"]), mean)
+                if reports.wants_images(step):
+                    reports.report_image("test", step, minibatch, results)
+                reader.release(minibatch)
+                return [metrics.named(mean)[checkpoint.SCORE]]
+
+            yield validate
