@@ -157,7 +157,7 @@ def prepare(folder):
         [
             *("--config.mode.name=inference", "--config.mode.write_predictions=True"),
             *("--config.mode.weights_location=scc", "--config.output_dir=predicted"),
-            "--config.run.iterations=0",
+            "--config.run.iterations=None",
         ],
     )
     export = ["ctjax.export_weights", "--source", "scc", "--output", "published.npz"]

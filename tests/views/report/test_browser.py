@@ -47,7 +47,7 @@ def report(tmp_path_factory):
     run = folder / "run"
     command(run, data__aux_file=file, run__aux_iterations=2, **fields)
     inference = {"mode__name": "inference", "mode__write_predictions": True}
-    command(run, run__iterations=0, **inference, **fields)
+    command(run, run__iterations=None, **inference, **fields)
     return run
 
 
