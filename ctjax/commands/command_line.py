@@ -1,4 +1,4 @@
-"""Reads command lines, and ends commands whose error the user can mend in one line."""
+"""Reads command lines, and ends commands in one line after errors of the user."""
 
 import argparse
 import re

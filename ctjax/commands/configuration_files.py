@@ -58,7 +58,7 @@ def load(name: str) -> ml_collections.ConfigDict:
     return config
 
 
-def _call_get_config(path: str, arguments: list[str]) -> Mapping[str, Any]:
+def _call_get_config(path: str, arguments: list[str]) -> Any:
     """Runs a configuration file and returns what its `get_config` returns."""
     loader = SourceFileLoader("ctjax_configuration", path)
     spec = importlib.util.spec_from_loader(loader.name, loader)

@@ -40,6 +40,7 @@ def save_config(config: Config) -> None:
 
 
 def _version(package: str) -> str:
+    """Returns the version of a package."""
     if package == "ctjax":
         return ctjax.__version__
     try:
@@ -49,7 +50,7 @@ def _version(package: str) -> str:
 
 
 def _processor() -> str:
-    """The processor's own name where Linux tells it."""
+    """Returns the processor's own name where Linux tells it."""
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
         for line in file:
             if line.startswith("model name"):

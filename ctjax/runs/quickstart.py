@@ -119,7 +119,9 @@ def _baselines(config: Config) -> dict[str, dict[str, float]]:
     """Metrics of two predictions that take no learning."""
     tried = threshold_metrics(config, config.data.file, THRESHOLDS, THRESHOLD_EVENTS)
     best = THRESHOLDS[np.argmax(tried[:, metrics.METRIC_NAMES.index("Average/mIoU")])]
-    stored, above = threshold_metrics(config, _for_report(config).data.file, [0.0, best])
+    stored, above = threshold_metrics(
+        config, _for_report(config).data.file, [0.0, best]
+    )
     return {
         "every pixel with charge cosmic": metrics.named(stored),
         f"charge above {best:.2g} cosmic": metrics.named(above),
