@@ -18,6 +18,8 @@ from ctjax.processes import stop_requests
 
 FIELD_ARGUMENT = re.compile(r"--?(?:no)?config\.(?P<name>[^=]+)(?:=(?P<value>.*))?")
 
+EXPECTED = "expected --config NAME or --config.FIELD=VALUE"
+
 MENDABLE = (UserError, OSError)
 """Errors whose message tells the user all; others are defects, with a traceback."""
 
@@ -66,7 +68,12 @@ def parse_config(
             name = word.partition("=")[2]
         else:
             words.append(word)
-    for field in filter(None, map(FIELD_ARGUMENT.match, words)):
+    for word in words:
+        field = FIELD_ARGUMENT.match(word)
+        if field is None:
+            if word.startswith("-"):
+                raise ConfigError(f"{word}: {EXPECTED}")
+            continue
         resolve.check_name(field["name"])
         if mode is not None and field["name"] == "mode.name":
             raise ConfigError(
@@ -96,15 +103,15 @@ def _override(
             program.append(word)
     # Flags of our own: the program that imports ctjax may have a --config itself.
     values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_dict(
-        "config", config, lock_config=True, sys_argv=program, flag_values=values
-    )
     try:
+        holder = config_flags.DEFINE_config_dict(
+            "config", config, lock_config=True, sys_argv=program, flag_values=values
+        )
         left = values(program)[1:]
-    except flags.Error as error:
+    except (flags.Error, ValueError) as error:
         raise ConfigError(str(error)) from error
     if left:
-        raise ConfigError(f"{left[0]}: expected --config or --config.FIELD=VALUE")
+        raise ConfigError(f"{left[0]}: {EXPECTED}")
     config = holder.value
     config.update_from_flattened_dict(dict.fromkeys(unset))
     return config.to_dict()

@@ -58,7 +58,7 @@ def load(name: str) -> ml_collections.ConfigDict:
     return config
 
 
-def _call_get_config(path: str, arguments: list[str]) -> Any:
+def _call_get_config(path: str, arguments: list[str]) -> Mapping[str, Any]:
     """Runs a configuration file and returns what its `get_config` returns."""
     loader = SourceFileLoader("ctjax_configuration", path)
     spec = importlib.util.spec_from_loader(loader.name, loader)
@@ -68,7 +68,9 @@ def _call_get_config(path: str, arguments: list[str]) -> Any:
     if not hasattr(module, "get_config"):
         raise ConfigError(f"{path}: expected a function get_config, found none")
     values = module.get_config(*arguments)
-    if not isinstance(values, ml_collections.ConfigDict | Mapping):
+    if isinstance(values, ml_collections.ConfigDict):
+        values = values.to_dict()  # whose references to None cannot be copied
+    if not isinstance(values, Mapping):
         raise ConfigError(
             f"{path}: get_config() returned {values!r}, expected a ConfigDict"
         )
