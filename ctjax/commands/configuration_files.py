@@ -10,8 +10,9 @@ from typing import Any
 
 import ml_collections
 
-from ctjax.base.errors import ConfigError, UserError
-from ctjax.config import fields
+from ctjax.base.errors import ConfigError
+from ctjax.config import fields, resolve
+from ctjax.config.fields import Config
 
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent
 
@@ -41,10 +42,11 @@ def load(name: str) -> ml_collections.ConfigDict:
     path = find(file_name)
     try:
         values = _call_get_config(path, [argument] if colon else [])
+        resolve.build(Config, values)  # for its messages, which name fields
         config = fields.default_config()
         config.update(values)
-    except UserError:
-        raise
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     except SyntaxError as error:
         raise ConfigError(f"{path}, line {error.lineno}: {error.msg}") from error
     except Exception as error:  # of any kind: the file is the user's
@@ -66,14 +68,12 @@ def _call_get_config(path: str, arguments: list[str]) -> Mapping[str, Any]:
     module = importlib.util.module_from_spec(spec)
     loader.exec_module(module)
     if not hasattr(module, "get_config"):
-        raise ConfigError(f"{path}: expected a function get_config, found none")
+        raise ConfigError("expected a function get_config, found none")
     values = module.get_config(*arguments)
     if isinstance(values, ml_collections.ConfigDict):
         values = values.to_dict()  # whose references to None cannot be copied
     if not isinstance(values, Mapping):
-        raise ConfigError(
-            f"{path}: get_config() returned {values!r}, expected a ConfigDict"
-        )
+        raise ConfigError(f"get_config() returned {values!r}, expected a ConfigDict")
     return values
 
 

@@ -123,8 +123,8 @@ def test_mistakes(words, message):
         ("x = 1", "mine.py: expected a function get_config, found none"),
         ("def get_config():\n    return 3", "mine.py: get_config() returned 3"),
         ("\n1 / 0", "mine.py, line 2: ZeroDivisionError: division by zero"),
-        ("def get_config():\n    return {'runn': 3}", "runn: no such field; did you"),
-        ("def get_config():\n    return {'run': 3}", "mine.py: TypeError: "),
+        ("def get_config():\n    return {'runn': 3}", "mine.py: runn: no such field"),
+        ("def get_config():\n    return {'run': 3}", "mine.py: run: expected a group"),
         ("\x00", "mine.py"),
     ],
 )
