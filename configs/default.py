@@ -2,7 +2,7 @@
 
     python -m ctjax.main --config configs/default.py --config.data.synthetic=True
 
-The fields, their meanings and their defaults are declared in ctjax/config.py.
+ctjax/config/fields.py declares the fields, their meanings and their defaults.
 """
 
 from ml_collections import ConfigDict

@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     config.run.iterations = 900
     config.run.minibatch_size = 2
     config.run.aux_iterations = 100
-    config.data.file = ""
+    config.data.file = None  # simulated
     config.data.downsample = 3
     config.data.img_transform = True
     config.network.name = "quickstart"

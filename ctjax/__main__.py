@@ -1,4 +1,4 @@
-"""Runs `ctjax COMMAND …`, which is `python -m ctjax COMMAND …`, too."""
+"""Runs `ctjax COMMAND …`, which may also be written `python -m ctjax COMMAND …`."""
 
 import difflib
 import importlib
@@ -38,15 +38,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         this process.
 
     Returns:
-      Exit status: 0; 1 after one line about what the user can mend; 75 where a run has
-      been stopped that the same command goes on with.
+      Exit status: 0; 1 after one line about what the user can mend, or after the help
+      where no command is given; 75 where a run has been stopped that the same command
+      goes on with.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    name, rest = (words[0], words[1:]) if words else ("--help", [])
+    if not words:
+        sys.stderr.write(help_text())
+        return 1
+    name, rest = words[0], words[1:]
     if name in ("--help", "-h"):
         sys.stdout.write(help_text())
         return 0
-    if name == "--version":
+    if "--version" in words:
         commit = version.find_commit()
         sys.stdout.write(f"ctjax {ctjax.__version__} (commit {commit})\n")
         return 0
@@ -71,6 +75,9 @@ def help_text() -> str:
             "usage: ctjax COMMAND [ARGUMENTS]",
             "",
             *lines,
+            "",
+            "example:",
+            "  ctjax train --config scc21 --config.data.file=events.h5",
             "",
             "ctjax COMMAND --help tells more, ctjax --version which version this is.",
             "",

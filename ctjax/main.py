@@ -110,9 +110,9 @@ def _end_after(error: Exception, started: Launch | None, processes: Processes) -
 def _line_for_the_user(error: Exception) -> str | None:
     """Returns one line where that says all; other errors keep their traceback."""
     message = command_line.one_line(error)
-    if command_line.is_for_the_user(error):
+    if isinstance(error, command_line.MENDABLE):
         return message
-    if type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in message:
+    if _is_of_jax(error) and "RESOURCE_EXHAUSTED" in message:
         return (
             "the device's memory is too small: expected a smaller run.minibatch_size, "
             f"network or image (data.downsample): {message}"
@@ -122,10 +122,13 @@ def _line_for_the_user(error: Exception) -> str | None:
 
 def _may_be_lost_process(error: Exception) -> bool:
     """Says whether an error may come from the loss of another process."""
-    # By name: only a run that has imported jax can have raised it.
-    return type(error).__name__ == "JaxRuntimeError" and (
-        "RESOURCE_EXHAUSTED" not in str(error)
-    )
+    return _is_of_jax(error) and "RESOURCE_EXHAUSTED" not in str(error)
+
+
+def _is_of_jax(error: Exception) -> bool:
+    """Says whether jax's runtime has raised an error, without importing jax."""
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(error, jax.errors.JaxRuntimeError)
 
 
 if __name__ == "__main__":

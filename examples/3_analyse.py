@@ -32,7 +32,7 @@ def main():
     fields = json.loads((run / "train_config.json").read_text())["config"]
     fields["mode"].update(name="inference", write_predictions=True)
     fields["data"]["file"] = "test.h5"
-    fields["run"]["iterations"] = 0  # the whole file
+    fields["run"]["iterations"] = None  # the whole file
     averages = ctjax_main.run(resolve.resolve(fields))
     print(f"mean over the events of all metrics: mIoU {averages['Average/mIoU']:.3f}")
 

@@ -1,32 +1,27 @@
-"""Reads command lines, and ends commands whose error the user can mend in one line."""
+"""Reads command lines, and ends commands in one line after errors of the user."""
 
 import argparse
-import os
-import pathlib
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
 from ctjax.base.errors import ConfigError, UserError
-from ctjax.config import describe, resolve
+from ctjax.commands import configuration_files
+from ctjax.config import resolve
 from ctjax.config.fields import Config, ModeName
 from ctjax.processes import stop_requests
 
-FIELD_ARGUMENT = re.compile(r"--?(?:no)?config\.([^=]+)")
+FIELD_ARGUMENT = re.compile(r"--?(?:no)?config\.(?P<name>[^=]+)(?:=(?P<value>.*))?")
 
-PACKAGE = pathlib.Path(__file__).resolve().parent.parent
+EXPECTED = "expected --config NAME or --config.FIELD=VALUE"
 
-CONFIGURATION_FOLDERS = (
-    pathlib.Path("configs"),
-    PACKAGE / "configs",  # of an installed package
-    PACKAGE.parent / "configs",  # of a source tree
-)
-"""Where a configuration is looked for that is named without its path."""
+MENDABLE = (UserError, OSError)
+"""Errors whose message tells the user all; others are defects, with a traceback."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -43,14 +38,14 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Ends the process."""
+        """Ends the process with the message in one line and status 1."""
         raise SystemExit(f"ctjax: error: {one_line(message)}")
 
 
 def parse_config(
     arguments: Sequence[str], mode: ModeName | None = None, default: str = "default"
 ) -> Config:
-    """Reads `--config NAME` and `--config.FIELD=VALUE`.
+    """Reads `--config NAME` and `--config.FIELD=VALUE`, in any order.
 
     Args:
       arguments: of the command line, without the program's name.
@@ -61,85 +56,70 @@ def parse_config(
       The configuration.
 
     Raises:
-      ConfigError: no such file or field, or a value that cannot be used.
-      absl.flags.Error: an argument that is neither.
+      ConfigError: no such file or field, a value that cannot be used, or an argument
+        that is neither.
     """
-    return resolve.resolve(_parse(list(arguments), mode, default).to_dict())
-
-
-def _parse(
-    arguments: list[str], mode: ModeName | None, default: str
-) -> ml_collections.ConfigDict:
-    """Returns the configuration file as changed by the command line."""
-    words, is_named = [], False
+    name, words = default, []
     following = iter(arguments)
     for word in following:
         if word in ("--config", "-config"):
-            word = f"--config={next(following, '')}"
-        if word.startswith(("--config=", "-config=")):
-            is_named = True
-            word = f"--config={find_configuration(word.partition('=')[2])}"
+            name = next(following, "")
+        elif word.startswith(("--config=", "-config=")):
+            name = word.partition("=")[2]
+        else:
+            words.append(word)
+    for word in words:
         field = FIELD_ARGUMENT.match(word)
-        if field:
-            describe.check_name(field[1])
-            if mode is not None and field[1] == "mode.name":
-                raise ConfigError(
-                    f"mode.name: expected none, the command {mode.value} says it"
-                )
-        words.append(word)
-    if not is_named:
-        words.insert(0, f"--config={find_configuration(default)}")
+        if field is None:
+            if word.startswith("-"):
+                raise ConfigError(f"{word}: {EXPECTED}")
+            continue
+        resolve.check_name(field["name"])
+        if mode is not None and field["name"] == "mode.name":
+            raise ConfigError(
+                f"mode.name: expected none, the command {mode.value} says it"
+            )
     if mode is not None:
         words.append(f"--config.mode.name={mode.value}")
-    words = ["ctjax", *words]
+    return resolve.resolve(_override(configuration_files.load(name), words))
+
+
+def _override(
+    config: ml_collections.ConfigDict, words: Sequence[str]
+) -> dict[str, Any]:
+    """Sets the fields of a configuration as `--config.FIELD=VALUE` says.
+
+    None can be said of every field; `resolve` knows which ones may have it.
+    """
+    program = ["ctjax"]
+    unset = set()
+    for word in words:
+        field = FIELD_ARGUMENT.match(word)
+        if field:
+            unset.discard(field["name"])
+        if field and field["value"] == "None":
+            unset.add(field["name"])
+        else:
+            program.append(word)
     # Flags of our own: the program that imports ctjax may have a --config itself.
     values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file(
-        "config", lock_config=True, sys_argv=words, flag_values=values
-    )
-    left = values(words)
-    if left[1:]:
-        raise ConfigError(f"{left[1]}: expected --config or --config.FIELD=VALUE")
-    return holder.value
-
-
-def find_configuration(name: str) -> str:
-    """Finds a configuration file.
-
-    Args:
-      name: its path, or the name of one in `configs/` here or of ctjax.
-
-    Returns:
-      Its path.
-
-    Raises:
-      ConfigError: there is none.
-    """
-    if not name:
-        raise ConfigError("--config: expected a configuration file, see configs/")
-    if os.path.exists(name):
-        return name
-    if not os.path.dirname(name):
-        file_name = f"{name.removesuffix('.py')}.py"
-        for folder in CONFIGURATION_FOLDERS:
-            if (folder / file_name).is_file():
-                return str(folder / file_name)
-    known = sorted(
-        {path.stem for folder in CONFIGURATION_FOLDERS for path in folder.glob("*.py")}
-    )
-    raise ConfigError(
-        f"--config: no such file: {name}; expected a path or one of {', '.join(known)}"
-    )
+    try:
+        holder = config_flags.DEFINE_config_dict(
+            "config", config, lock_config=True, sys_argv=program, flag_values=values
+        )
+        left = values(program)[1:]
+    except (flags.Error, ValueError) as error:
+        raise ConfigError(str(error)) from error
+    if left:
+        raise ConfigError(f"{left[0]}: {EXPECTED}")
+    config = holder.value
+    config.update_from_flattened_dict(dict.fromkeys(unset))
+    return config.to_dict()
 
 
 def one_line(error: Exception | str) -> str:
     """Returns the message of an error without line breaks."""
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def is_for_the_user(error: Exception) -> bool:
-    """Says whether the message of an error says all; others keep their traceback."""
-    return isinstance(error, UserError | OSError | flags.Error)
 
 
 def end_in_one_line(command: Callable[[], None]) -> int:
@@ -154,7 +134,7 @@ def end_in_one_line(command: Callable[[], None]) -> int:
     stop_requests.take_sigterm_as_interrupt()
     try:
         command()
-    except (UserError, OSError, flags.Error) as error:
+    except MENDABLE as error:
         sys.stderr.write(f"ctjax: error: {one_line(error)}\n")
         return 1
     except KeyboardInterrupt:

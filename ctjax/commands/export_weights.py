@@ -10,15 +10,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-import jax.numpy as jnp
 import numpy as np
 
 from ctjax.base import optional_packages
 from ctjax.commands import command_line
 from ctjax.config.fields import ComputeMode, Config
-from ctjax.learning import devices, state
-from ctjax.models import UResNet, torch_weights
-from ctjax.outputs import checkpoint
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -59,11 +55,16 @@ def export_weights(source: str, output: str) -> tuple[int, int]:
       FileExistsError: the output exists.
       MissingExtraError: torch is needed and not there.
     """
+    # Imported late: --help needs no jax.
+    from ctjax.learning import devices, state
+    from ctjax.models import UResNet, torch_weights
+    from ctjax.outputs import checkpoint
+
     devices.select(ComputeMode.CPU)
     if os.path.exists(output):
         raise FileExistsError(f"{output}: exists, expected none to write over")
     network = checkpoint.read_network(source)
-    like = state.init_variables(UResNet(network, jnp.float32), network.depth, 0)
+    like = state.init_variables(UResNet(network), network.depth, 0)
     variables, step = checkpoint.restore_weights(source, like, Config(network=network))
     tensors = torch_weights.from_variables(variables)
     if output.endswith(".npz"):

@@ -15,10 +15,6 @@ import numpy as np
 from ctjax.base import optional_packages
 from ctjax.commands import command_line
 from ctjax.config.fields import ComputeMode, Config
-from ctjax.learning import devices, state
-from ctjax.models import UResNet, torch_weights
-from ctjax.models.torch_weights import WeightsError
-from ctjax.outputs import checkpoint
 
 TORCH_INDEX = "checkpoint"
 """CosmicTagger's text file beside its checkpoints; `latest: model-40.ckpt`."""
@@ -72,6 +68,12 @@ def import_weights(source: str, config: Config, output_dir: str) -> tuple[int, i
       FileExistsError: there are checkpoints in the output folder.
       MissingExtraError: torch is needed and not there.
     """
+    # Imported late, here and below: --help needs no jax.
+    from ctjax.learning import devices, state
+    from ctjax.models import UResNet, torch_weights
+    from ctjax.models.torch_weights import WeightsError
+    from ctjax.outputs import checkpoint
+
     devices.select(ComputeMode.CPU)
     path = find_file(source)
     tensors, step = _read_npz(path) if path.endswith(".npz") else _read_torch(path)
@@ -100,6 +102,8 @@ def find_file(source: str) -> str:
     Raises:
       WeightsError: there is none.
     """
+    from ctjax.models.torch_weights import WeightsError
+
     if not os.path.exists(source):
         raise WeightsError(f"{source}: no such file or folder")
     index = source
@@ -125,6 +129,8 @@ def find_file(source: str) -> str:
 
 
 def _read_npz(path: str) -> tuple[dict[str, np.ndarray], int]:
+    from ctjax.models.torch_weights import WeightsError
+
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays}, 0
@@ -134,6 +140,8 @@ def _read_npz(path: str) -> tuple[dict[str, np.ndarray], int]:
 
 def _read_torch(path: str) -> tuple[dict[str, np.ndarray], int]:
     """Tensors and step of a torch file, unpickled as data, never as code."""
+    from ctjax.models.torch_weights import WeightsError
+
     torch = optional_packages.import_optional("torch", "torch")
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)

@@ -1,15 +1,17 @@
-"""Describes a configuration: for the log, for `--help` and for the documentation."""
+"""Describes options in words: for the log, for `--help` and for the documentation."""
 
 import dataclasses
-import difflib
 import enum
 import sys
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ctjax.base.errors import ConfigError
 from ctjax.config.fields import Config, to_dict
+from ctjax.config.option import Option, plain_type
+
+UNSET = "not set"
+"""What the log and the documentation say instead of None."""
 
 
 def describe(config: Config) -> str:
@@ -23,7 +25,8 @@ def describe(config: Config) -> str:
                 lines.append(f"{' ' * indent}{name}:")
                 walk(value, indent + 2)
             else:
-                lines.append(f"{' ' * indent}{name:.<{30 - indent}}: {value}")
+                shown = UNSET if value is None else value
+                lines.append(f"{' ' * indent}{name:.<{30 - indent}}: {shown}")
 
     walk(to_dict(config), 0)
     return "\n".join(lines)
@@ -33,42 +36,36 @@ class _Described(typing.NamedTuple):
     """A field in words: dotted name, default, type or choices, meaning."""
 
     name: str
-    default: str
+    default: str | None
     kind: str
     meaning: str
 
 
 def _described_fields(section: Any, prefix: str = "") -> Iterator[_Described]:
-    """Every field of a section and of those inside it."""
-    types = typing.get_type_hints(type(section))
+    """Yields every field of a section and of those inside it."""
     for field in dataclasses.fields(section):
         name, value = f"{prefix}{field.name}", getattr(section, field.name)
         if dataclasses.is_dataclass(value):
             yield from _described_fields(value, f"{name}.")
             continue
-        kind = types[field.name].__name__
+        option: Option = field.metadata["option"]
+        kind = plain_type(type(section), field.name).__name__
         if isinstance(value, enum.Enum):
             kind = "|".join(str(member.value) for member in type(value))
             value = value.value
-        if field.metadata["at_least"] is not None:
-            kind += f", at least {field.metadata['at_least']}"
-        yield _Described(name, str(value), kind, field.metadata["meaning"])
-
-
-def check_name(name: str) -> None:
-    """Raises ConfigError where no field has this dotted name, with the nearest one."""
-    names = [field.name for field in _described_fields(Config())]
-    if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"{name}: no such field{hint}")
+        if option.at_least is not None:
+            kind += f", at least {option.at_least:g}"
+        meaning = option.meaning
+        if option.if_unset is not None:
+            meaning += f" ({UNSET}: {option.if_unset})"
+        yield _Described(name, None if value is None else str(value), kind, meaning)
 
 
 def help_text(command: str) -> str:
     """Formats the usage and every field with its type or choices and its default.
 
     Args:
-      command: that the user has typed after `ctjax`.
+      command: what the user has typed after `ctjax`.
     """
     lines = [
         f"usage: ctjax {command} [--config NAME] [--config.FIELD=VALUE ...]",
@@ -76,7 +73,8 @@ def help_text(command: str) -> str:
         "example:",
         f"  ctjax {command} --config scc21 --config.data.file=events.h5",
         "",
-        "NAME is a configuration file, or the name of one of ctjax's. The fields:",
+        "NAME is a configuration file, or the name of one of ctjax's. None stands for",
+        "a field that is not set. The fields, with their defaults:",
         "",
     ]
     for field in _described_fields(Config()):
@@ -91,7 +89,9 @@ def configuration_page() -> str:
         "# Configuration",
         "",
         "Every field of a run, as `ctjax run --help` has it, to be set by",
-        "`--config.FIELD=VALUE` after `--config configs/NAME.py`, or in such a file.",
+        "`--config.FIELD=VALUE` beside `--config configs/NAME.py`, or in such a file.",
+        "None unsets a field whose meaning says what stands for it when it is not set.",
+        "",
         "This page is made from `ctjax/config/fields.py`; after a change there:",
         "",
         "    python -m ctjax.config.describe > docs/configuration.md",
@@ -102,7 +102,10 @@ def configuration_page() -> str:
             head = f"`{section}`" if section else "The rest"
             lines += ["", f"## {head}", "", "| field | default | type | meaning |"]
             lines.append("|---|---|---|---|")
-        default = f"`{field.default}`" if field.default else "empty"
+        if field.default is None:
+            default = UNSET
+        else:
+            default = f"`{field.default}`" if field.default else "empty"
         kind = field.kind.replace("|", ", ")
         lines.append(f"| `{field.name}` | {default} | {kind} | {field.meaning} |")
     return "\n".join(lines) + "\n"

@@ -1,6 +1,8 @@
 """Declares every option of a run once: name, type, default and meaning.
 
-Names are those of CosmicTagger's configuration where it has the option.
+Names are those of CosmicTagger's configuration where it has the option. An option that
+has an `if_unset` may be None, which says nothing about it; `resolve.resolve` replaces
+None by a value wherever the option's annotation has no None.
 """
 
 import dataclasses
@@ -8,6 +10,8 @@ import enum
 from typing import Any
 
 import ml_collections
+
+from ctjax.config.option import option, plain_type
 
 
 class ModeName(enum.Enum):
@@ -20,7 +24,7 @@ class ModeName(enum.Enum):
 
 
 class ComputeMode(enum.Enum):
-    """Which device computes."""
+    """Which kind of device computes."""
 
     AUTO = "auto"
     CPU = "CPU"
@@ -28,7 +32,7 @@ class ComputeMode(enum.Enum):
 
 
 class Precision(enum.Enum):
-    """Number format of the computation; parameters are float32 in all."""
+    """Number format that the network computes in; parameters are always float32."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
@@ -37,7 +41,7 @@ class Precision(enum.Enum):
 
 
 class Remat(enum.Enum):
-    """What the gradient computes anew, of which it keeps the inputs alone."""
+    """What the backward pass recomputes; only its inputs are stored."""
 
     NONE = "none"
     BLOCK = "block"
@@ -45,7 +49,7 @@ class Remat(enum.Enum):
 
 
 class Kernels(enum.Enum):
-    """Who convolves where a network has few features."""
+    """Which implementation runs convolutions with few features."""
 
     AUTO = "auto"
     XLA = "xla"
@@ -53,7 +57,7 @@ class Kernels(enum.Enum):
 
 
 class Densify(enum.Enum):
-    """Where stored voxels become dense images."""
+    """Where stored voxels are turned into dense images."""
 
     HOST = "host"
     DEVICE = "device"
@@ -84,14 +88,14 @@ class GrowthRate(enum.Enum):
 
 
 class Downsampling(enum.Enum):
-    """How a level's image is halved."""
+    """How an image is halved on the way down."""
 
     MAX_POOLING = "max_pooling"
     CONVOLUTIONAL = "convolutional"
 
 
 class Upsampling(enum.Enum):
-    """How a level's image is doubled."""
+    """How an image is doubled on the way up."""
 
     INTERPOLATION = "interpolation"
     CONVOLUTIONAL = "convolutional"
@@ -107,7 +111,7 @@ class LossBalanceScheme(enum.Enum):
 
 
 class OptimizerName(enum.Enum):
-    """Update rules, all of optax."""
+    """Which update rule of optax changes the parameters."""
 
     ADAM = "adam"
     RMSPROP = "rmsprop"
@@ -119,7 +123,7 @@ class OptimizerName(enum.Enum):
 
 
 class OnNonfinite(enum.Enum):
-    """What follows a loss or gradient that is not finite."""
+    """What training does when a loss or gradient is not finite."""
 
     STOP = "stop"
     SKIP = "skip"
@@ -133,156 +137,190 @@ class LearningRateSchedule(enum.Enum):
     ONE_CYCLE = "one_cycle"
 
 
-def _option(default: Any, meaning: str, at_least: float | None = None) -> Any:
-    """A dataclass field with its meaning and, for numbers, its smallest value."""
-    return dataclasses.field(
-        default=default, metadata={"meaning": meaning, "at_least": at_least}
-    )
-
-
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """How long, how much at a time, and on what."""
+    """Options of how long a run takes, how much it takes at a time, and on what."""
 
-    id: str = _option("test", "name of the run; part of output_dir")
-    iterations: int = _option(
-        0,
-        "training steps, or minibatches of iotest (0: 500); most minibatches of "
-        "inference (0: the whole file)",
-        0,
+    id: str = option("test", "name of the run; part of output_dir")
+    # Resolved to a number but for inference, which then takes the whole file.
+    iterations: int = option(
+        None,
+        "training steps, minibatches of iotest, or most minibatches of inference",
+        1,
+        if_unset="500, or for inference the whole file",
     )
-    minibatch_size: int = _option(2, "events of a minibatch, of all devices", 1)
-    aux_iterations: int = _option(10, "training steps between validations", 1)
-    aux_minibatch_size: int = _option(
-        0, "events of a validation (0: minibatch_size)", 0
+    minibatch_size: int = option(2, "events in a minibatch, over all devices", 1)
+    aux_iterations: int = option(10, "training steps between validations", 1)
+    aux_minibatch_size: int = option(
+        None, "events in a validation", 1, if_unset="run.minibatch_size"
     )
-    compute_mode: ComputeMode = _option(ComputeMode.AUTO, "device to compute on")
-    precision: Precision = _option(Precision.FLOAT32, "number format of the network")
-    remat: Remat = _option(
+    compute_mode: ComputeMode = option(ComputeMode.AUTO, "device to compute on")
+    precision: Precision = option(
+        Precision.FLOAT32, "number format that the network computes in"
+    )
+    remat: Remat = option(
         Remat.NONE,
-        "what training computes twice to save memory: nothing, every (residual) block, "
-        "or all blocks of a level, down and up each",
+        "what training computes twice to save memory: nothing, each (residual) block, "
+        "or all blocks of each level on the way down and on the way up",
     )
-    distributed: bool = _option(
-        True, "join the other processes of an mpirun or srun, where there are any"
+    distributed: bool = option(
+        True, "join the other processes of an mpirun or srun, if there are any"
     )
-    max_time: float = _option(
-        0.0, "seconds after which training saves its state and ends (0: none)", 0
+    max_time: float | None = option(
+        None,
+        "seconds after which training saves its state and ends",
+        0.001,
+        if_unset="no limit",
     )
-    step_timeout: int = _option(
-        0, "seconds without the end of a step after which a run ends (0: none)", 0
+    step_timeout: int | None = option(
+        None,
+        "seconds without the end of a step after which a run is ended",
+        1,
+        if_unset="no limit",
     )
-    on_nonfinite: OnNonfinite = _option(
-        OnNonfinite.STOP, "after a loss or gradient that is not finite"
+    on_nonfinite: OnNonfinite = option(
+        OnNonfinite.STOP, "what to do when a loss or gradient is not finite"
     )
-    start_timeout: int = _option(
+    start_timeout: int = option(
         50, "seconds that several processes wait for one another at the start", 1
     )
-    profile: bool = _option(
+    profile: bool = option(
         False,
         "write a trace of steps 2 to 5 to profiles/ (TensorBoard, Perfetto), and log "
-        "the compiled step's memory and arithmetic",
+        "the memory and arithmetic of the compiled step",
     )
-    seed: int = _option(0, "seed of the initial parameters", 0)
+    seed: int = option(0, "seed of the initial parameters", 0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Which events, and what is done to them."""
+    """Options of which events are read, and what is done to them."""
 
-    data_directory: str = _option("", "folder of file and aux_file")
-    file: str = _option(
+    data_directory: str = option("", "folder that file and aux_file are in")
+    # Resolved to a name but for quickstart, which then simulates.
+    file: str = option(
         "cosmic_tagging_train.h5",
-        "larcv3 file; several as a comma-separated list or a glob pattern (empty: "
-        "simulated ones, in quickstart alone)",
+        "larcv3 file; several as a comma-separated list or a glob pattern",
+        if_unset="simulated events, in quickstart only",
     )
-    aux_file: str = _option("", "larcv3 file for validation (empty: none)")
-    downsample: int = _option(1, "halvings of the image before the network", 0)
-    synthetic: bool = _option(False, "random events, no file")
-    img_transform: bool = _option(False, "feed log(1 + charge) instead of charge")
-    seed: int = _option(0, "seed of the order of events in training", 0)
-    io_threads: int = _option(0, "reading threads (0: the CPUs of this process)", 0)
-    prefetch: int = _option(2, "minibatches read ahead", 1)
-    densify: Densify = _option(Densify.HOST, "where dense images are made")
+    aux_file: str | None = option(
+        None, "larcv3 file for validation", if_unset="no validation"
+    )
+    downsample: int = option(
+        1, "how often the image is halved before it enters the network", 0
+    )
+    synthetic: bool = option(False, "random events instead of a file")
+    img_transform: bool = option(False, "feed log(1 + charge) instead of charge")
+    seed: int = option(0, "seed of the order of events in training", 0)
+    io_threads: int | None = option(
+        None, "reading threads", 1, if_unset="one for each CPU this process may use"
+    )
+    prefetch: int = option(2, "minibatches read ahead", 1)
+    densify: Densify = option(Densify.HOST, "where dense images are made")
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """The UResNet; defaults are CosmicTagger's uresnet."""
+    """Options of the UResNet; the defaults are CosmicTagger's uresnet."""
 
-    name: str = _option("uresnet", "name of the network; part of output_dir")
-    bias: bool = _option(True, "convolutions have biases")
-    normalization: Normalization = _option(
+    name: str = option(
+        "uresnet", "name of the network; part of output_dir", keeps_parameters=True
+    )
+    bias: bool = option(True, "convolutions have biases")
+    normalization: Normalization = option(
         Normalization.BATCH, "what follows a convolution"
     )
-    sync_batch_norm: bool = _option(
-        False, "batch statistics of all devices together, else of each alone"
+    sync_batch_norm: bool = option(
+        False,
+        "compute batch statistics over all devices together, not on each alone",
+        keeps_parameters=True,
     )
-    n_initial_filters: int = _option(16, "features of the first level", 1)
-    blocks_per_layer: int = _option(2, "blocks of a level, down and up each", 0)
-    blocks_deepest_layer: int = _option(5, "blocks of the deepest level", 0)
-    blocks_final: int = _option(5, "blocks before the class scores", 0)
-    depth: int = _option(6, "halvings inside the network", 1)
-    filter_size_deepest: int = _option(5, "kernel size of the deepest level, odd", 1)
-    bottleneck_deepest: int = _option(256, "features of the deepest level", 1)
-    residual: bool = _option(True, "blocks are residual")
-    block_concat: bool = _option(False, "keep planes apart in the deepest level")
-    weight_decay: float = _option(
-        0.0, "decoupled weight decay of the kernels (CosmicTagger's torch has none)", 0
+    n_initial_filters: int = option(16, "features of the first level", 1)
+    blocks_per_layer: int = option(
+        2, "blocks of each level, on the way down and again on the way up", 0
     )
-    connections: Connection = _option(Connection.CONCAT, "skip connections")
-    growth_rate: GrowthRate = _option(GrowthRate.ADDITIVE, "growth of the features")
-    downsampling: Downsampling = _option(Downsampling.MAX_POOLING, "way down")
-    upsampling: Upsampling = _option(Upsampling.INTERPOLATION, "way up")
-    kernels: Kernels = _option(
+    blocks_deepest_layer: int = option(5, "blocks of the deepest level", 0)
+    blocks_final: int = option(5, "blocks before the class scores", 0)
+    depth: int = option(6, "how often the network halves the image", 1)
+    filter_size_deepest: int = option(
+        5, "kernel size of the deepest level, an odd number", 1
+    )
+    bottleneck_deepest: int = option(256, "features of the deepest level", 1)
+    residual: bool = option(True, "blocks are residual")
+    block_concat: bool = option(False, "keep the planes apart in the deepest level")
+    weight_decay: float = option(
+        0.0,
+        "decoupled weight decay of the kernels (CosmicTagger's torch has none)",
+        0,
+        keeps_parameters=True,
+    )
+    connections: Connection = option(
+        Connection.CONCAT, "how skip connections join the way up"
+    )
+    growth_rate: GrowthRate = option(
+        GrowthRate.ADDITIVE, "how features grow from level to level"
+    )
+    downsampling: Downsampling = option(
+        Downsampling.MAX_POOLING, "how images are halved on the way down"
+    )
+    upsampling: Upsampling = option(
+        Upsampling.INTERPOLATION, "how images are doubled on the way up"
+    )
+    kernels: Kernels = option(
         Kernels.AUTO,
-        "3 x 3 convolutions of 16 and 32 features: XLA's, or our own for GPUs, fused "
-        "with normalization and activation (auto: xla, as fused has not been measured)",
+        "which implementation runs 3 x 3 convolutions of 16 and 32 features: XLA's, or "
+        "our own for GPUs, fused with normalization and activation (auto is xla: fused "
+        "has not been measured)",
+        keeps_parameters=True,
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """How parameters are updated."""
+    """Options of how parameters are updated."""
 
-    name: OptimizerName = _option(OptimizerName.ADAM, "update rule")
-    learning_rate: float = _option(3e-4, "learning rate, the peak of its schedule", 0)
-    gradient_accumulation: int = _option(
-        1, "minibatches of one step, whose gradients are averaged", 1
+    name: OptimizerName = option(OptimizerName.ADAM, "update rule")
+    learning_rate: float = option(3e-4, "learning rate, at the peak of its schedule", 0)
+    gradient_accumulation: int = option(
+        1, "minibatches in a step, whose gradients are averaged", 1
     )
-    bfloat16_gradients: bool = _option(
-        False, "devices send each other gradients rounded to bfloat16, half the bytes"
+    bfloat16_gradients: bool = option(
+        False,
+        "round the gradients that devices send each other to bfloat16, half the bytes",
     )
-    loss_balance_scheme: LossBalanceScheme = _option(
-        LossBalanceScheme.FOCAL, "weights of the pixels in the loss"
+    loss_balance_scheme: LossBalanceScheme = option(
+        LossBalanceScheme.FOCAL, "how pixels are weighted in the loss"
     )
-    loss_charged_pixels_only: bool = _option(
+    loss_charged_pixels_only: bool = option(
         False, "leave pixels without charge out of the loss"
     )
-    lr_schedule: LearningRateSchedule = _option(
-        LearningRateSchedule.WARMUP_FLAT_DECAY, "course of the learning rate"
+    lr_schedule: LearningRateSchedule = option(
+        LearningRateSchedule.WARMUP_FLAT_DECAY,
+        "how the learning rate changes with the step",
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Mode:
-    """What the run does and what it leaves behind."""
+    """Options of what the run does and what it leaves behind."""
 
-    name: ModeName = _option(ModeName.TRAIN, "what to do")
-    weights_location: str = _option(
-        "", "checkpoint folder to take weights from (empty: that of output_dir)"
+    name: ModeName = option(ModeName.TRAIN, "what the run does")
+    weights_location: str | None = option(
+        None,
+        "folder of the checkpoint to take weights from",
+        if_unset="that of output_dir",
     )
-    start_index: int = _option(0, "first event of inference and iotest", 0)
-    checkpoint_iteration: int = _option(500, "training steps between checkpoints", 1)
-    logging_iteration: int = _option(1, "steps between lines of the log", 1)
-    summary_iteration: int = _option(1, "steps between TensorBoard summaries", 1)
-    no_summary_images: bool = _option(
-        True, "leave out TensorBoard's event displays, else every 25 summaries"
+    start_index: int = option(0, "first event of inference and iotest", 0)
+    checkpoint_iteration: int = option(500, "training steps between checkpoints", 1)
+    logging_iteration: int = option(1, "steps between lines of the log", 1)
+    summary_iteration: int = option(1, "steps between TensorBoard summaries", 1)
+    no_summary_images: bool = option(
+        True, "leave event displays out of TensorBoard; else every 25th summary has one"
     )
-    mask_empty_pixels: bool = _option(
+    mask_empty_pixels: bool = option(
         True, "predict background wherever there is no charge (CosmicTagger: False)"
     )
-    write_predictions: bool = _option(
+    write_predictions: bool = option(
         False, "inference writes predictions.h5, a larcv3 file"
     )
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
@@ -296,18 +334,33 @@ class Config:
     data: Data = dataclasses.field(default_factory=Data)
     network: Network = dataclasses.field(default_factory=Network)
     mode: Mode = dataclasses.field(default_factory=Mode)
-    output_dir: str = _option(
-        "", "folder of all that is written (empty: output/<network.name>/<run.id>)"
+    output_dir: str = option(
+        None,
+        "folder that the run writes into",
+        if_unset="output/<network.name>/<run.id>",
     )
 
 
 def default_config() -> ml_collections.ConfigDict:
-    """Returns the defaults of every field, choices as their strings."""
-    return ml_collections.ConfigDict(to_dict(Config()))
+    """Returns the defaults of every option, choices as their strings."""
+    return ml_collections.ConfigDict(_with_references(Config()))
+
+
+def _with_references(section: Any) -> dict[str, Any]:
+    """Holds options that may be None in references, which know their type."""
+    values = to_dict(section)
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if dataclasses.is_dataclass(value):
+            values[field.name] = _with_references(value)
+        elif field.metadata["option"].if_unset is not None:
+            kind = plain_type(type(section), field.name)
+            values[field.name] = ml_collections.FieldReference(value, kind)
+    return values
 
 
 def to_dict(section: Any) -> dict[str, Any]:
-    """Turns a dataclass of options into nested dictionaries of plain values."""
+    """Turns a section of options into nested dictionaries of plain values."""
     result = {}
     for field in dataclasses.fields(section):
         value = getattr(section, field.name)

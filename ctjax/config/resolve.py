@@ -4,14 +4,14 @@ import dataclasses
 import difflib
 import enum
 import os
-import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import ml_collections
 
 from ctjax.base.errors import ConfigError
 from ctjax.config.fields import Config, Data, ModeName, Precision
+from ctjax.config.option import Option, plain_type
 
 DEFAULT_ITERATIONS = 500  # CosmicTagger's run.iterations
 
@@ -23,13 +23,14 @@ def resolve(config: Mapping[str, Any]) -> Config:
       config: nested mapping with every field of `Config` or some of them.
 
     Returns:
-      The configuration; zero and empty values that stand for another one are replaced.
+      The configuration. None is replaced by the value that it stands for, if there is
+      one before the run begins.
 
     Raises:
       ConfigError: an unknown field, a value of the wrong type or out of range, or
         fields that contradict each other; the message names the field.
     """
-    result = build(Config, config, "")
+    result = build(Config, config)
     run, mode, network = result.run, result.mode, result.network
     trains = mode.name in (ModeName.TRAIN, ModeName.QUICKSTART)
     if trains and run.precision is Precision.FLOAT16:
@@ -43,15 +44,13 @@ def resolve(config: Mapping[str, Any]) -> Config:
             f"got {network.filter_size_deepest}"
         )
     _check_files(result.data, mode.name)
-    iterations = run.iterations
-    if iterations == 0 and mode.name is not ModeName.INFERENCE:
-        iterations = DEFAULT_ITERATIONS
-    run = dataclasses.replace(
-        run,
-        iterations=iterations,
-        aux_minibatch_size=run.aux_minibatch_size or run.minibatch_size,
-    )
-    output_dir = result.output_dir or os.path.join("output", network.name, run.id)
+    if run.iterations is None and mode.name is not ModeName.INFERENCE:
+        run = dataclasses.replace(run, iterations=DEFAULT_ITERATIONS)
+    if run.aux_minibatch_size is None:
+        run = dataclasses.replace(run, aux_minibatch_size=run.minibatch_size)
+    output_dir = result.output_dir
+    if output_dir is None:
+        output_dir = os.path.join("output", network.name, run.id)
     return dataclasses.replace(result, run=run, output_dir=output_dir)
 
 
@@ -62,17 +61,42 @@ def _check_files(data: Data, mode: ModeName) -> None:
             raise ConfigError(
                 "data.synthetic: expected False with mode.name=quickstart"
             )
-        if bool(data.file) != bool(data.aux_file):
+        if (data.file is None) != (data.aux_file is None):
             raise ConfigError(
                 "data.file, data.aux_file: expected both or none with "
-                f"mode.name=quickstart, got {data.file!r} and {data.aux_file!r}"
+                f"mode.name=quickstart, got {data.file} and {data.aux_file}"
             )
-    elif not data.synthetic and not data.file:
-        raise ConfigError("data.file: expected a larcv3 file, got an empty name")
+    elif not data.synthetic and data.file is None:
+        raise ConfigError(
+            f"data.file: expected a larcv3 file with mode.name={mode.value}, got None"
+        )
+
+
+def check_name(name: str) -> None:
+    """Raises ConfigError where no field has this dotted name, with the nearest one."""
+    _check_known(name, list(field_names(Config)))
+
+
+def field_names(section: type, prefix: str = "") -> Iterator[str]:
+    """Yields the dotted name of every field of a section and of those inside it."""
+    for field in dataclasses.fields(section):
+        kind = plain_type(section, field.name)
+        if dataclasses.is_dataclass(kind):
+            yield from field_names(kind, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}"
+
+
+def _check_known(name: str, known: Iterable[str]) -> None:
+    """Raises ConfigError where a name is unknown."""
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"{name}: no such field{hint}")
 
 
 def build(section: type, values: Mapping[str, Any], prefix: str = "") -> Any:
-    """Makes one dataclass of options, defaults where `values` has no entry.
+    """Makes one dataclass of options, with defaults where `values` has no entry.
 
     Args:
       section: `Config` or the class of one of its sections.
@@ -83,33 +107,44 @@ def build(section: type, values: Mapping[str, Any], prefix: str = "") -> Any:
       An instance of `section`.
 
     Raises:
-      ConfigError: as of `resolve`.
+      ConfigError: an unknown field, or a value of the wrong type or out of range.
     """
-    fields = {field.name: field for field in dataclasses.fields(section)}
-    types = typing.get_type_hints(section)
-    for name in values:
-        if name not in fields:
-            near = difflib.get_close_matches(name, fields, n=1)
-            hint = f"; did you mean {prefix}{near[0]}?" if near else ""
-            raise ConfigError(f"{prefix}{name}: no such field{hint}")
+    fields = {f"{prefix}{field.name}": field for field in dataclasses.fields(section)}
     arguments = {}
     for name, value in values.items():
-        if dataclasses.is_dataclass(types[name]):
+        full_name = f"{prefix}{name}"
+        _check_known(full_name, fields)
+        kind = plain_type(section, name)
+        if dataclasses.is_dataclass(kind):
             if isinstance(value, ml_collections.ConfigDict):
                 value = value.to_dict()
             if not isinstance(value, Mapping):
                 raise ConfigError(
-                    f"{prefix}{name}: expected a group of fields, got {value!r}"
+                    f"{full_name}: expected a group of fields, got {value!r}"
                 )
-            arguments[name] = build(types[name], value, f"{prefix}{name}.")
+            arguments[name] = build(kind, value, f"{full_name}.")
         else:
-            arguments[name] = _convert(value, types[name], f"{prefix}{name}")
-            at_least = fields[name].metadata.get("at_least")
-            if at_least is not None and not arguments[name] >= at_least:
-                raise ConfigError(
-                    f"{prefix}{name}: expected at least {at_least}, got {value}"
-                )
+            option = fields[full_name].metadata["option"]
+            arguments[name] = _checked(value, kind, option, full_name)
     return section(**arguments)
+
+
+def _checked(value: Any, kind: type, option: Option, name: str) -> Any:
+    """Returns the value of one option, or raises ConfigError with its name."""
+    if option.if_unset is None:
+        advice = ""
+    elif value is None:
+        return None
+    else:
+        advice = f"; leave it out for {option.if_unset}"
+    result = _convert(value, kind, name)
+    if option.at_least is not None and not result >= option.at_least:
+        raise ConfigError(
+            f"{name}: expected at least {option.at_least:g}, got {value}{advice}"
+        )
+    if advice and result == "":
+        raise ConfigError(f"{name}: expected a name, got an empty one{advice}")
+    return result
 
 
 def _convert(value: Any, expected: type, name: str) -> Any:
@@ -130,20 +165,3 @@ def _convert(value: Any, expected: type, name: str) -> Any:
     ):
         raise ConfigError(f"{name}: expected {expected.__name__}, got {value!r}")
     return value
-
-
-def file_patterns(data: Data, names: str) -> list[str]:
-    """Joins data_directory with each name of a comma-separated list.
-
-    Args:
-      data: the data section.
-      names: its `file` or `aux_file`.
-
-    Returns:
-      Paths or glob patterns, in the order given.
-    """
-    return [
-        os.path.join(data.data_directory, name.strip())
-        for name in names.split(",")
-        if name.strip()
-    ]

@@ -218,7 +218,7 @@ def minibatches(
     source: EventSource,
     entries: Iterable[np.ndarray],
     *,
-    io_threads: int = 0,
+    io_threads: int | None = None,
     prefetch: int = 2,
     sparse: bool = False,
 ) -> MinibatchReader:
@@ -228,7 +228,7 @@ def minibatches(
       source: of the events; stays open.
       entries: [B] int64 per minibatch, -1 where a place stays empty. A process that
         reads a part of a global minibatch gives its own slice.
-      io_threads: reading threads; 0 for `default_io_threads()`.
+      io_threads: reading threads; None for `default_io_threads()`.
       prefetch: minibatches read ahead of the one in use, >= 0.
       sparse: give the sparse form instead of dense images.
 

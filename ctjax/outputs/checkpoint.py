@@ -1,13 +1,11 @@
-"""Checkpoints by orbax, each with the configuration it was made with.
+"""Opens checkpoints of orbax, each with the configuration it was made with.
 
 A checkpoint holds three items: "variables" (parameters and running statistics),
 "training" (step, optimizer state, scale of the loss) and "config". Weights alone can
 therefore be restored by a run with another optimizer.
 """
 
-import concurrent.futures
 import contextlib
-import dataclasses
 import logging
 import os
 from collections.abc import Iterator
@@ -18,123 +16,18 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-import ctjax
-from ctjax.base.errors import UserError
-from ctjax.config import fields, resolve
 from ctjax.config.fields import Config, Network
 from ctjax.learning.precision import LossScale
 from ctjax.learning.state import TrainState
-from ctjax.outputs import checksums
+from ctjax.outputs import checksums, saved_config
+from ctjax.outputs.checkpoint_saver import SCORE, Saver, training_item
+from ctjax.outputs.saved_config import CheckpointError, DamagedError, SavedConfig
 from ctjax.processes import join
 from ctjax.processes.join import SINGLE_PROCESS, Processes
 
 MAX_TO_KEEP = 5  # as CosmicTagger
 FOLDER = "checkpoints"
-SCORE = "Average/mIoU"
-"""By which the best checkpoint is kept, besides the last ones."""
-
 logger = logging.getLogger("ctjax")
-
-# What may differ between a checkpoint and the network that takes its weights.
-_IRRELEVANT_FIELDS = ("name", "weight_decay", "sync_batch_norm", "kernels")
-
-
-class CheckpointError(UserError):
-    """No checkpoint, or one that does not fit; the message names the folder."""
-
-
-class _DamagedError(CheckpointError):
-    """A checkpoint that cannot be read."""
-
-
-@dataclasses.dataclass
-class Saver:
-    """The checkpoints of a run that is under way.
-
-    Attributes:
-      folder: that holds them.
-      manager: orbax's.
-      is_first: whether this is the first process, which takes the checksums.
-      failure: words about the last save if it failed, else None.
-    """
-
-    folder: str
-    manager: ocp.CheckpointManager
-    is_first: bool
-    failure: str | None = None
-
-    def __post_init__(self):
-        """Starts the thread that takes checksums."""
-        self._thread = concurrent.futures.ThreadPoolExecutor(1, "ctjax-checksums")
-        self._saving: int | None = None
-
-    def save(self, state: TrainState, config: Config, score: float | None) -> None:
-        """Starts to save a state under its step; returns when it has been copied.
-
-        A disk that is full or read-only ends nothing: the failure is logged, and the
-        older checkpoints stay.
-
-        Args:
-          state: to save; may be donated or changed afterwards.
-          config: of the run.
-          score: mean validation Average/mIoU since the last one; the best is kept.
-        """
-        step = int(state.step)
-        if step in self.manager.all_steps():
-            return
-        with self._loudly(self._saving):
-            self._finish()
-        with self._loudly(step):
-            self.manager.save(
-                step,
-                args=_arguments(state, config),
-                metrics=None if score is None else {SCORE: score},
-            )
-            self._saving = step
-
-    def close(self) -> None:
-        """Waits for what is being written."""
-        with self._loudly(self._saving):
-            self._finish()
-        self._thread.shutdown()
-        self.manager.close()
-
-    def _finish(self) -> None:
-        """Waits for the last save; its checksums are taken while the run goes on."""
-        step, self._saving = self._saving, None
-        if step is None:
-            return
-        self.manager.wait_until_finished()
-        self.failure = None
-        if self.is_first:
-            self._thread.submit(checksums.write_checksums, self.folder, step)
-
-    @contextlib.contextmanager
-    def _loudly(self, step: int | None) -> Iterator[None]:
-        """Logs what a full disk and its like raise, and goes on."""
-        try:
-            yield
-        except Exception as error:
-            # Orbax and tensorstore raise OSError, ValueError and RuntimeError here.
-            words = " ".join(str(error).split())[:500]
-            self.failure = f"step {step} could not be saved to {self.folder}: {words}"
-            logger.error("%s; older checkpoints stay", self.failure)
-
-
-def _arguments(state: TrainState, config: Config) -> ocp.args.Composite:
-    return ocp.args.Composite(
-        variables=ocp.args.StandardSave(state.variables),
-        training=ocp.args.StandardSave(_training(state)),
-        config=_config_item(config),
-    )
-
-
-def _training(state: TrainState) -> dict[str, Any]:
-    return {
-        "step": state.step,
-        "opt_state": state.opt_state,
-        "loss_scale": dataclasses.asdict(state.loss_scale),
-    }
 
 
 def save_weights(
@@ -160,15 +53,10 @@ def save_weights(
         manager.save(
             step,
             args=ocp.args.Composite(
-                variables=ocp.args.StandardSave(variables), config=_config_item(config)
+                variables=ocp.args.StandardSave(variables),
+                config=ocp.args.JsonSave(saved_config.to_item(config)),
             ),
         )
-
-
-def _config_item(config: Config) -> ocp.args.JsonSave:
-    return ocp.args.JsonSave(
-        {"version": ctjax.__version__, "config": fields.to_dict(config)}
-    )
 
 
 @contextlib.contextmanager
@@ -236,9 +124,9 @@ def restore_latest(
     for step in steps:
         try:
             if _find_damage(saver.folder, step, processes):
-                raise _DamagedError(f"{saver.folder}/{step}: other bytes than saved")
+                raise DamagedError(f"{saver.folder}/{step}: other bytes than saved")
             restored = _restore_step(saver.manager, step, state, config)
-        except _DamagedError as error:
+        except DamagedError as error:
             logger.error("Damaged checkpoint: %s", error)
             damaged.append(step)
             continue
@@ -259,7 +147,7 @@ def restore_latest(
 
 
 def _find_damage(folder: str, step: int, processes: Processes) -> bool:
-    """Whether files are not as they were saved; the first process looks for all."""
+    """Says whether files are not as they were saved; the first process looks."""
     is_damaged = processes.is_first and checksums.find_damage(folder, step)
     if processes.count == 1:
         return is_damaged
@@ -267,6 +155,7 @@ def _find_damage(folder: str, step: int, processes: Processes) -> bool:
 
 
 def _put_aside(folder: str, step: int) -> None:
+    """Moves a checkpoint out of the way, under a name that is free."""
     aside = f"{folder}_damaged"
     os.makedirs(aside, exist_ok=True)
     name, count = str(step), 0
@@ -279,13 +168,13 @@ def _put_aside(folder: str, step: int) -> None:
 def _restore_step(
     manager: ocp.CheckpointManager, step: int, state: TrainState, config: Config
 ) -> TrainState:
+    """Restores one checkpoint of a training, or says what is wrong with it."""
     where = os.path.join(manager.directory, str(step))
     saved = _saved_config(manager, step)
-    _compare(saved, config, where)
-    rule = saved["mode"]["optimizer"]["name"]
-    if rule != config.mode.optimizer.name.value:
+    saved_config.check_network(saved, config.network, where)
+    if saved.optimizer != config.mode.optimizer.name.value:
         raise CheckpointError(
-            f"{where}: its mode.optimizer.name is {rule}, expected "
+            f"{where}: its mode.optimizer.name is {saved.optimizer}, expected "
             f"{config.mode.optimizer.name.value}; start in another output_dir, with "
             "mode.weights_location to keep the weights"
         )
@@ -299,15 +188,15 @@ def _restore_step(
             step,
             args=ocp.args.Composite(
                 variables=ocp.args.StandardRestore(_abstract(state.variables)),
-                training=ocp.args.StandardRestore(_abstract(_training(state))),
+                training=ocp.args.StandardRestore(_abstract(training_item(state))),
             ),
         )
     except Exception as error:  # of any kind, from orbax, tensorstore and zarr
         words = " ".join(str(error).split())[:300]
-        raise _DamagedError(f"{where}: {words}") from error
+        raise DamagedError(f"{where}: {words}") from error
     variables, training = restored["variables"], restored["training"]
     # A run that goes on in another number format starts with a scale of its own.
-    is_same = saved["run"]["precision"] == config.run.precision.value
+    is_same = saved.precision == config.run.precision.value
     loss_scale = LossScale(**training["loss_scale"]) if is_same else state.loss_scale
     return TrainState(
         step=training["step"],
@@ -340,7 +229,8 @@ def restore_weights(
         where = os.path.join(manager.directory, str(step))
         if checksums.find_damage(str(manager.directory), step):
             raise _damaged(where, "other bytes than were saved")
-        _compare(_saved_config(manager, step), config, where)
+        saved = _saved_config(manager, step)
+        saved_config.check_network(saved, config.network, where)
         try:
             restored = manager.restore(
                 step,
@@ -353,8 +243,9 @@ def restore_weights(
     return restored["variables"], step
 
 
-def _damaged(where: str, words: str) -> _DamagedError:
-    return _DamagedError(
+def _damaged(where: str, words: str) -> DamagedError:
+    """Returns an error that says how to take an older checkpoint."""
+    return DamagedError(
         f"{where}: damaged ({words}); mode.weights_location may name the folder of an "
         "older step"
     )
@@ -370,13 +261,12 @@ def read_network(location: str) -> Network:
       CheckpointError: there is no checkpoint.
     """
     with _open_existing(location) as (manager, step):
-        saved = _saved_config(manager, step)
-    return resolve.build(Network, saved["network"], "network.")
+        return _saved_config(manager, step).network
 
 
 @contextlib.contextmanager
 def _open_existing(location: str) -> Iterator[tuple[ocp.CheckpointManager, int]]:
-    """The checkpoints of a location, and the step it names or else the last."""
+    """Opens the checkpoints of a location; yields the step it names, else the last."""
     folder, step = _find(location)
     with ocp.CheckpointManager(folder) as manager:
         if step is None:
@@ -387,7 +277,7 @@ def _open_existing(location: str) -> Iterator[tuple[ocp.CheckpointManager, int]]
 
 
 def _find(location: str) -> tuple[str, int | None]:
-    """Folder of the checkpoints and, where the location names one, the step."""
+    """Returns the folder of the checkpoints and the step, if the location names one."""
     path = os.path.abspath(location)
     inner = os.path.join(path, FOLDER)
     if os.path.isdir(inner):
@@ -401,32 +291,20 @@ def _find(location: str) -> tuple[str, int | None]:
 
 
 def _abstract(tree: Any) -> Any:
+    """Returns shapes, types and shardings in place of arrays."""
     return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
 
 
-def _saved_config(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+def _saved_config(manager: ocp.CheckpointManager, step: int) -> SavedConfig:
+    """Reads what a checkpoint says of itself."""
     where = os.path.join(manager.directory, str(step))
     try:
         restored = manager.restore(
             step, args=ocp.args.Composite(config=ocp.args.JsonRestore())
         )
-        return restored["config"]["config"]
+        item = restored["config"]
     except (KeyError, TypeError, OSError, ValueError) as error:
-        raise _DamagedError(
+        raise DamagedError(
             f"{where}: not a checkpoint of ctjax, or a damaged one"
         ) from error
-
-
-def _compare(saved: dict[str, Any], config: Config, where: str) -> None:
-    """Refuses a checkpoint of another network, naming the fields that differ."""
-    ours = fields.to_dict(config.network)
-    theirs = saved["network"]
-    different = [
-        f"network.{name} is {theirs.get(name)}, expected {ours[name]}"
-        for name in ours
-        if name not in _IRRELEVANT_FIELDS and theirs.get(name) != ours[name]
-    ]
-    if different:
-        raise CheckpointError(
-            f"{where}: checkpoint of another network: {'; '.join(different)}"
-        )
+    return saved_config.from_item(item, where)

@@ -1,4 +1,4 @@
-"""Whether the files of a checkpoint are still those that were written.
+"""Tells whether the files of a checkpoint are still those that were written.
 
 The storage library notices files that are cut or missing, but not every flipped bit.
 Checksums lie beside the checkpoints, one JSON file a step.
@@ -14,11 +14,11 @@ logger = logging.getLogger("ctjax")
 
 
 def write_checksums(folder: str, step: int) -> None:
-    """Notes the checksums of a checkpoint that is complete.
+    """Writes the checksums of a checkpoint that is complete.
 
     Args:
       folder: of the checkpoints.
-      step: of the one to seal. Those of checkpoints that are gone are removed.
+      step: of the checkpoint. Checksums of checkpoints that are gone are removed.
     """
     try:
         sums = _sums(os.path.join(folder, str(step)))
@@ -35,9 +35,9 @@ def write_checksums(folder: str, step: int) -> None:
 
 
 def find_damage(folder: str, step: int) -> bool:
-    """Whether a checkpoint differs from its checksums; False where it has none.
+    """Says whether a checkpoint differs from its checksums; False where it has none.
 
-    A run that was killed right after a save may not have noted them yet.
+    A run that was killed right after a save may not have written them yet.
     """
     try:
         with open(_path(folder, step)) as file:
@@ -50,10 +50,12 @@ def find_damage(folder: str, step: int) -> bool:
 
 
 def _path(folder: str, step: int) -> str:
+    """Returns the name of the file with the checksums of a step."""
     return os.path.join(f"{folder}_checksums", f"{step}.json")
 
 
 def _sums(folder: str) -> dict[str, str]:
+    """Returns the SHA-256 of every file of a folder, by its path inside it."""
     sums = {}
     for place, _, names in os.walk(folder):
         for name in names:

@@ -1,4 +1,4 @@
-"""One run at a time writes into a folder."""
+"""Lets one run at a time write into a folder."""
 
 import contextlib
 import fcntl
@@ -17,7 +17,7 @@ FILE = "run.lock"
 
 
 class RunLockError(UserError):
-    """The folder is another run's; the message says whose."""
+    """The folder is in use by another run; the message says by which."""
 
 
 @contextlib.contextmanager
@@ -63,6 +63,7 @@ def hold(output_dir: str) -> Iterator[None]:
 
 
 def _holder(descriptor: int) -> str:
+    """Reads which process holds the lock, in words."""
     try:
         words = json.loads(os.pread(descriptor, 4096, 0))
         return f"process {words['process']} on {words['host']} since {words['since']}"

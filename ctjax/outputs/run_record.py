@@ -74,6 +74,7 @@ def save_config(config: Config) -> None:
 
 
 def _version(package: str) -> str:
+    """Returns the version of a package."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -87,7 +88,7 @@ def _in_use(library: native_library.Library) -> str:
 
 
 def _processor() -> str:
-    """The processor's own name where Linux tells it."""
+    """Returns the processor's own name where Linux tells it."""
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
         for line in file:
             if line.startswith("model name"):

@@ -26,10 +26,10 @@ class StopRequest:
       reason: words, or None.
     """
 
-    def __init__(self, max_time_s: float):
-        """Takes the seconds after which to stop; 0 for none."""
+    def __init__(self, max_time_s: float | None):
+        """Takes the seconds after which to stop; None for no limit."""
         self._signal: str | None = None
-        self._deadline = time.monotonic() + max_time_s if max_time_s > 0 else None
+        self._deadline = time.monotonic() + max_time_s if max_time_s else None
 
     @property
     def reason(self) -> str | None:
@@ -49,11 +49,11 @@ class StopRequest:
 
 
 @contextlib.contextmanager
-def watch(max_time_s: float) -> Iterator[StopRequest]:
+def watch(max_time_s: float | None) -> Iterator[StopRequest]:
     """Takes signals as requests to stop, as long as the block is not left.
 
     Args:
-      max_time_s: seconds after which to stop; 0 for none.
+      max_time_s: seconds after which to stop; None for no limit.
 
     Yields:
       The request, to be looked at between steps.

@@ -17,7 +17,7 @@ logger = logging.getLogger("ctjax")
 
 @contextlib.contextmanager
 def watch(
-    timeout_s: float, output_dir: str, processes: Processes
+    timeout_s: float | None, output_dir: str, processes: Processes
 ) -> Iterator[Callable[[], None]]:
     """Ends the process with status 1 when it has been silent for too long.
 
@@ -26,7 +26,7 @@ def watch(
     does not count.
 
     Args:
-      timeout_s: seconds of silence; 0 never ends anything.
+      timeout_s: seconds of silence; None never ends anything.
       output_dir: of the run.
       processes: of the run.
 

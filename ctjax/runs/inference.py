@@ -38,7 +38,7 @@ def run(config: Config, processes: Processes = SINGLE_PROCESS) -> dict[str, floa
     """Goes over the file once, in order, and reports the averaged metrics.
 
     Args:
-      config: of the run; `run.iterations` limits the minibatches, where it is given.
+      config: of the run; `run.iterations` limits the minibatches; None for all.
       processes: of the run; they have joined already, see `join.start`.
 
     Returns:
@@ -66,7 +66,7 @@ def run(config: Config, processes: Processes = SINGLE_PROCESS) -> dict[str, floa
         variables = _restore(config, sharding.replicate(variables, mesh))
         eval_step = _compiled_step(config, model, source.image_shape, mesh)
         entries = order.sequential_entries(source.num_events, size, mode.start_index)
-        entries = list(islice(entries, config.run.iterations or None))
+        entries = list(islice(entries, config.run.iterations))
         path = _predictions_path(config, processes)
         with InferenceReports(config, source, len(entries), processes, path) as reports:
             step = functools.partial(eval_step, variables)

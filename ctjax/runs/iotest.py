@@ -8,7 +8,7 @@ import numpy as np
 
 from ctjax.base.errors import ConfigError
 from ctjax.config.fields import Config, Densify
-from ctjax.config.resolve import file_patterns
+from ctjax.config.file_names import file_patterns
 from ctjax.data import pipeline, sources
 from ctjax.data.order import local_entries, wrapped_entries
 from ctjax.outputs import progress

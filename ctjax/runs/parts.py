@@ -8,7 +8,7 @@ import numpy as np
 
 from ctjax.base.errors import ConfigError
 from ctjax.config.fields import Config, Data, Densify, Kernels, OnNonfinite
-from ctjax.config.resolve import file_patterns
+from ctjax.config.file_names import file_patterns
 from ctjax.data import pipeline, sources
 from ctjax.data.larcv.file import LarcvFileError
 from ctjax.data.minibatch import HostMinibatch

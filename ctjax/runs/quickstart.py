@@ -47,7 +47,7 @@ def run(
 
     Args:
       config: of the run; `data.file` is for training and `data.aux_file` for the
-        report, both simulated where they are empty.
+        report, both simulated where they are not set.
       processes: of the run; one is enough here.
 
     Returns:
@@ -61,7 +61,7 @@ def run(
         raise ConfigError(
             f"mode.name=quickstart: expected one process, got {processes.count}"
         )
-    if not config.data.file:
+    if config.data.file is None:
         file, aux_file = map(find_or_simulate, BENCHMARK_SETS["quickstart"])
         data = dataclasses.replace(
             config.data, data_directory="", file=file, aux_file=aux_file
@@ -108,10 +108,10 @@ def _for_report(config: Config) -> Config:
     """Configures the inference over all of `data.aux_file` with the new weights."""
     return dataclasses.replace(
         config,
-        run=dataclasses.replace(config.run, iterations=0),
+        run=dataclasses.replace(config.run, iterations=None),
         data=dataclasses.replace(config.data, file=config.data.aux_file),
         mode=dataclasses.replace(
-            config.mode, name=ModeName.INFERENCE, weights_location=""
+            config.mode, name=ModeName.INFERENCE, weights_location=None
         ),
     )
 
@@ -120,7 +120,9 @@ def baselines(config: Config) -> dict[str, dict[str, float]]:
     """Returns the metrics of two predictions that take no learning."""
     tried = threshold_metrics(config, config.data.file, THRESHOLDS, THRESHOLD_EVENTS)
     best = THRESHOLDS[np.argmax(tried[:, metrics.METRIC_NAMES.index("Average/mIoU")])]
-    stored, above = threshold_metrics(config, config.data.aux_file, [0.0, best])
+    stored, above = threshold_metrics(
+        config, _for_report(config).data.file, [0.0, best]
+    )
     return {
         "every pixel with charge cosmic": metrics.named(stored),
         f"charge above {best:.2g} cosmic": metrics.named(above),

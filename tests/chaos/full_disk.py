@@ -3,8 +3,9 @@
     python -m tests.chaos.full_disk --output report.json
 
 A small tmpfs is mounted (and unmounted at the end) as the run's folder. Training must
-go on and say so, older checkpoints must stay whole, and once there is room again the
-run must end where an unbroken one ends. The slow disk is a file in memory, mounted so
+go on and say so while two saves fail, and end when a third one in a row does; older
+checkpoints must stay whole, and once there is room again the run must end where an
+unbroken one ends. The slow disk is a file in memory, mounted so
 that every write waits for it, at so many bytes a second; it needs control groups of the
 first version.
 """
@@ -25,7 +26,8 @@ logger = logging.getLogger("full_disk")
 STEPS = 60
 THROTTLE = pathlib.Path("/sys/fs/cgroup/blkio/blkio.throttle.write_bps_device")
 SLOW_BYTES_PER_S = 200_000
-FIELDS = {"run__iterations": STEPS, "mode__checkpoint_iteration": 2}
+FAULTS = {"full": 24, "read-only": 24, "full for good": 2}
+"""Steps between checkpoints: two saves come after the fault, or many."""
 
 
 def main() -> int:
@@ -38,12 +40,9 @@ def main() -> int:
     )
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        train(folder / "unbroken").wait()
+        train(folder / "unbroken", 24).wait()
         expected = last_losses(folder / "unbroken")
-        results = [
-            with_fault(folder / fault, fault, expected)
-            for fault in ("full", "read-only")
-        ]
+        results = [with_fault(folder / fault, fault, expected) for fault in FAULTS]
         slow = on_slow_disk(folder / "slow", expected) if THROTTLE.exists() else None
     results += [slow] if slow else []
     for result in results:
@@ -55,10 +54,11 @@ def main() -> int:
     )
 
 
-def train(folder: pathlib.Path) -> subprocess.Popen:
-    """Starts the training."""
+def train(folder: pathlib.Path, steps_between: int) -> subprocess.Popen:
+    """Starts the training, with so many steps between checkpoints."""
+    fields = {"run__iterations": STEPS, "mode__checkpoint_iteration": steps_between}
     return subprocess.Popen(
-        processes.command(*tiny.flags(folder, **FIELDS)),
+        processes.command(*tiny.flags(folder, **fields)),
         env=processes.environment(),
         cwd=ROOT,
         stdout=subprocess.PIPE,
@@ -70,7 +70,8 @@ def train(folder: pathlib.Path) -> subprocess.Popen:
 def with_fault(folder: pathlib.Path, fault: str, expected: list[str]) -> dict:
     """Lets the disk fail in the middle of a run, mends it, and starts the run again."""
     folder.mkdir()
-    size = "size=3m" if fault == "full" else "size=64m"
+    is_full, steps_between = fault.startswith("full"), FAULTS[fault]
+    size = "size=3m" if is_full else "size=64m"
     subprocess.run(
         ["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)], check=True
     )
@@ -78,9 +79,9 @@ def with_fault(folder: pathlib.Path, fault: str, expected: list[str]) -> dict:
     covered = folder / "run" / "checkpoints"
     try:
         run = folder / "run"
-        training = train(run)
-        wait_for_rows(run, 6, training)
-        if fault == "full":
+        training = train(run, steps_between)
+        wait_for_rows(run, steps_between + 4, training)
+        if is_full:
             fill(filler)
         else:
             # What is being written to cannot be remounted, but covered.
@@ -97,16 +98,18 @@ def with_fault(folder: pathlib.Path, fault: str, expected: list[str]) -> dict:
             subprocess.run(["umount", str(covered)], check=True)
         filler.unlink(missing_ok=True)
         subprocess.run(["mount", "-o", "remount,rw,size=64m", str(folder)], check=True)
-        again = train(run)
+        again = train(run, steps_between)
         last, _ = again.communicate(timeout=300)
         same = again.returncode == 0 and last_losses(run) == expected
         if not same:
             logger.error("%s", last[-2000:])
+        # Every step is on the terminal, whatever the disk takes.
+        is_done = f"train Step {STEPS - 1} metrics" in output
+        is_ended = "3 saves in a row have failed" in output and not is_done
         return {
             "fault": fault,
             "status": status,
-            # Every step is on the terminal, whatever the disk takes.
-            "went_on": f"train Step {STEPS - 1} metrics" in output,
+            "went_on": is_ended if fault == "full for good" else is_done,
             "loud": "could not be saved" in output and status == 1,
             "restarted_from": restarted_from(last),
             "same_end": same,
@@ -129,7 +132,7 @@ def on_slow_disk(folder: pathlib.Path, expected: list[str]) -> dict:
     try:
         THROTTLE.write_text(f"{name} {SLOW_BYTES_PER_S}")
         run, start = folder / "run", time.monotonic()
-        training = train(run)
+        training = train(run, 2)
         output, _ = training.communicate(timeout=1800)
         seconds = time.monotonic() - start
         return {

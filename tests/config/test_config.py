@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ctjax.base import errors
 from ctjax.config import describe, fields, resolve
+from ctjax.config.file_names import file_patterns
 from tests.support import ROOT
 
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
@@ -66,7 +67,7 @@ def test_values_that_stand_for_others():
     assert (result.run.iterations, result.run.aux_minibatch_size) == (3, 4)
     assert result.output_dir == "elsewhere"
     whole_file = resolve.resolve({"mode": {"name": "inference"}})
-    assert whole_file.run.iterations == 0
+    assert whole_file.run.iterations is None
 
 
 def nested(name, value):
@@ -114,7 +115,25 @@ def nested(name, value):
             4,
             "network.filter_size_deepest: expected an odd number, got 4",
         ),
-        ("data.file", "", "data.file: expected a larcv3 file, got an empty name"),
+        ("data.file", None, "data.file: expected a larcv3 file with mode.name=train"),
+        (
+            "data.file",
+            "",
+            "data.file: expected a name, got an empty one; leave it out for simulated "
+            "events, in quickstart only",
+        ),
+        (
+            "run.iterations",
+            0,
+            "run.iterations: expected at least 1, got 0; leave it out for 500, or for "
+            "inference the whole file",
+        ),
+        (
+            "run.max_time",
+            0,
+            "run.max_time: expected at least 0.001, got 0; leave it out for no limit",
+        ),
+        ("data.io_threads", "4", "data.io_threads: expected int, got '4'"),
         ("network.connections", [1], "network.connections: expected one of"),
     ],
 )
@@ -123,6 +142,47 @@ def test_what_is_refused(name, value, message):
         resolve.resolve(nested(name, value))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "empty"),
+    [
+        ("run.iterations", 0),
+        ("run.aux_minibatch_size", 0),
+        ("run.max_time", 0),
+        ("run.step_timeout", 0),
+        ("data.file", ""),
+        ("data.aux_file", ""),
+        ("data.io_threads", 0),
+        ("mode.weights_location", ""),
+        ("output_dir", ""),
+    ],
+)
+def test_none_alone_says_nothing(name, empty):
+    """Numbers and names that once meant the same are refused with advice."""
+    with pytest.raises(errors.ConfigError, match=rf"^{name}: .*; leave it out for \w"):
+        resolve.resolve(nested(name, empty))
+    unset = {"data": {"synthetic": True}}
+    section, _, field = name.rpartition(".")
+    (unset.setdefault(section, {}) if section else unset)[field] = None
+    set_nothing = resolve.resolve({"data": {"synthetic": True}})
+    if name == "data.file":
+        set_nothing = resolve.resolve({"data": {"synthetic": True, "file": None}})
+    assert resolve.resolve(unset) == set_nothing
+
+
+def test_every_option_that_may_be_unset_can_be_set_in_a_file():
+    config = fields.default_config()
+    config.run.iterations = 5
+    config.run.max_time = 60
+    config.output_dir = "here"
+    config.data.file = None
+    config.data.synthetic = True
+    result = resolve.resolve(config)
+    assert (result.run.iterations, result.run.max_time) == (5, 60.0)
+    assert (result.output_dir, result.data.file) == ("here", None)
+    with pytest.raises(TypeError, match="iterations"):
+        config.run.iterations = "many"
 
 
 def test_an_integer_is_a_float_where_one_is_expected():
@@ -171,15 +231,23 @@ def test_any_value_resolves_or_is_a_config_error(name, value):
 
 def test_file_patterns():
     data = fields.Data(data_directory="/data")
-    assert resolve.file_patterns(data, "a.h5, b*.h5,") == ["/data/a.h5", "/data/b*.h5"]
-    assert resolve.file_patterns(data, "") == []
-    assert resolve.file_patterns(data, "/elsewhere/c.h5") == ["/elsewhere/c.h5"]
+    assert file_patterns(data, "a.h5, b*.h5,") == ["/data/a.h5", "/data/b*.h5"]
+    assert file_patterns(data, "") == []
+    assert file_patterns(data, "/elsewhere/c.h5") == ["/elsewhere/c.h5"]
 
 
 def test_description_names_every_field():
     text = describe.describe(fields.Config())
     for word in ("minibatch_size", "loss_balance_scheme", "concat", "output_dir"):
         assert word in text
+    assert "  max_time....................: not set\n" in text
+
+
+def test_help_says_what_stands_for_a_field_that_is_not_set():
+    text = describe.help_text("train")
+    assert "  ctjax train --config scc21 --config.data.file=events.h5\n" in text
+    assert "  --config.run.max_time=None  (float, at least 0.001)\n" in text
+    assert "      larcv3 file for validation (not set: no validation)\n" in text
 
 
 def test_the_page_of_the_documentation_is_up_to_date():
@@ -196,6 +264,7 @@ def test_the_page_of_the_documentation_is_up_to_date():
     )
     assert "| `run.minibatch_size` | `2` | int, at least 1 |" in page
     assert "`concat` | concat, sum, none |" in page
+    assert "| `run.iterations` | not set | int, at least 1 |" in page
 
 
 def random_value(field, generator):

@@ -34,7 +34,7 @@ def make(folder, **changes):
     options = {
         "mode__name": "quickstart",
         "data__synthetic": False,
-        "data__file": "",
+        "data__file": None,
         "run__iterations": 3,
     }
     return tiny.make(folder, **(options | changes))
@@ -181,7 +181,7 @@ def test_the_configuration_asks_for_both_files_or_none(tmp_path):
     with pytest.raises(ConfigError, match=r"data\.synthetic"):
         make(tmp_path, data__synthetic=True)
     with pytest.raises(ConfigError, match=r"data\.file"):
-        resolve.resolve({"data": {"file": ""}})
+        resolve.resolve({"data": {"file": None}})
 
 
 LIMITED = """

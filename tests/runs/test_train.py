@@ -274,7 +274,7 @@ def test_inference_twice_gives_every_event_once_and_the_same(
                 tmp_path / str(size),
                 mode__name="inference",
                 mode__weights_location=str(folder),
-                run__iterations=0,
+                run__iterations=None,
                 run__minibatch_size=size,
                 data__synthetic=False,
                 data__downsample=0,
@@ -312,7 +312,7 @@ def test_inference_starts_at_the_index_and_stops_after_iterations(
     assert [int(row["entry"]) for row in rows] == [1]
 
 
-@pytest.mark.parametrize("location", ["", "nowhere"])
+@pytest.mark.parametrize("location", [None, "nowhere"])
 def test_inference_without_a_checkpoint_is_refused(tmp_path, larcv_file, location):
     with pytest.raises(checkpoint.CheckpointError):
         inference.run(
@@ -346,7 +346,7 @@ def test_predictions_are_a_larcv_file_of_scores_and_classes(
             mode__name="inference",
             mode__weights_location=str(folder),
             mode__write_predictions=True,
-            run__iterations=0,
+            run__iterations=None,
             data__synthetic=False,
             data__downsample=0,
             data__file=str(larcv_file),
@@ -402,7 +402,7 @@ def test_a_failed_inference_leaves_no_predictions(
         mode__name="inference",
         mode__weights_location=str(folder),
         mode__write_predictions=True,
-        run__iterations=0,
+        run__iterations=None,
         run__minibatch_size=1,
         data__synthetic=False,
         data__downsample=0,

@@ -67,7 +67,7 @@ def inferred(larcv_file, tmp_path_factory):
     train.run(tiny.make(folder, run__iterations=1, **fields))
     config = tiny.make(
         folder,
-        run__iterations=0,
+        run__iterations=None,
         mode__name="inference",
         mode__start_index=1,
         mode__write_predictions=True,

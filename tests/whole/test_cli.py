@@ -110,6 +110,7 @@ def test_iotest_in_the_guides_words_without_jax(tmp_path):
         ({"mode.optimiser.name": "adam"}, ["did you mean mode.optimizer.name?"]),
         ({"network.connections": "foo"}, ["network.connections", "concat, sum, none"]),
         ({"run.iterations": "abc"}, ["run.iterations", "abc"]),
+        ({"run.iterations": 0}, ["run.iterations", "at least 1", "leave it out for"]),
         ({"run.minibatch_size": 0}, ["run.minibatch_size", "at least 1"]),
         ({"run.precision": "float16"}, ["run.precision", "bfloat16 or mixed"]),
         ({"data.synthetic": False, "data.file": "/no/such.h5"}, ["/no/such.h5"]),
@@ -132,9 +133,16 @@ def _has_gpu():
 
 
 def test_mistakes_of_the_command_itself():
-    assert_one_line(run(), "--config")
+    assert_one_line(run("--config"), "--config: expected a configuration file")
     assert_one_line(run("--config", "configs/none.py"), "configs/none.py")
-    assert_one_line(run(*DEFAULT, "--unknown"), "unknown")
+    assert_one_line(run(*DEFAULT, "--unknown"), "--unknown: expected --config NAME")
+
+
+def test_without_a_configuration_the_defaults_are_used(tmp_path):
+    result = run(f"--config.output_dir={tmp_path}")
+    assert_one_line(result, "cosmic_tagging_train.h5")
+    log = (tmp_path / "process.log").read_text()
+    assert re.search(r"n_initial_filters\.*: 16$", log, re.M)
 
 
 def test_help_lists_every_field():

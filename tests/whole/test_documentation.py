@@ -222,7 +222,7 @@ def prepare(folder):
     shutil.move(folder / "events.h5", folder / "kept.h5")
     fields = ["--config", "scc21", *SMALL, "--config.data.file=kept.h5"]
     run(folder, "ctjax train", [*fields, "--config.output_dir=scc"])
-    fields += ["--config.mode.write_predictions=True", "--config.run.iterations=0"]
+    fields += ["--config.mode.write_predictions=True", "--config.run.iterations=None"]
     fields += ["--config.mode.weights_location=scc", "--config.output_dir=predicted"]
     run(folder, "ctjax infer", fields)
     export = ["--source", "scc", "--output", "published.npz"]

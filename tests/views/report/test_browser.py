@@ -49,7 +49,7 @@ def report(tmp_path_factory):
     run = folder / "run"
     processes.run(run, data__aux_file=file, run__aux_iterations=2, **fields)
     inference = {"mode__name": "inference", "mode__write_predictions": True}
-    processes.run(run, run__iterations=0, **inference, **fields)
+    processes.run(run, run__iterations=None, **inference, **fields)
     return run
 
 

@@ -54,7 +54,7 @@ def finished(larcv_file, tmp_path_factory):
         folder,
         mode__name="inference",
         mode__write_predictions=True,
-        run__iterations=0,
+        run__iterations=None,
         **fields,
     )
     return folder, said

@@ -1,0 +1,114 @@
+"""Writes and reads what a checkpoint says of itself: format, version, configuration."""
+
+import dataclasses
+from typing import Any
+
+import ctjax
+from ctjax.base.errors import ConfigError, UserError
+from ctjax.config import fields, resolve
+from ctjax.config.fields import Config, Network
+
+FORMAT = 1
+"""Format of the checkpoints written here, and the newest one read.
+
+To be raised when versions that read the format before would misread what is written. A
+new field of the configuration is no reason: checkpoints without it have its default.
+"""
+
+
+class CheckpointError(UserError):
+    """No checkpoint, or one that does not fit; the message names the folder."""
+
+
+class DamagedError(CheckpointError):
+    """A checkpoint that cannot be read."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedConfig:
+    """The part of a checkpoint's configuration that decides what can take it.
+
+    Attributes:
+      version: of the ctjax that wrote the checkpoint.
+      network: whose parameters it holds.
+      optimizer: its `mode.optimizer.name`.
+      precision: its `run.precision`.
+    """
+
+    version: str
+    network: Network
+    optimizer: str
+    precision: str
+
+
+def to_item(config: Config) -> dict[str, Any]:
+    """Returns what a checkpoint stores about the run that writes it."""
+    return {
+        "format": FORMAT,
+        "version": ctjax.__version__,
+        "config": fields.to_dict(config),
+    }
+
+
+def from_item(item: Any, where: str) -> SavedConfig:
+    """Reads what a checkpoint of this or an older version has stored.
+
+    Args:
+      item: as `to_item` made it; without a format, it is of format 1. Fields that it
+        lacks have been added since and have their defaults.
+      where: folder of the checkpoint, for messages.
+
+    Raises:
+      CheckpointError: it is of a newer format, or its network has a field or value
+        that this version does not know.
+      DamagedError: it is not what ctjax writes.
+    """
+    try:
+        number, version = item.get("format", 1), str(item["version"])
+        is_readable = number <= FORMAT
+        network = dict(item["config"]["network"]) if is_readable else {}
+        optimizer = item["config"]["mode"]["optimizer"]["name"] if is_readable else ""
+        precision = item["config"]["run"]["precision"] if is_readable else ""
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DamagedError(
+            f"{where}: not a checkpoint of ctjax, or a damaged one"
+        ) from error
+    if not is_readable:
+        raise CheckpointError(
+            f"{where}: checkpoint of format {number}, written by ctjax {version}; "
+            f"expected at most format {FORMAT}, which is what ctjax "
+            f"{ctjax.__version__} reads"
+        )
+    try:
+        network = resolve.build(Network, network, "network.")
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{where}: written by ctjax {version}, unknown to ctjax "
+            f"{ctjax.__version__}: {error}"
+        ) from error
+    return SavedConfig(version, network, optimizer, precision)
+
+
+def check_network(saved: SavedConfig, network: Network, where: str) -> None:
+    """Refuses a checkpoint of a network with other parameters, naming the fields.
+
+    Args:
+      saved: of the checkpoint.
+      network: that is to take its parameters.
+      where: folder of the checkpoint.
+
+    Raises:
+      CheckpointError: fields differ that change the parameters.
+    """
+    theirs, ours = fields.to_dict(saved.network), fields.to_dict(network)
+    different = [
+        f"network.{field.name} is {theirs[field.name]}, expected {ours[field.name]}"
+        for field in dataclasses.fields(Network)
+        if theirs[field.name] != ours[field.name]
+        and not field.metadata["option"].keeps_parameters
+    ]
+    if different:
+        raise CheckpointError(
+            f"{where}: checkpoint of another network, written by ctjax "
+            f"{saved.version}: {'; '.join(different)}"
+        )
