@@ -1,17 +1,16 @@
 """Memory from the system: one new start, and large blocks that are kept."""
 
 import os
-import pathlib
 import subprocess
 import sys
 
 import pytest
 
 from ctjax.base import host_memory
-from tests.data import test_native
+from tests.support import ROOT
+from tests.support.building import build
 
 LIBRARY = host_memory.find_library()
-ROOT = pathlib.Path(__file__).parents[2]
 PROGRAM = (
     "import os, sys; from ctjax.base import host_memory; print('start', flush=True); "
     "host_memory.prepare(); print(os.getpid(), os.environ.get('GLIBC_TUNABLES'), "
@@ -81,12 +80,12 @@ def test_other_systems_are_left_alone(monkeypatch):
 
 @on_linux
 def test_installation_builds_the_library(tmp_path, needs_compiler):
-    test_native.build(tmp_path)
+    build(tmp_path)
     assert (tmp_path / "ctjax/_host_memory.abi3.so").exists()
 
 
 def test_installation_needs_no_compiler(tmp_path, monkeypatch):
-    test_native.build(tmp_path, CC="absent-compiler")
+    build(tmp_path, CC="absent-compiler")
     monkeypatch.setattr(host_memory, "__file__", str(tmp_path / "ctjax/x.py"))
     assert host_memory.find_library() is None
 
