@@ -27,6 +27,6 @@ def import_optional(module: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise MissingExtraError(
-            f"{module.split('.')[0]} is not installed: expected what comes by "
-            f"pip install 'ctjax[{extra}]'"
+            f"{module.split('.')[0]} is not installed; expected pip install "
+            f"'ctjax[{extra}]'"
         ) from error
