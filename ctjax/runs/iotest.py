@@ -12,7 +12,7 @@ from ctjax.config.file_names import file_patterns
 from ctjax.data import pipeline, sources
 from ctjax.data.order import local_entries, wrapped_entries
 from ctjax.outputs import progress
-from ctjax.outputs import timings as outputs_timings
+from ctjax.outputs.timings import TIMING_TYPE, save_timings
 from ctjax.processes import join, launchers
 from ctjax.processes.join import SINGLE_PROCESS, Processes
 
@@ -49,7 +49,7 @@ def run(config: Config, processes: Processes = SINGLE_PROCESS) -> dict[str, floa
         slowest = int(of_all[:, 1].sum(-1).argmax())
         timings["wait_s"], timings["step_s"] = of_all[slowest]
     if processes.is_first:
-        outputs_timings.save_timings(config.output_dir, "io", timings)
+        save_timings(config.output_dir, "io", timings)
     images = size * config.run.iterations
     total_s = float(timings["step_s"].sum())
     figures = {
@@ -105,7 +105,7 @@ def _discard(
     reader: pipeline.MinibatchReader, iterations: int, advance: Callable[[int], None]
 ) -> np.ndarray:
     """Takes minibatches and gives them back; returns their timings."""
-    timings = np.zeros(iterations, outputs_timings.TIMING_TYPE)
+    timings = np.zeros(iterations, TIMING_TYPE)
     before = time.perf_counter()
     for iteration in range(iterations):
         minibatch = next(reader)

@@ -44,10 +44,11 @@ def test_simulates_trains_and_reports_then_goes_on(few_events, tmp_path, caplog)
     caplog.set_level(logging.INFO, "ctjax")
     report = quickstart.run(make(tmp_path / "out", run__iterations=2))
     assert next(iter(report)) == "network after 2 steps" and len(report) == 3
+    assert all(tuple(values) == metrics.METRIC_NAMES for values in report.values())
     trained, cosmic, _ = report.values()
     with open(tmp_path / "out" / "inference_metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 3
+    assert len(rows) == FILES[1].events
     for name in metrics.METRIC_NAMES:
         mean = np.mean([float(row[name]) for row in rows])
         assert trained[name] == pytest.approx(mean, rel=1e-5)
