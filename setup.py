@@ -54,20 +54,6 @@ setup(
             optional=True,
             py_limited_api=True,
         ),
-        *(
-            [
-                Extension(
-                    "ctjax.base._host_memory",
-                    ["ctjax/base/host_memory.c"],
-                    extra_compile_args=["-O2"],
-                    extra_link_args=["-pthread", "-ldl"],
-                    optional=True,
-                    py_limited_api=True,
-                )
-            ]
-            if sys.platform.startswith("linux")
-            else []
-        ),
     ],
     package_data={"ctjax.views.report": ["*.html", "*.css", "*.js"]},
     python_requires=">=3.11",

@@ -1,6 +1,6 @@
-"""Convolutions of stride 1 on the CPU by cpu_kernels.c, where it could be built.
+"""Convolutions of stride 1 on the CPU by cpu.c, where it could be built.
 
-XLA calls the C functions by address and hands over what it would have read itself.
+XLA calls the C functions by address and passes them what it would have read itself.
 Without a compiler at installation, or without AVX2 on x86, `convolution` computes the
 same by XLA's operations.
 """
@@ -13,13 +13,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ctjax.base import native_library
 
 logger = logging.getLogger("ctjax")
 
-VERSION = 3
-"""Of cpu_kernels.c; a library built from another one is not used."""
+VERSION = 4
+"""Of cpu.c; a library built from another one is not used."""
 
 LANES = 8  # of a short vector in C: the features of the output are a multiple of it
 MAX_SIZE = 7  # of a kernel
@@ -31,10 +32,14 @@ _CONVOLVE_BIASED = "ctjax_convolve_biased"
 _CONVOLVE_ADDED = "ctjax_convolve_added"
 _ACTIVATION_GRADIENT = "ctjax_activation_gradient"
 _KERNEL_GRADIENT = "ctjax_kernel_gradient"
-_TARGETS = (
-    *(_CONVOLVE, _CONVOLVE_BIASED, _CONVOLVE_ADDED),
-    *(_ACTIVATION_GRADIENT, _KERNEL_GRADIENT),
-)
+_SPACES = {
+    _CONVOLVE: "ctjax_convolve_space",
+    _CONVOLVE_BIASED: "ctjax_convolve_space",
+    _CONVOLVE_ADDED: "ctjax_convolve_space",
+    _ACTIVATION_GRADIENT: "ctjax_activation_gradient_space",
+    _KERNEL_GRADIENT: "ctjax_kernel_gradient_space",
+}
+"""The functions that XLA calls: who says how many floats each needs to work in."""
 
 
 def _load() -> ctypes.CDLL | None:
@@ -51,11 +56,20 @@ def are_usable() -> bool:
     if library is None:
         return False
     library.ctjax_start_threads(num_threads())
-    for name in _TARGETS:
+    for name in _SPACES:
         jax.ffi.register_ffi_target(
             name, jax.ffi.pycapsule(getattr(library, name)), "cpu", api_version=0
         )
     return _are_called()
+
+
+@functools.cache
+def _space(name: str, config: str) -> int:
+    """Returns how many floats a function of C needs to work in."""
+    function = getattr(_load(), _SPACES[name])
+    function.argtypes = (ctypes.c_char_p, ctypes.c_size_t)
+    function.restype = ctypes.c_int64
+    return function(config.encode(), len(config))
 
 
 @functools.cache
@@ -158,32 +172,39 @@ def _call(name, shapes, operands, outputs, size, **options) -> Any:
     for operand in operands:
         if operand.dtype != jnp.float32:
             raise ValueError(f"expected float32, got {operand.dtype}")
-    # The form of call that needs no headers of XLA, whose versions must match.
     x = operands[0]
+    numbers = (*x.shape, outputs, size, num_threads(), vector_lanes())
+    config = " ".join(map(str, numbers))
+    # The form of call that needs no headers of XLA, whose versions must match. It
+    # cannot report errors, so C allocates nothing: it works in one more result.
     call = jax.ffi.ffi_call(
         name,
         # Like x: on several devices, its own on each.
         [
             jax.eval_shape(lambda x, shape=shape: jnp.zeros_like(x, shape=shape), x)
-            for shape in shapes
+            for shape in (*shapes, (_space(name, config),))
         ],
         vmap_method="sequential",
         custom_call_api_version=3,
-        legacy_backend_config=" ".join(
-            map(str, (*x.shape, outputs, size, vector_lanes()))
-        ),
+        legacy_backend_config=config,
         **options,
     )
-    return call(*operands)
+    return call(*operands)[:-1]
 
 
 def _are_called() -> bool:
-    """Whether this version of XLA still knows the form of call."""
-    x = jax.ShapeDtypeStruct((1, 1, MIN_WIDTH, 1), jnp.float32)
-    kernel = jax.ShapeDtypeStruct((1, 1, 1, LANES), jnp.float32)
+    """Whether this version of XLA still knows the form of call, and calls."""
+    x = np.ones((1, 1, MIN_WIDTH, 1), np.float32)
+    kernel = np.arange(LANES, dtype=np.float32).reshape(1, 1, 1, LANES)
     try:
-        jax.jit(lambda *a: convolve(*a)).lower(x, kernel).compile()
+        program = jax.jit(lambda *a: convolve(*a)).lower(x, kernel).compile()
+        found = np.asarray(program(x, kernel))
     except Exception as error:  # whatever it says, XLA's own convolutions remain
         logger.warning("XLA does not call ctjax's convolutions: %s", error)
+        return False
+    if not np.array_equal(found, x * kernel):
+        logger.warning(
+            "XLA does not call ctjax's convolutions: wrong results of %s", _CONVOLVE
+        )
         return False
     return True
