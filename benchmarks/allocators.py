@@ -3,8 +3,8 @@
     python -m benchmarks.allocators --output docs/benchmarks/allocators.md
 
 Steps of a network on a CPU, each contender in a process of its own with the
-environment that launch/host_memory.sh gives it. Blocks of steps of the plain process, in
-which glibc is as it is, alternate with those of a contender; a ratio is that of
+environment that launch/host_memory.sh gives it. Blocks of steps of the plain process,
+in which glibc is as it is, alternate with those of a contender; a ratio is that of
 neighbouring blocks. A contender whose library is not installed is named and left out.
 """
 

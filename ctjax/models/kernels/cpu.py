@@ -1,4 +1,4 @@
-"""Convolutions of stride 1 on the CPU by cpu.c, where it could be built.
+"""Calls the convolutions of stride 1 of cpu.c, where it could be built.
 
 XLA calls the C functions by address and passes them what it would have read itself.
 Without a compiler at installation, or without AVX2 on x86, `convolution` computes the
@@ -51,7 +51,7 @@ def _load() -> ctypes.CDLL | None:
 
 @functools.cache
 def are_usable() -> bool:
-    """Whether the functions are there; hands them to XLA."""
+    """Says whether the functions can be used; registers them with XLA."""
     library = _load()
     if library is None:
         return False
@@ -74,13 +74,13 @@ def _space(name: str, config: str) -> int:
 
 @functools.cache
 def vector_lanes() -> int:
-    """Floats of the vectors that C computes with here; the results are the same."""
+    """Returns the floats of a vector in C here; they do not change the results."""
     library = _load()
     return LANES if library is None else library.ctjax_kernels_lanes()
 
 
 def num_threads() -> int:
-    """Threads to compute with: as many as XLA takes."""
+    """Returns the number of threads to compute with: as many as XLA takes."""
     for name in ("PJRT_NPROC", "NPROC"):
         value = os.environ.get(name, "")
         if value.isdecimal() and int(value) > 0:
@@ -91,7 +91,7 @@ def num_threads() -> int:
 
 
 def serve(x: jax.Array, outputs: int, size: int) -> bool:
-    """Whether `convolve` can do a convolution, and faster than XLA.
+    """Says whether `convolve` can compute a convolution, and faster than XLA.
 
     Args:
       x: [N, H, W, C].
@@ -103,7 +103,7 @@ def serve(x: jax.Array, outputs: int, size: int) -> bool:
 
 
 def serve_gradient(x: jax.Array, outputs: int, size: int) -> bool:
-    """The same of `gradient_of_kernel`."""
+    """Says the same of `gradient_of_kernel`."""
     return (
         x.dtype == jnp.float32
         and outputs % LANES == 0
@@ -115,7 +115,7 @@ def serve_gradient(x: jax.Array, outputs: int, size: int) -> bool:
 
 
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`convolution.plain` of [N, H, W, C] and [k, k, C, F], float32."""
+    """Computes `convolution.plain` of [N, H, W, C] and [k, k, C, F], float32."""
     shape = (*x.shape[:-1], kernel.shape[-1])
     return _call(_CONVOLVE, [shape], (x, kernel), kernel.shape[-1], kernel.shape[0])[0]
 
@@ -123,7 +123,7 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def convolve_biased(
     x: jax.Array, kernel: jax.Array, bias: jax.Array, residual: jax.Array | None
 ) -> jax.Array:
-    """`convolution.plain_biased`, all float32, in one pass over the output."""
+    """Computes `convolution.plain_biased` in one pass over the output, all float32."""
     operands = (x, kernel, bias) if residual is None else (x, kernel, bias, residual)
     name = _CONVOLVE_BIASED if residual is None else _CONVOLVE_ADDED
     shape = (*x.shape[:-1], kernel.shape[-1])
@@ -133,7 +133,7 @@ def convolve_biased(
 def activation_gradient(
     result: jax.Array, gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Takes a gradient back through an activation and sums it over the pixels.
+    """Propagates a gradient back through an activation and sums it over the pixels.
 
     Args:
       result: of the activation, [N, H, W, F] float32.
@@ -155,7 +155,7 @@ def activation_gradient(
 
 
 def gradient_of_kernel(x: jax.Array, gradient: jax.Array, size: int) -> jax.Array:
-    """Of the convolution with a kernel [k, k, C, F].
+    """Computes the gradient of a kernel [k, k, C, F].
 
     Args:
       x: [N, H, W, C] float32.
@@ -168,7 +168,7 @@ def gradient_of_kernel(x: jax.Array, gradient: jax.Array, size: int) -> jax.Arra
 
 
 def _call(name, shapes, operands, outputs, size, **options) -> Any:
-    """Calls a function of C; its results are of these shapes."""
+    """Calls a function of C whose results have these shapes."""
     for operand in operands:
         if operand.dtype != jnp.float32:
             raise ValueError(f"expected float32, got {operand.dtype}")
@@ -193,7 +193,7 @@ def _call(name, shapes, operands, outputs, size, **options) -> Any:
 
 
 def _are_called() -> bool:
-    """Whether this version of XLA still knows the form of call, and calls."""
+    """Checks that this version of XLA calls C in this form; logs it if it does not."""
     x = np.ones((1, 1, MIN_WIDTH, 1), np.float32)
     kernel = np.arange(LANES, dtype=np.float32).reshape(1, 1, 1, LANES)
     try:
