@@ -104,19 +104,20 @@ assert cpu.are_usable()
 x = np.ones((1, 1, 1024, 1024), np.float32)
 kernel = np.ones((7, 7, 1024, 8), np.float32)
 program = jax.jit(cpu.convolve).lower(x, kernel).compile()
-x, kernel = jax.device_put((x, kernel))
-expected = np.asarray(program(x, kernel))
+x, kernel = jax.block_until_ready(jax.device_put((x, kernel)))
 used = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
 limits = resource.getrlimit(resource.RLIMIT_AS)
-limit = used * resource.getpagesize() + 2**26
+limit = used * resource.getpagesize() + 2**28
 resource.setrlimit(resource.RLIMIT_AS, (limit, limits[1]))
 try:
     jax.block_until_ready(program(x, kernel))
 except (ValueError, jax.errors.JaxRuntimeError) as error:
     print(str(error).splitlines()[0])
 resource.setrlimit(resource.RLIMIT_AS, limits)
-np.testing.assert_array_equal(program(x, kernel), expected)
-print(expected.shape)
+found = np.asarray(program(x, kernel))
+# Of an image of one row, four columns of the kernel meet the first pixel.
+assert found.min() == 4 * 1024 and found.max() == 7 * 1024
+print(found.shape)
 """
 
 
@@ -127,8 +128,8 @@ print(expected.shape)
 def test_short_memory_is_an_error_and_not_the_end_of_the_process():
     result = subprocess.run(
         [sys.executable, "-c", SHORT_OF_MEMORY],
-        # Each thread works in seven rows: 224 MB, beside a result of 32 kB.
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "NPROC": "8"},
+        # Each thread works in seven rows: 450 MB, beside a result of 32 kB.
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "NPROC": "16"},
         capture_output=True,
         text=True,
         timeout=120,
