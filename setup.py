@@ -52,20 +52,6 @@ setup(
             compile_args=["-O3", *(["-mavx2", "-mfma"] if IS_X86 else [])],
             extra_link_args=["-pthread"],
         ),
-        *(
-            [
-                Extension(
-                    "ctjax.base._host_memory",
-                    ["ctjax/base/host_memory.c"],
-                    extra_compile_args=["-O2"],
-                    extra_link_args=["-pthread", "-ldl"],
-                    optional=True,
-                    py_limited_api=True,
-                )
-            ]
-            if sys.platform.startswith("linux")
-            else []
-        ),
     ],
     options={
         # A changed header or hash alone would not be noticed.

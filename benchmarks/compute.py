@@ -34,7 +34,6 @@ import jax
 import numpy as np
 
 from benchmarks import compute_report, machine, roofline
-from ctjax.base import host_memory
 from ctjax.config import fields as config_fields
 from ctjax.config import resolve
 from ctjax.models import torch_weights
@@ -107,10 +106,6 @@ class Contender:
 
 EAGER = {"channels_last": False, "compile": False}
 CHANNELS_LAST = {"channels_last": True, "compile": False}
-KEPT = {
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-    "LD_PRELOAD": str(host_memory.find_library() or ""),
-}
 
 CONV_FUSION = "--xla_gpu_experimental_enable_conv_fusion=true"
 
@@ -121,12 +116,6 @@ CONTENDERS = {
     "fused": Contender(None, fields={"network": {"kernels": "fused"}}),
     "conv-fusion": Contender(
         None, {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {CONV_FUSION}"}
-    ),
-    # How `ctjax.host_memory` serves PyTorch and ctjax.
-    "channels-last-kept": Contender(CHANNELS_LAST, KEPT),
-    "returned": Contender(None, {"LD_PRELOAD": ""}),
-    "small-pages": Contender(
-        None, {"LD_PRELOAD": "", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}
     ),
 }
 
@@ -416,7 +405,11 @@ def run_case(
 
 
 def measure(
-    job: dict, options: argparse.Namespace, folder: str, deadline: float
+    job: dict,
+    options: argparse.Namespace,
+    folder: str,
+    deadline: float,
+    contenders: Mapping[str, Contender] = types.MappingProxyType(CONTENDERS),
 ) -> list[dict]:
     """Rows of ctjax and of the contenders, each measured beside ctjax."""
     ours: dict[str, Any] = {"contender": "ctjax", "seconds": [], "processor_s": []}
@@ -434,7 +427,7 @@ def measure(
             if time.monotonic() > deadline:
                 row["failed"] = "left out: the time for this case was over"
                 continue
-            contender = CONTENDERS[name]
+            contender = contenders[name]
             theirs = job | {
                 "framework": "ctjax" if contender.options is None else "torch",
                 "contender": contender.options,
@@ -494,6 +487,7 @@ def block(worker: Worker, row: dict, options: argparse.Namespace) -> None:
     answer = worker.tell(count)
     row["seconds"].append(answer["seconds"] / count)
     row["processor_s"].append(answer["processor_s"] / count)
+    row.setdefault("faults", []).append(answer["faults"] / count)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,6 @@ WORDS = {
     "compile": "torch, channels last, compile",
     "fused": "ctjax, fused kernels",
     "conv-fusion": "ctjax, XLA's fusion of convolutions",
-    "channels-last-kept": "torch, channels last, freed memory kept",
-    "returned": "ctjax, freed memory returned",
-    "small-pages": "ctjax, freed memory returned, small pages",
 }
 
 HEADER = [

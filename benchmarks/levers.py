@@ -27,7 +27,6 @@ import optax
 from jax.sharding import Mesh
 
 from benchmarks import machine
-from ctjax.base import host_memory
 from ctjax.config import fields, resolve
 from ctjax.learning import compiled as learning_compiled
 from ctjax.learning import losses, sharding, steps
@@ -307,5 +306,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    host_memory.prepare()  # as ctjax.main does
     main(sys.argv[1:])

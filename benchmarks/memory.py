@@ -24,7 +24,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import levers, machine
-from ctjax.base import host_memory
 from ctjax.base.constants import NUM_PLANES
 from ctjax.config.fields import Network, Normalization, Precision, Remat, Run
 from ctjax.learning.precision import POLICIES
@@ -250,5 +249,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    host_memory.prepare()  # as ctjax.main does
     main(sys.argv[1:])

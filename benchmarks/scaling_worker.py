@@ -18,7 +18,6 @@ import jax
 import numpy as np
 
 from benchmarks import machine
-from ctjax.base import host_memory
 from ctjax.config import resolve
 from ctjax.config.fields import Config
 from ctjax.data import order
@@ -146,5 +145,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    host_memory.prepare()  # as ctjax.main does
     main()

@@ -1,10 +1,11 @@
-"""The network: Flax linen modules and nothing of the data or of the training.
+"""Holds the networks, as Flax linen modules; no data, no training.
 
-convolution  the convolution of stride 1, as the CPU is fast at it
-cpu_kernels  its products on the CPU in C, where they could be built
-fused        convolutions with normalization and activation, for GPUs
-blocks       convolution, normalization, residual, down- and up-sampling units
-uresnet      UResNet, composed of them
+uresnet        UResNet, composed of blocks
+blocks         convolution, normalization, activation; residual blocks; series of them
+layers         convolutions, pooling and interpolation, which hold no statistics
+normalization  batch normalization with the statistics of each plane
+torch_weights  conversion to and from the tensors of CosmicTagger's torch network
+kernels        which implementation computes a block or a convolution
 """
 
 from ctjax.models.uresnet import UResNet

@@ -1,4 +1,4 @@
-"""The blocks of UResNet, composed of layers and normalizations.
+"""Defines the blocks of UResNet, composed of layers and normalizations.
 
 All take and return [N, H, W, C] with N = events x planes. The planes of an event lie
 next to each other along N and share every weight, so one convolution serves all of
@@ -122,7 +122,7 @@ class Block(nn.Module):
         return block.by_known_affine(call, gain, bias, residual, self.is_activated)
 
     def _convolve(self, x, kernel):
-        """What is linear in the block: the convolution, then the upsampling if any."""
+        """Applies what is linear in the block: convolution and upsampling."""
         y = self.conv.convolve(x, kernel)
         return y if self.upsample is None else self.upsample(y)
 

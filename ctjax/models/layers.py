@@ -1,4 +1,4 @@
-"""The layers of UResNet that hold no statistics.
+"""Defines the layers of UResNet that hold no statistics.
 
 All take and return [N, H, W, C] with N = events x planes.
 """
@@ -14,7 +14,7 @@ from ctjax.models.kernels.block import Images, Unfinished
 def upsample_bilinear(x: jax.Array) -> jax.Array:
     """Doubles rows and columns by bilinear interpolation at half-pixel centres.
 
-    Written as shifted sums: `jax.image.resize` contracts with a dense matrix an axis,
+    Written as shifted sums: `jax.image.resize` contracts each axis with a dense matrix,
     half of the network's arithmetic at full resolution.
 
     Args:
@@ -40,7 +40,7 @@ def upsample_bilinear(x: jax.Array) -> jax.Array:
 
 
 def _windows(x: jax.Array) -> list[jax.Array]:
-    """The four pixels of every 2 x 2 window in row-major order, [N, H/2, W/2, C]."""
+    """Returns the four pixels of each 2 x 2 window in row-major order."""
     n, height, width, features = x.shape
     tiles = x.reshape(n, height // 2, 2, width // 2, 2, features)
     return [tiles[:, :, row, :, column] for row in (0, 1) for column in (0, 1)]
@@ -86,9 +86,9 @@ max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 class Convolution(nn.Module):
-    """A 2D convolution that hands its bias back instead of adding it.
+    """Convolves images and returns its bias instead of adding it.
 
-    Whoever calls decides where the bias goes: in training with batch normalization it
+    The caller decides where the bias goes: in training with batch normalization it
     has no effect but on the running mean, and a pass over the output is saved.
 
     Attributes:
@@ -143,7 +143,7 @@ class Convolution(nn.Module):
 
 
 class TransposedConvolution(Convolution):
-    """A 2 x 2 convolution of stride 2, transposed: doubles rows and columns."""
+    """Doubles rows and columns by a transposed 2 x 2 convolution of stride 2."""
 
     def convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """Returns [N, 2H, 2W, features]."""
@@ -157,14 +157,14 @@ class TransposedConvolution(Convolution):
 
 
 def fold_planes_into_features(x: jax.Array, num_planes: int) -> jax.Array:
-    """[B x P, H, W, C] to [B, H, W, P x C], planes in order along the features."""
+    """Turns [B x P, H, W, C] into [B, H, W, P x C], plane after plane."""
     _, height, width, features = x.shape
     x = x.reshape(-1, num_planes, height, width, features)
     return x.transpose(0, 2, 3, 1, 4).reshape(-1, height, width, num_planes * features)
 
 
 def unfold_planes_from_features(x: jax.Array, num_planes: int) -> jax.Array:
-    """[B, H, W, P x C] back to [B x P, H, W, C]."""
+    """Turns [B, H, W, P x C] back into [B x P, H, W, C]."""
     events, height, width, _ = x.shape
     x = x.reshape(events, height, width, num_planes, -1)
     return x.transpose(0, 3, 1, 2, 4).reshape(

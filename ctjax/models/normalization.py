@@ -1,4 +1,4 @@
-"""Batch normalization with statistics of one plane at a time."""
+"""Defines batch normalization with the statistics of each plane."""
 
 import functools
 from typing import Any
@@ -15,7 +15,7 @@ LAYER_NORM_EPSILON = 1e-3  # tf.keras.layers.LayerNormalization's default
 
 
 class BatchNorm(nn.Module):
-    """Batch normalization with statistics of one plane at a time.
+    """Normalizes each plane by its own statistics.
 
     CosmicTagger calls its shared block once a plane: each plane is normalized by its
     own statistics, and the running buffers are updated plane after plane.
@@ -65,7 +65,7 @@ class BatchNorm(nn.Module):
     def affine_of_sums(
         self, sums: gpu.Statistics, count: int, bias: jax.Array | None
     ) -> gpu.Affine:
-        """Returns what normalizing by sums comes to, and updates the running ones.
+        """Returns the affine map of these sums, and updates the running statistics.
 
         Args:
           sums: of values and of their squares, [P, C] each.
@@ -84,7 +84,7 @@ class BatchNorm(nn.Module):
         return gain, self.shift[None] - mean * gain
 
     def _update(self, batch_mean, batch_var, count, bias):
-        """Moves the running statistics, plane after plane."""
+        """Updates the running statistics, plane after plane."""
         if self.is_initializing():
             return
         if self.axis_name is not None:
@@ -99,7 +99,7 @@ class BatchNorm(nn.Module):
                 running.value += BATCH_NORM_MOMENTUM * (new - running.value)
 
     def affine(self, bias: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-        """Returns what normalizing by the running statistics comes to.
+        """Returns the affine map that normalizes by the running statistics.
 
         Args:
           bias: as above.
@@ -145,7 +145,7 @@ def normalize(
 
 
 def _of_planes(statistics):
-    """[P, C] or [C] against [B, P, H, W, C]."""
+    """Reshapes [P, C] or [C] for broadcasting against [B, P, H, W, C]."""
     return statistics.reshape(1, -1, 1, 1, statistics.shape[-1])
 
 
@@ -154,12 +154,12 @@ def _mean_of_devices(x, axis_name):
 
 
 def _activated(y, x, slope):
-    """`x`, times the slope where `y` is negative."""
+    """Returns `x`, multiplied by the slope where `y` is negative."""
     return x if slope == 1.0 else jnp.where(y > 0, x, slope * x)
 
 
 def _normalized(x, mean, var, scale, shift):
-    """The normalized array before and after scale and shift, float32."""
+    """Returns the normalized array before and after scale and shift, float32."""
     inverse = jax.lax.rsqrt(var + BATCH_NORM_EPSILON)
     centred = x.astype(jnp.float32) - _of_planes(mean)
     gain = scale[None] * inverse

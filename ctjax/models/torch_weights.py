@@ -1,4 +1,4 @@
-"""Between the tensors of CosmicTagger's torch network and ctjax's variables.
+"""Converts between the tensors of CosmicTagger's torch network and ctjax's variables.
 
 Works on dictionaries of numpy arrays; torch is not imported. A torch name such as
 `net_core.down_blocks.blocks.0.convolution_1.conv.weight` is the path of the same
@@ -21,11 +21,11 @@ _LEAVES = {
 
 
 class WeightsError(UserError):
-    """Tensors that do not fit the network; the message lists them."""
+    """Reports tensors that do not fit the network, all in one message."""
 
 
 def _path_of(torch_name: str) -> tuple[str, ...]:
-    """The path in the variables, collection first, of one torch tensor."""
+    """Returns the path in the variables, collection first, of one torch tensor."""
     *modules, leaf = torch_name.removeprefix("module.").split(".")
     path: list[str] = []
     for module in modules:
@@ -43,7 +43,7 @@ def _path_of(torch_name: str) -> tuple[str, ...]:
 
 
 def _is_transposed(path: tuple[str, ...]) -> bool:
-    """Whether a kernel is that of a ConvTranspose2d ([in, out, kh, kw] in torch)."""
+    """Says whether a kernel is a ConvTranspose2d's ([in, out, kh, kw] in torch)."""
     return path[-3:-1] == ("upsample", "conv")
 
 

@@ -1,4 +1,4 @@
-"""UResNet: a U-shaped residual network that labels every pixel of the three planes."""
+"""Defines UResNet, a U-shaped network that labels every pixel of the three planes."""
 
 import functools
 
@@ -20,7 +20,7 @@ from ctjax.models import blocks, layers
 
 
 class MaxPoolingDownsample(nn.Module):
-    """Max-pooling, then a 1 x 1 block to the next level's width."""
+    """Max-pools, then applies a 1 x 1 block to the next level's width."""
 
     block: functools.partial
 
@@ -31,7 +31,7 @@ class MaxPoolingDownsample(nn.Module):
 
 
 class InterpolationUpsample(nn.Module):
-    """Bilinear interpolation and a 1 x 1 block to the upper level's width."""
+    """Interpolates and applies a 1 x 1 block to the upper level's width."""
 
     block: functools.partial
 
@@ -59,7 +59,7 @@ class ConcatConnection(nn.Module):
 
 
 class DeepestBlock(nn.Module):
-    """The lowest level, where the planes meet.
+    """Computes the lowest level, where the planes meet.
 
     All planes' features are concatenated, narrowed to `bottleneck_deepest`, convolved,
     and widened again; with `block_concat` the planes stay apart instead.
@@ -94,7 +94,7 @@ class DeepestBlock(nn.Module):
 
 
 class Level(nn.Module):
-    """One resolution of the U and everything below it.
+    """Computes one resolution of the U and everything below it.
 
     Attributes:
       network: the network's options.
@@ -160,7 +160,7 @@ class Level(nn.Module):
 
 
 class UResNet(nn.Module):
-    """CosmicTagger's 2D UResNet.
+    """Computes CosmicTagger's 2D UResNet.
 
     Attributes:
       network: its options.
@@ -168,7 +168,7 @@ class UResNet(nn.Module):
         logits are float32.
       axis_name: of the mesh over which network.sync_batch_norm takes the statistics
         of a training step; None where the minibatch is whole.
-      remat: what the gradient computes anew instead of keeping it.
+      remat: what the backward pass recomputes instead of storing it.
 
     Source:
       CosmicTagger, src/networks/torch/uresnet2D.py; doi:10.3389/frai.2021.649917.

@@ -1,103 +1,132 @@
-"""Memory from the system: one new start, and large blocks that are kept."""
+"""Memory kept from step to step: what `launch/` sets, and launch/host_memory.c."""
 
 import os
+import pathlib
+import shlex
+import shutil
 import subprocess
 import sys
 
 import pytest
 
-from ctjax.base import host_memory
 from tests.support import ROOT
-from tests.support.building import build
 
-LIBRARY = host_memory.find_library()
-PROGRAM = (
-    "import os, sys; from ctjax.base import host_memory; print('start', flush=True); "
-    "host_memory.prepare(); print(os.getpid(), os.environ.get('GLIBC_TUNABLES'), "
-    "os.environ.get('LD_PRELOAD'), sys.argv)"
-)
-HUGE = "glibc.malloc.hugetlb=1"
+NAMES = ("GLIBC_TUNABLES", "LD_PRELOAD", "KEEP_MEMORY", "MALLOC_CONF")
+COMMAND = ["python", "-m", "ctjax.main", "--config", "configs/scc21.py"]
 
-on_linux = pytest.mark.skipif(
+pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="glibc is Linux's"
-)
-needs_library = pytest.mark.skipif(
-    LIBRARY is None,
-    reason="host_memory.c is not built: pip install -e . with a C compiler",
 )
 
 
 def environment(**changes):
-    """Of this process, without what `prepare` sets."""
-    names = ("GLIBC_TUNABLES", "LD_PRELOAD")
-    return {k: v for k, v in os.environ.items() if k not in names} | changes
+    """Returns the environment of this process without what `launch/` may set."""
+    return {k: v for k, v in os.environ.items() if k not in NAMES} | changes
 
 
-@on_linux
-@pytest.mark.parametrize(
-    "before, tunables, preloaded, starts",
-    [
-        ({}, HUGE, str(LIBRARY), 2),
-        (
-            {"GLIBC_TUNABLES": "glibc.malloc.check=0"},
-            f"glibc.malloc.check=0:{HUGE}",
-            str(LIBRARY),
-            2,
-        ),
-        ({"LD_PRELOAD": ""}, HUGE, "", 2),
-        (
-            {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0", "LD_PRELOAD": ""},
-            "glibc.malloc.hugetlb=0",
-            "",
-            1,
-        ),
-    ],
-)
-def test_a_process_starts_anew_once(before, tunables, preloaded, starts):
-    if LIBRARY is None:
-        before = {"LD_PRELOAD": ""} | before
-        preloaded = ""
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, "an argument"],
-        env=environment(**before),
-        stdout=subprocess.PIPE,
+def launch(root=ROOT, **changes):
+    """Runs `launch/local.sh --dry-run`."""
+    return subprocess.run(
+        [root / "launch/local.sh", "--dry-run", "configs/scc21.py"],
+        env=environment(**changes),
+        capture_output=True,
         text=True,
+        timeout=60,
     )
-    output, _ = process.communicate(timeout=60)
-    lines = output.splitlines()
-    assert lines[:-1] == ["start"] * starts
-    # The same process, as launchers and schedulers know it, with the same arguments.
-    assert lines[-1] == f"{process.pid} {tunables} {preloaded} ['-c', 'an argument']"
 
 
-def test_other_systems_are_left_alone(monkeypatch):
-    monkeypatch.setattr(sys, "platform", "darwin")
-    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("started anew"))
-    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    host_memory.prepare()
-    assert "GLIBC_TUNABLES" not in os.environ
+def settings(root=ROOT, **changes):
+    """Returns the settings that the command of `launch/local.sh` starts with."""
+    result = launch(root, **changes)
+    assert result.returncode == 0, result.stderr
+    word, *words = shlex.split(result.stdout)
+    assert word == "env" and words[-len(COMMAND) :] == COMMAND
+    return dict(word.split("=", 1) for word in words[: -len(COMMAND)])
 
 
-@on_linux
-def test_installation_builds_the_library(tmp_path, needs_compiler):
-    build(tmp_path)
-    assert (tmp_path / "ctjax/_host_memory.abi3.so").exists()
+@pytest.fixture(scope="session")
+def library():
+    """Our own library as `launch/` builds it, which it does once."""
+    if shutil.which(os.environ.get("CC", "cc")) is None:
+        pytest.skip("no C compiler")
+    path = settings(KEEP_MEMORY="own")["LD_PRELOAD"]
+    built = pathlib.Path(path).stat().st_mtime_ns
+    assert settings(KEEP_MEMORY="own")["LD_PRELOAD"] == path
+    assert pathlib.Path(path).stat().st_mtime_ns == built
+    return path
 
 
-def test_installation_needs_no_compiler(tmp_path, monkeypatch):
-    build(tmp_path, CC="absent-compiler")
-    monkeypatch.setattr(host_memory, "__file__", str(tmp_path / "ctjax/x.py"))
-    assert host_memory.find_library() is None
+def test_nothing_is_set_unless_asked_for():
+    assert settings() == {} == settings(KEEP_MEMORY="")
+
+
+def test_glibc_is_set_up_by_its_own_settings():
+    found = settings(KEEP_MEMORY="glibc")
+    assert list(found) == ["GLIBC_TUNABLES"]
+    assert "glibc.malloc.hugetlb=1" in found["GLIBC_TUNABLES"].split(":")
+
+
+def test_own_library_is_preloaded(library):
+    found = settings(KEEP_MEMORY="own")
+    assert set(found) == {"GLIBC_TUNABLES", "LD_PRELOAD"}
+
+
+@pytest.mark.parametrize("given", ["", "/somewhere/else.so"])
+def test_what_the_user_has_set_stays(given, library):
+    found = settings(KEEP_MEMORY="own", LD_PRELOAD=given, GLIBC_TUNABLES=given)
+    assert found == {}
+
+
+@pytest.mark.parametrize("way", ["yes", "jemalloc"])
+def test_what_is_not_there_is_named(way, tmp_path):
+    script = (ROOT / "launch/host_memory.sh").read_text()
+    (tmp_path / "launch").mkdir()
+    shutil.copy(ROOT / "launch/local.sh", tmp_path / "launch")
+    (tmp_path / "launch/host_memory.sh").write_text(
+        script.replace("libjemalloc.so.2", "libabsent.so.2")
+    )
+    result = launch(tmp_path, KEEP_MEMORY=way)
+    assert result.returncode == 1 and result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"launch: KEEP_MEMORY={way}: ")
 
 
 @pytest.mark.parametrize("folder", ["a folder", "a:folder", "a$folder"])
-def test_a_path_that_the_loader_would_split_is_left_alone(
-    folder, tmp_path, monkeypatch
-):
-    (tmp_path / folder).mkdir()
-    (tmp_path / folder / "_host_memory.abi3.so").touch()
-    monkeypatch.setattr(host_memory, "__file__", str(tmp_path / folder / "x.py"))
-    assert host_memory.find_library() is None
+def test_a_path_that_the_loader_would_split_is_refused(folder, tmp_path, library):
+    shutil.copytree(ROOT / "launch", tmp_path / folder / "launch")
+    result = launch(tmp_path / folder, KEEP_MEMORY="own")
+    assert result.returncode == 1 and result.stdout == ""
+    assert "expected a path without spaces" in result.stderr
+
+
+PROGRAM = """
+import os, subprocess, sys
+from ctjax import main
+before = dict(os.environ), os.getpid()
+try:
+    main.main(["ctjax", "--config", "configs/absent.py"])
+except SystemExit:
+    pass
+assert (dict(os.environ), os.getpid()) == before
+names = ["GLIBC_TUNABLES", "LD_PRELOAD"]
+script = "import os; print([os.environ.get(name) for name in %r])" % names
+sys.exit(subprocess.run([sys.executable, "-c", script]).returncode)
+"""
+
+
+@pytest.mark.parametrize("given", [{}, {"LD_PRELOAD": "", "GLIBC_TUNABLES": ""}])
+def test_ctjax_itself_sets_nothing(given):
+    result = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        cwd=ROOT,
+        env=environment(**given),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    expected = [given.get(name) for name in ("GLIBC_TUNABLES", "LD_PRELOAD")]
+    assert result.stdout.splitlines() == [str(expected)]
 
 
 TOOLS = """
@@ -121,11 +150,11 @@ def state():
 """
 
 
-def run_preloaded(program, **changes):
+def run_preloaded(library, program, **changes):
     """Runs a program with the library; returns what it printed."""
     result = subprocess.run(
         [sys.executable, "-c", TOOLS + program],
-        env=environment(LD_PRELOAD=str(LIBRARY), **changes),
+        env=environment(LD_PRELOAD=library, **changes),
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -135,9 +164,10 @@ def run_preloaded(program, **changes):
     return result.stdout
 
 
-@needs_library
-def test_a_freed_block_serves_the_next_request_of_its_size():
-    run_preloaded("""
+def test_a_freed_block_serves_the_next_request_of_its_size(library):
+    run_preloaded(
+        library,
+        """
 first = get(64)
 ctypes.memset(first, 7, 64 * MB)
 assert state() == (64, 0)
@@ -151,12 +181,14 @@ for _ in range(20):
     c.free(again)
 assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 20
 assert get(63) == first and state() == (64, 0)  # sizes go in steps of 2 MB
-""")
+""",
+    )
 
 
-@needs_library
-def test_holds_no_more_than_was_in_use_at_a_time():
-    run_preloaded("""
+def test_holds_no_more_than_was_in_use_at_a_time(library):
+    run_preloaded(
+        library,
+        """
 for address in [get(40), get(60)]:
     c.free(address)
 assert state() == (0, 100)
@@ -169,12 +201,14 @@ c.free(small)
 assert state() == (0, 100)
 c.free(get(130))
 assert state() == (0, 130)
-""")
+""",
+    )
 
 
-@needs_library
-def test_small_and_strangely_aligned_blocks_are_the_c_librarys():
-    run_preloaded("""
+def test_small_and_strangely_aligned_blocks_are_the_c_librarys(library):
+    run_preloaded(
+        library,
+        """
 c.free(get(1))
 wide = c.aligned_alloc(4 * MB, 8 * MB)
 assert wide % (4 * MB) == 0
@@ -186,12 +220,14 @@ result = pointer()
 assert c.posix_memalign(ctypes.byref(result), size(3), size(64 * MB)) != 0
 assert c.posix_memalign(ctypes.byref(result), size(64), size(1 << 62)) != 0
 assert state() == (0, 0)
-""")
+""",
+    )
 
 
-@needs_library
-def test_other_functions_know_the_blocks():
-    run_preloaded("""
+def test_other_functions_know_the_blocks(library):
+    run_preloaded(
+        library,
+        """
 block = get(8)
 assert c.malloc_usable_size(block) == 8 * MB
 ctypes.memset(block, 5, 8 * MB)
@@ -202,12 +238,14 @@ c.free(larger)
 small = c.malloc(100)
 assert c.malloc_usable_size(small) >= 100
 c.free(c.realloc(small, 200))
-""")
+""",
+    )
 
 
-@needs_library
-def test_more_blocks_than_it_counts():
-    run_preloaded("""
+def test_more_blocks_than_it_counts(library):
+    run_preloaded(
+        library,
+        """
 blocks = [get(2) for _ in range(300)]
 assert len(set(blocks)) == 300 and state() == (512, 0)
 for number, block in enumerate(blocks):
@@ -217,12 +255,14 @@ for number, block in enumerate(blocks):
     c.free(block)
 assert state() == (0, 512)
 get(4)  # all places are taken
-""")
+""",
+    )
 
 
-@needs_library
-def test_threads_share_it_and_forks_go_on():
-    output = run_preloaded("""
+def test_threads_share_it_and_forks_go_on(library):
+    output = run_preloaded(
+        library,
+        """
 import random
 faults = []
 def work(seed):
@@ -249,7 +289,8 @@ assert not faults, faults
 in_use, kept = state()
 assert in_use == 0 and kept <= 4 * 8, (in_use, kept)
 print("done")
-""")
+""",
+    )
     assert output == "done\n"
 
 
@@ -268,9 +309,8 @@ print(run(10))
 """
 
 
-@needs_library
-def test_xla_computes_in_kept_memory():
-    kept = int(run_preloaded(PROGRAM_OF_XLA, JAX_PLATFORMS="cpu"))
+def test_xla_computes_in_kept_memory(library):
+    kept = int(run_preloaded(library, PROGRAM_OF_XLA, JAX_PLATFORMS="cpu"))
     result = subprocess.run(
         [sys.executable, "-c", TOOLS + PROGRAM_OF_XLA],
         env=environment(JAX_PLATFORMS="cpu"),

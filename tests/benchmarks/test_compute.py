@@ -147,7 +147,7 @@ def measured(monkeypatch):
         def tell(self, word):
             if word == "end":
                 return {"peak_bytes": 3}
-            return self.answer() | {"seconds": 2.0, "processor_s": 1.0}
+            return self.answer() | {"seconds": 2.0, "processor_s": 1.0, "faults": 3}
 
     def run(contenders, **given):
         failures.update(given)

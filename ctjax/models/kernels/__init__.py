@@ -1,1 +1,8 @@
-"""Chooses and runs the implementations of a convolution."""
+"""Chooses and runs the implementations of blocks and convolutions.
+
+block        which implementation computes a block
+convolution  which implementation computes a convolution of stride 1
+cpu          convolutions in C (cpu.c, cpu_product.h) for CPUs
+gpu          convolutions with normalization and activation in Pallas for GPUs
+activation   the activation, which all of them compute
+"""

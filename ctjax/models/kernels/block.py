@@ -1,4 +1,4 @@
-"""Chooses who computes a block: XLA step by step, the CPU or a GPU several at once.
+"""Chooses which implementation computes a block.
 
 Convolution, normalization, activation and sum are one pass over the images each when
 XLA computes them (`plain`). The C functions for CPUs (`cpu`) and the kernels for GPUs
@@ -20,7 +20,7 @@ Images = jax.Array | tuple[jax.Array, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Unfinished:
-    """Images whose normalization and activation are left to the block that reads them.
+    """Holds images that the block that reads them is to normalize and activate.
 
     Attributes:
       values: [N, H, W, C], the output of a convolution.
@@ -38,7 +38,7 @@ class Unfinished:
 
 @dataclasses.dataclass(frozen=True)
 class ConvolutionCall:
-    """A convolution that is yet to be computed.
+    """Describes a convolution that is yet to be computed.
 
     Attributes:
       x: `Images` or `Unfinished`.
@@ -60,7 +60,7 @@ class ConvolutionCall:
     dtype: Any
 
     def is_on_cpu(self) -> bool:
-        """Whether the C functions for CPUs take it."""
+        """Says whether the C functions for CPUs compute it."""
         return (
             self.is_alone
             and isinstance(self.x, jax.Array)
@@ -68,7 +68,7 @@ class ConvolutionCall:
         )
 
     def is_on_gpu(self) -> bool:
-        """Whether the kernels for GPUs take it."""
+        """Says whether the kernels for GPUs compute it."""
         return (
             self.is_alone
             and self.is_fused

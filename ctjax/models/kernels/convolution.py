@@ -1,8 +1,8 @@
-"""The convolution of stride 1, computed so that the CPU is fast at it.
+"""Computes convolutions of stride 1 by what is fastest on the platform.
 
-There some of the three products of XLA's convolution (forward, with respect to its
+On CPUs some of the three products of XLA's convolution (forward, with respect to its
 input and to its kernel) are far slower than matrix products of the same size. Where
-cpu_kernels.c could be built, its functions compute them; elsewhere they are written as
+cpu.c could be built, its functions compute them; elsewhere they are written as
 matrix products here. docs/compute.md has the measurements behind each choice. Other
 backends get XLA's own convolutions.
 """
@@ -55,8 +55,7 @@ def convolve_biased(
 ) -> jax.Array:
     """Convolves, adds a bias and perhaps another image, and activates.
 
-    What would be passes of their own over the images is done while they are at hand,
-    where `takes_bias` says so.
+    Where `takes_bias` says so, all of it is one pass over the images.
 
     Args:
       x: [N, H, W, C].
@@ -73,14 +72,14 @@ def convolve_biased(
 
 
 def takes_bias(x: jax.Array, kernel: jax.Array) -> bool:
-    """Whether `convolve_biased` is faster than one thing after the other."""
+    """Says whether `convolve_biased` is faster than separate passes."""
     return not _is_small(x, kernel) and cpu.serve(x, kernel.shape[-1], kernel.shape[0])
 
 
 def plain_biased(
     x: jax.Array, kernel: jax.Array, bias: jax.Array, residual: jax.Array | None
 ) -> jax.Array:
-    """`convolve_biased` as XLA has it."""
+    """Computes `convolve_biased` by XLA."""
     y = plain(x, kernel) + bias[None, None, None]
     if residual is not None:
         y = y + residual
@@ -112,7 +111,7 @@ convolve_biased.defvjp(_biased_forward, _biased_backward)
 
 
 def convolve_parts(parts: Sequence[jax.Array], kernel: jax.Array) -> jax.Array:
-    """`convolve` of images that are not put together before.
+    """Convolves images whose features are in several arrays, without joining them.
 
     Args:
       parts: [N, H, W, C_i] each, whose features belong one after the other.
@@ -169,14 +168,14 @@ def _is_small(x, kernel):
 
 
 def _on_cpu(on_cpu, elsewhere):
-    """A function that is one on the CPU and another on all other platforms."""
+    """Returns a function that is one on the CPU and another on other platforms."""
     if on_cpu is elsewhere:
         return elsewhere
     return functools.partial(jax.lax.platform_dependent, cpu=on_cpu, default=elsewhere)
 
 
 def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`convolve` as XLA has it."""
+    """Computes `convolve` by XLA."""
     padding = (kernel.shape[0] - 1) // 2
     return jax.lax.conv_general_dilated(
         x,
@@ -188,23 +187,23 @@ def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _native_of_input(kernel, gradient):
-    """The gradient of the input: a convolution with the kernel turned around."""
+    """Computes the gradient of the input: a convolution with the kernel flipped."""
     return cpu.convolve(gradient, kernel[::-1, ::-1].swapaxes(2, 3))
 
 
 def _dot(x, kernel):
-    """A 1 x 1 convolution as the matrix product that it is."""
+    """Computes a 1 x 1 convolution as the matrix product that it is."""
     return jnp.tensordot(x, kernel[0, 0], 1)
 
 
 def _dot_of_kernel(x, gradient):
-    """The gradient of a 1 x 1 kernel."""
+    """Computes the gradient of a 1 x 1 kernel."""
     product = _product_over_pixels(x, gradient)
     return product.astype(x.dtype)[None, None]
 
 
 def _product_over_pixels(x, y):
-    """[..., C] and [..., F] to [C, F] float32."""
+    """Contracts [..., C] with [..., F] to [C, F] float32."""
     x, y = (part.reshape(-1, part.shape[-1]) for part in (x, y))
     return jax.lax.dot_general(
         x, y, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
@@ -212,7 +211,7 @@ def _product_over_pixels(x, y):
 
 
 def _stacked_of_kernel(x, gradient):
-    """The gradient of a 3 x 3 kernel: pixels times the nine gradients around them.
+    """Computes the gradient of a 3 x 3 kernel: pixels times the nine gradients around.
 
     Blocks of rows, one after the other, so that the nine stay in the cache.
     """
@@ -250,7 +249,7 @@ def _stacked_of_kernel(x, gradient):
 
 
 def _stem(x, kernel):
-    """A convolution of one feature, several columns of the image as its features.
+    """Convolves one feature, taking several columns of the image as its features.
 
     One of C = 1 spends its time on gathering; this one multiplies more zeros instead.
     """

@@ -1,27 +1,32 @@
-/* Convolutions of stride 1 as XLA's CPU backend calls them; see cpu_kernels.py.
+/* Convolutions of stride 1 as XLA's CPU backend calls them; see cpu.py.
 
    In an image [H, W, C] with zeros left and right, the C * k values that a kernel of
    size k meets in one row are neighbours. So a row is already the matrix of a matrix
-   product whose lines overlap, and nothing has to be gathered. */
+   product whose lines overlap, and nothing has to be gathered.
+
+   Nothing is allocated here: a call of this form cannot report that memory is short. The
+   last result of every call is memory to work in, which XLA allocates or reports. */
 
 #include <pthread.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
+#include <stdlib.h> /* strtoll */
 #include <string.h>
 
-#define SLOPE 0.01f /* of LeakyReLU, see blocks.py */
+#define SLOPE 0.01f /* of LeakyReLU, see activation.py */
 #define MAX_SIZE 7 /* of a kernel */
 #define MAX_THREADS 512
 #define COLUMNS 128 /* that are summed before the sums go back to memory */
 
 typedef struct {
-    int64_t images, height, width, inputs, outputs, size, lanes;
+    int64_t images, height, width, inputs, outputs, size;
+    int64_t workers; /* threads that share the parts */
+    int64_t lanes;
     const float *x;      /* [images, height, width, inputs] */
     const float *second; /* the kernel, or the gradient of the output */
     const float *bias, *residual; /* to be added before an activation, or NULL */
     float *out;
-    double *sums; /* [parts, outputs] */
+    double *sums;  /* [parts, outputs] */
+    float *space;  /* for each worker, as much as its function needs */
     int64_t parts; /* into which all rows are split */
 } Task;
 
@@ -31,36 +36,36 @@ static pthread_mutex_t one_task = PTHREAD_MUTEX_INITIALIZER;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t begun = PTHREAD_COND_INITIALIZER;
 static pthread_cond_t ended = PTHREAD_COND_INITIALIZER;
-static void (*work)(const Task *, int64_t);
+static void (*work)(const Task *, int64_t part, int64_t worker);
 static const Task *task;
-static int64_t num_parts, next_part, parts_left;
+static int64_t num_parts, next_part, parts_left, num_workers;
 static int num_threads = 1; /* with the one that calls */
 
 /* Holds the lock at its beginning and its end. */
-static void take_parts(void)
+static void take_parts(int64_t worker)
 {
-    while (next_part < num_parts) {
+    while (worker < num_workers && next_part < num_parts) {
         const int64_t part = next_part++;
         pthread_mutex_unlock(&lock);
-        work(task, part);
+        work(task, part, worker);
         pthread_mutex_lock(&lock);
         if (--parts_left == 0)
             pthread_cond_signal(&ended);
     }
 }
 
-static void *help(void *unused)
+static void *help(void *number)
 {
-    (void)unused;
     pthread_mutex_lock(&lock);
     for (;;) {
-        take_parts();
+        take_parts((intptr_t)number);
         pthread_cond_wait(&begun, &lock);
     }
     return NULL;
 }
 
-static void share(const Task *shared, void (*function)(const Task *, int64_t))
+static void share(const Task *shared,
+                  void (*function)(const Task *, int64_t part, int64_t worker))
 {
     pthread_mutex_lock(&one_task);
     pthread_mutex_lock(&lock);
@@ -68,8 +73,9 @@ static void share(const Task *shared, void (*function)(const Task *, int64_t))
     work = function;
     next_part = 0;
     num_parts = parts_left = shared->parts;
+    num_workers = shared->workers;
     pthread_cond_broadcast(&begun);
-    take_parts();
+    take_parts(0);
     while (parts_left > 0)
         pthread_cond_wait(&ended, &lock);
     pthread_mutex_unlock(&lock);
@@ -85,7 +91,7 @@ void ctjax_start_threads(int count)
         pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
         while (num_threads < count && num_threads < MAX_THREADS) {
             pthread_t thread;
-            if (pthread_create(&thread, &attributes, help, NULL))
+            if (pthread_create(&thread, &attributes, help, (void *)(intptr_t)num_threads))
                 break;
             num_threads++;
         }
@@ -149,16 +155,6 @@ static void product(const Task *t, const Product *p)
     product_8(p);
 }
 
-static void *allocate(int64_t bytes)
-{
-    void *memory = malloc(bytes);
-    if (memory == NULL) {
-        fprintf(stderr, "ctjax: no memory for %lld bytes\n", (long long)bytes);
-        abort();
-    }
-    return memory;
-}
-
 /* ---- rows of the input, with zeros left and right ---- */
 
 typedef struct {
@@ -166,11 +162,16 @@ typedef struct {
     int64_t line, held[MAX_SIZE];
 } Rows;
 
-static Rows make_rows(const Task *t)
+static int64_t floats_of_rows(const Task *t)
+{
+    return t->size * (t->width + t->size - 1) * t->inputs;
+}
+
+static Rows make_rows(const Task *t, int64_t worker)
 {
     Rows rows = {NULL, (t->width + t->size - 1) * t->inputs, {0}};
-    rows.values = allocate(t->size * rows.line * sizeof(float));
-    memset(rows.values, 0, t->size * rows.line * sizeof(float));
+    rows.values = t->space + worker * floats_of_rows(t);
+    memset(rows.values, 0, floats_of_rows(t) * sizeof(float));
     for (int64_t i = 0; i < t->size; i++)
         rows.held[i] = -1;
     return rows;
@@ -230,10 +231,10 @@ static void finish_row(const Task *t, int64_t row)
         }
 }
 
-static void convolve_part(const Task *t, int64_t part)
+static void convolve_part(const Task *t, int64_t part, int64_t worker)
 {
     const int64_t count = t->size * t->inputs, skip = count * t->outputs;
-    Rows rows = make_rows(t);
+    Rows rows = make_rows(t, worker);
     for (int64_t row = first_row(t, part); row < first_row(t, part + 1); row++) {
         const float *found[MAX_SIZE];
         int64_t first;
@@ -247,14 +248,13 @@ static void convolve_part(const Task *t, int64_t part)
         if (t->bias)
             finish_row(t, row);
     }
-    free(rows.values);
 }
 
-static void kernel_gradient_part(const Task *t, int64_t part)
+static void kernel_gradient_part(const Task *t, int64_t part, int64_t worker)
 {
     const int64_t count = t->size * t->inputs, skip = count * t->outputs;
     float *out = t->out + part * t->size * skip;
-    Rows rows = make_rows(t);
+    Rows rows = make_rows(t, worker);
     memset(out, 0, t->size * skip * sizeof(float));
     for (int64_t row = first_row(t, part); row < first_row(t, part + 1); row++) {
         const float *gradient = t->second + row * t->width * t->outputs;
@@ -275,16 +275,15 @@ static void kernel_gradient_part(const Task *t, int64_t part)
             }
         }
     }
-    free(rows.values);
 }
 
 /* Takes a gradient back through the activation, by the activation's result, and sums it
    over the pixels: a row in single precision, the rows in double. */
-static void activation_gradient_part(const Task *t, int64_t part)
+static void activation_gradient_part(const Task *t, int64_t part, int64_t worker)
 {
     const int64_t line = t->width * t->outputs;
     double *sums = t->sums + part * t->outputs;
-    float *of_row = allocate(t->outputs * sizeof(float));
+    float *of_row = t->space + worker * t->outputs;
     memset(sums, 0, t->outputs * sizeof(double));
     for (int64_t row = first_row(t, part); row < first_row(t, part + 1); row++) {
         const float *result = t->x + row * line;
@@ -302,7 +301,6 @@ static void activation_gradient_part(const Task *t, int64_t part)
         for (int64_t i = 0; i < t->outputs; i++)
             sums[i] += of_row[i];
     }
-    free(of_row);
 }
 
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -318,30 +316,76 @@ int ctjax_kernels_lanes(void)
     return 8;
 }
 
-static Task read_task(const void **in, const char *text, size_t length)
+static Task read_config(const char *text, size_t length)
 {
-    Task t = {.x = in[0], .second = in[1]};
-    int64_t *fields[] = {&t.images,  &t.height, &t.width, &t.inputs,
-                         &t.outputs, &t.size,   &t.lanes};
+    Task t = {0};
+    int64_t *fields[] = {&t.images,  &t.height, &t.width,   &t.inputs,
+                         &t.outputs, &t.size,   &t.workers, &t.lanes};
     char copy[256], *position = copy;
     memcpy(copy, text, length < sizeof copy ? length : sizeof copy - 1);
     copy[length < sizeof copy ? length : sizeof copy - 1] = 0;
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
         *fields[i] = strtoll(position, &position, 10);
+    return t;
+}
+
+static Task read_task(const void **in, const char *text, size_t length)
+{
+    Task t = read_config(text, length);
+    t.x = in[0];
+    t.second = in[1];
     /* A compiled program may come from another machine. */
+    t.workers = smaller(t.workers, num_threads);
     t.lanes = smaller(t.lanes, ctjax_kernels_lanes());
     return t;
 }
 
-static void convolve(Task t, float *out)
+/* Into which the rows are split where each part has sums of its own. */
+static int64_t parts_with_sums(const Task *t)
 {
-    t.out = out;
+    return smaller(t->workers, t->images * t->height);
+}
+
+static int64_t floats_of_kernels(const Task *t)
+{
+    return parts_with_sums(t) * t->size * t->size * t->inputs * t->outputs;
+}
+
+static int64_t floats_of_sums(const Task *t)
+{
+    return parts_with_sums(t) * t->outputs * (int64_t)(sizeof(double) / sizeof(float));
+}
+
+/* How many floats the last result of a call has, in which it works. */
+int64_t ctjax_convolve_space(const char *text, size_t length)
+{
+    const Task t = read_config(text, length);
+    return t.workers * floats_of_rows(&t);
+}
+
+int64_t ctjax_activation_gradient_space(const char *text, size_t length)
+{
+    const Task t = read_config(text, length);
+    return floats_of_sums(&t) + t.workers * t.outputs;
+}
+
+int64_t ctjax_kernel_gradient_space(const char *text, size_t length)
+{
+    const Task t = read_config(text, length);
+    return floats_of_kernels(&t) + t.workers * floats_of_rows(&t);
+}
+
+static void convolve(Task t, float *const *results)
+{
+    t.out = results[0];
+    t.space = results[1];
     /* More than threads, so that one that other programs disturb does less. */
-    t.parts = smaller(4 * num_threads, t.images * t.height);
+    t.parts = smaller(4 * t.workers, t.images * t.height);
     share(&t, convolve_part);
 }
 
-/* in: x [N, H, W, C] and kernel [k, k, C, F]; out: [N, H, W, F]. */
+/* in: x [N, H, W, C] and kernel [k, k, C, F]; out: [N, H, W, F]. All of
+   these have memory to work in as a last result. */
 void ctjax_convolve(void *out, const void **in, const char *text, size_t length,
                     void *status)
 {
@@ -379,8 +423,9 @@ void ctjax_activation_gradient(void *out, const void **in, const char *text,
     float *const *results = out;
     Task t = read_task(in, text, length);
     t.out = results[0];
-    t.parts = smaller(num_threads, t.images * t.height);
-    t.sums = allocate(t.parts * t.outputs * sizeof(double));
+    t.parts = parts_with_sums(&t);
+    t.sums = (double *)results[2];
+    t.space = results[2] + floats_of_sums(&t);
     share(&t, activation_gradient_part);
     for (int64_t i = 0; i < t.outputs; i++) {
         double sum = 0;
@@ -388,7 +433,6 @@ void ctjax_activation_gradient(void *out, const void **in, const char *text,
             sum += t.sums[part * t.outputs + i];
         results[1][i] = (float)sum;
     }
-    free(t.sums);
 }
 
 /* in: x [N, H, W, C] and gradient [N, H, W, F]; out: [k, k, C, F]. */
@@ -396,17 +440,18 @@ void ctjax_kernel_gradient(void *out, const void **in, const char *text,
                            size_t length, void *status)
 {
     (void)status;
+    float *const *results = out;
     Task t = read_task(in, text, length);
     const int64_t elements = t.size * t.size * t.inputs * t.outputs;
-    t.parts = smaller(num_threads, t.images * t.height);
-    t.out = allocate(t.parts * elements * sizeof(float));
+    t.parts = parts_with_sums(&t);
+    t.out = results[1];
+    t.space = results[1] + floats_of_kernels(&t);
     share(&t, kernel_gradient_part);
     /* In the order of the rows, whichever thread had them: the same bits every time. */
     for (int64_t part = 1; part < t.parts; part++)
         for (int64_t i = 0; i < elements; i++)
             t.out[i] += t.out[part * elements + i];
-    memcpy(out, t.out, elements * sizeof(float));
-    free(t.out);
+    memcpy(results[0], t.out, elements * sizeof(float));
 }
 
 /* Of the sources; setup.py defines it, native_library.py compares it. */

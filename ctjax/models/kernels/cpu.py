@@ -1,6 +1,6 @@
-"""Convolutions of stride 1 on the CPU by cpu_kernels.c, where it could be built.
+"""Calls the convolutions of stride 1 of cpu.c, where it could be built.
 
-XLA calls the C functions by address and hands over what it would have read itself.
+XLA calls the C functions by address and passes them what it would have read itself.
 Without a compiler at installation, or without AVX2 on x86, `convolution` computes the
 same by XLA's operations.
 """
@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ctjax.base import native_library
 from ctjax.processes import launchers
@@ -29,10 +30,14 @@ _CONVOLVE_BIASED = "ctjax_convolve_biased"
 _CONVOLVE_ADDED = "ctjax_convolve_added"
 _ACTIVATION_GRADIENT = "ctjax_activation_gradient"
 _KERNEL_GRADIENT = "ctjax_kernel_gradient"
-_TARGETS = (
-    *(_CONVOLVE, _CONVOLVE_BIASED, _CONVOLVE_ADDED),
-    *(_ACTIVATION_GRADIENT, _KERNEL_GRADIENT),
-)
+_SPACES = {
+    _CONVOLVE: "ctjax_convolve_space",
+    _CONVOLVE_BIASED: "ctjax_convolve_space",
+    _CONVOLVE_ADDED: "ctjax_convolve_space",
+    _ACTIVATION_GRADIENT: "ctjax_activation_gradient_space",
+    _KERNEL_GRADIENT: "ctjax_kernel_gradient_space",
+}
+"""The functions that XLA calls: who says how many floats each needs to work in."""
 
 
 def _load() -> ctypes.CDLL | None:
@@ -41,12 +46,12 @@ def _load() -> ctypes.CDLL | None:
 
 @functools.cache
 def are_usable() -> bool:
-    """Whether the functions are there; hands them to XLA."""
+    """Says whether the functions can be used; registers them with XLA."""
     library = _load()
     if library is None:
         return False
     library.ctjax_start_threads(num_threads())
-    for name in _TARGETS:
+    for name in _SPACES:
         jax.ffi.register_ffi_target(
             name, jax.ffi.pycapsule(getattr(library, name)), "cpu", api_version=0
         )
@@ -54,14 +59,23 @@ def are_usable() -> bool:
 
 
 @functools.cache
+def _space(name: str, config: str) -> int:
+    """Returns how many floats a function of C needs to work in."""
+    function = getattr(_load(), _SPACES[name])
+    function.argtypes = (ctypes.c_char_p, ctypes.c_size_t)
+    function.restype = ctypes.c_int64
+    return function(config.encode(), len(config))
+
+
+@functools.cache
 def vector_lanes() -> int:
-    """Floats of the vectors that C computes with here; the results are the same."""
+    """Returns the floats of a vector in C here; they do not change the results."""
     library = _load()
     return LANES if library is None else library.ctjax_kernels_lanes()
 
 
 def num_threads() -> int:
-    """Threads to compute with: as many as XLA takes."""
+    """Returns the number of threads to compute with: as many as XLA takes."""
     for name in ("PJRT_NPROC", "NPROC"):
         value = os.environ.get(name, "")
         if value.isdecimal() and int(value) > 0:
@@ -70,7 +84,7 @@ def num_threads() -> int:
 
 
 def serve(x: jax.Array, outputs: int, size: int) -> bool:
-    """Whether `convolve` can do a convolution, and faster than XLA.
+    """Says whether `convolve` can compute a convolution, and faster than XLA.
 
     Args:
       x: [N, H, W, C].
@@ -82,7 +96,7 @@ def serve(x: jax.Array, outputs: int, size: int) -> bool:
 
 
 def serve_gradient(x: jax.Array, outputs: int, size: int) -> bool:
-    """The same of `gradient_of_kernel`."""
+    """Says the same of `gradient_of_kernel`."""
     return (
         x.dtype == jnp.float32
         and outputs % LANES == 0
@@ -94,7 +108,7 @@ def serve_gradient(x: jax.Array, outputs: int, size: int) -> bool:
 
 
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`convolution.plain` of [N, H, W, C] and [k, k, C, F], float32."""
+    """Computes `convolution.plain` of [N, H, W, C] and [k, k, C, F], float32."""
     shape = (*x.shape[:-1], kernel.shape[-1])
     return _call(_CONVOLVE, [shape], (x, kernel), kernel.shape[-1], kernel.shape[0])[0]
 
@@ -102,7 +116,7 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def convolve_biased(
     x: jax.Array, kernel: jax.Array, bias: jax.Array, residual: jax.Array | None
 ) -> jax.Array:
-    """`convolution.plain_biased`, all float32, in one pass over the output."""
+    """Computes `convolution.plain_biased` in one pass over the output, all float32."""
     operands = (x, kernel, bias) if residual is None else (x, kernel, bias, residual)
     name = _CONVOLVE_BIASED if residual is None else _CONVOLVE_ADDED
     shape = (*x.shape[:-1], kernel.shape[-1])
@@ -112,7 +126,7 @@ def convolve_biased(
 def activation_gradient(
     result: jax.Array, gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Takes a gradient back through an activation and sums it over the pixels.
+    """Propagates a gradient back through an activation and sums it over the pixels.
 
     Args:
       result: of the activation, [N, H, W, F] float32.
@@ -134,7 +148,7 @@ def activation_gradient(
 
 
 def gradient_of_kernel(x: jax.Array, gradient: jax.Array, size: int) -> jax.Array:
-    """Of the convolution with a kernel [k, k, C, F].
+    """Computes the gradient of a kernel [k, k, C, F].
 
     Args:
       x: [N, H, W, C] float32.
@@ -147,36 +161,43 @@ def gradient_of_kernel(x: jax.Array, gradient: jax.Array, size: int) -> jax.Arra
 
 
 def _call(name, shapes, operands, outputs, size, **options) -> Any:
-    """Calls a function of C; its results are of these shapes."""
+    """Calls a function of C whose results have these shapes."""
     for operand in operands:
         if operand.dtype != jnp.float32:
             raise ValueError(f"expected float32, got {operand.dtype}")
-    # The form of call that needs no headers of XLA, whose versions must match.
     x = operands[0]
+    numbers = (*x.shape, outputs, size, num_threads(), vector_lanes())
+    config = " ".join(map(str, numbers))
+    # The form of call that needs no headers of XLA, whose versions must match. It
+    # cannot report errors, so C allocates nothing: it works in one more result.
     call = jax.ffi.ffi_call(
         name,
         # Like x: on several devices, its own on each.
         [
             jax.eval_shape(lambda x, shape=shape: jnp.zeros_like(x, shape=shape), x)
-            for shape in shapes
+            for shape in (*shapes, (_space(name, config),))
         ],
         vmap_method="sequential",
         custom_call_api_version=3,
-        legacy_backend_config=" ".join(
-            map(str, (*x.shape, outputs, size, vector_lanes()))
-        ),
+        legacy_backend_config=config,
         **options,
     )
-    return call(*operands)
+    return call(*operands)[:-1]
 
 
 def _are_called() -> bool:
-    """Whether this version of XLA still knows the form of call."""
-    x = jax.ShapeDtypeStruct((1, 1, MIN_WIDTH, 1), jnp.float32)
-    kernel = jax.ShapeDtypeStruct((1, 1, 1, LANES), jnp.float32)
+    """Checks that this version of XLA calls C in this form; logs it if it does not."""
+    x = np.ones((1, 1, MIN_WIDTH, 1), np.float32)
+    kernel = np.arange(LANES, dtype=np.float32).reshape(1, 1, 1, LANES)
     try:
-        jax.jit(lambda *a: convolve(*a)).lower(x, kernel).compile()
+        program = jax.jit(lambda *a: convolve(*a)).lower(x, kernel).compile()
+        found = np.asarray(program(x, kernel))
     except Exception as error:  # whatever it says, XLA's own convolutions remain
         logger.warning("XLA does not call ctjax's convolutions: %s", error)
+        return False
+    if not np.array_equal(found, x * kernel):
+        logger.warning(
+            "XLA does not call ctjax's convolutions: wrong results of %s", _CONVOLVE
+        )
         return False
     return True

@@ -1,4 +1,4 @@
-/* The product of cpu_kernels.c for vectors of LANES floats; included once for each.
+/* The product of cpu.c for vectors of LANES floats; included once for each.
 
    TILES_OF_TWO and TILES_OF_ONE list tiles, lines by vectors, the largest first: its
    sums fill the registers. TARGET has the instructions, NAME makes the names. */

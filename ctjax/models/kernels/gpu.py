@@ -1,10 +1,10 @@
-"""Convolutions that take normalization and activation in, for NVIDIA GPUs.
+"""Computes convolutions with normalization and activation on NVIDIA GPUs.
 
 Where an image has few features its bytes are what a step costs, and a convolution of
 the library, which knows nothing of its neighbours, has them read and written three
 times more than needed. These kernels apply the affine part of a normalization and the
 activation to what they read, and sum what the next normalization needs of what they
-write. `ctjax.models.blocks` is the plain path, which these must agree with.
+write. They must agree with the plain computation of `ctjax.models.kernels.block`.
 
 Written in Pallas for Triton, whose removal jax 0.11 and later announce; gradients are
 XLA's own.
@@ -33,12 +33,12 @@ Affine = tuple[jax.Array, jax.Array]
 
 
 def is_available() -> bool:
-    """Whether this version of jax still has Pallas for Triton."""
+    """Says whether this version of jax still has Pallas for Triton."""
     return importlib.util.find_spec("jax.experimental.pallas.triton") is not None
 
 
 def fits(shape: tuple[int, ...], kernel_shape: tuple[int, ...]) -> bool:
-    """Whether there is a kernel for x [N, H, W, C] and a kernel [k, k, C, F]."""
+    """Says whether these compute x [N, H, W, C] with a kernel [k, k, C, F]."""
     _, height, width, features = shape
     return (
         kernel_shape[:2] == (KERNEL, KERNEL)
@@ -151,7 +151,7 @@ def _call(
     is_activated: bool,
     num_planes: int | None,
 ) -> tuple[jax.Array, jax.Array | None]:
-    """The kernel, or on a CPU what it stands for; sums [P, 2, F] of so many planes."""
+    """Runs the kernel, on a CPU `plain`; returns sums [P, 2, F] of so many planes."""
     inputs = (x, kernel, bias, affine, residual)
     options = {"is_activated": is_activated, "num_planes": num_planes}
     return jax.lax.platform_dependent(
@@ -162,7 +162,7 @@ def _call(
 
 
 def plain(x, kernel, bias, affine, residual, *, is_activated, num_planes):
-    """What `launch` computes, by XLA."""
+    """Computes what `launch` does, by XLA."""
     y = convolution.plain(_prologue(x, affine), kernel).astype(jnp.float32)
     y = y + bias[None, None, None]
     sums = None
@@ -177,7 +177,7 @@ def plain(x, kernel, bias, affine, residual, *, is_activated, num_planes):
 
 
 def _prologue(x, affine):
-    """Images as the convolution sees them."""
+    """Returns the images as the convolution sees them."""
     if affine is None:
         return x
     repeats = x.shape[0] // affine[0].shape[0]
@@ -234,7 +234,7 @@ def launch(
 def _kernel(
     x_ref, kernel_ref, bias_ref, *refs, has_affine, has_residual, is_activated, has_sums
 ):
-    """ROWS rows of COLUMNS pixels of one image."""
+    """Computes ROWS rows of COLUMNS pixels of one image."""
     rest = list(refs)
     affine = (rest.pop(0), rest.pop(0)) if has_affine else None
     residual_ref = rest.pop(0) if has_residual else None

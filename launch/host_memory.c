@@ -1,5 +1,5 @@
 /* Large blocks of memory that a program frees are kept for its next request of the same
-   size. Preloaded before the C library's allocator; see host_memory.py.
+   size. Preloaded before the C library's allocator; see host_memory.sh.
 
    XLA asks for one block for all that a step computes, and frees it: given back to the
    system, each of its pages is cleared and faulted in again at every step.
