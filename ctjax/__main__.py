@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import ctjax
 from ctjax import main as run
 from ctjax.base import version
+from ctjax.config import describe
 from ctjax.config.fields import ModeName
 
 RUNS = {
@@ -55,6 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"ctjax {ctjax.__version__} (commit {commit})\n")
         return 0
     if name in RUNS:
+        if "--help" in rest or "-h" in rest:
+            sys.stdout.write(describe.help_text(name))
+            return 0
         mode, default, _ = RUNS[name]
         return run.main(rest, mode, default)
     if name in COMMANDS:

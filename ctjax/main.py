@@ -37,7 +37,7 @@ def main(
       or run.max_time has stopped a training that the same command goes on with.
     """
     if "--help" in arguments or "-h" in arguments:
-        sys.stdout.write(describe.help_text(mode.value if mode else "run"))
+        sys.stdout.write(describe.help_text("run"))
         return 0
     started, processes = None, SINGLE_PROCESS
     try:

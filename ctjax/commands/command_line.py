@@ -77,7 +77,7 @@ def parse_config(
         resolve.check_name(field["name"])
         if mode is not None and field["name"] == "mode.name":
             raise ConfigError(
-                f"mode.name: expected none, the command {mode.value} says it"
+                f"mode.name: expected none, the command stands for {mode.value}"
             )
     if mode is not None:
         words.append(f"--config.mode.name={mode.value}")

@@ -67,7 +67,9 @@ def test_the_argument_of_a_configuration(folder):
 
 def test_the_mode_of_a_command():
     assert parse(mode=ModeName.IOTEST).mode.name is ModeName.IOTEST
-    with pytest.raises(ConfigError, match=r"mode\.name: .* the command train says it"):
+    with pytest.raises(
+        ConfigError, match=r"mode\.name: .* the command stands for train"
+    ):
         parse("--config.mode.name=iotest", mode=ModeName.TRAIN)
 
 
