@@ -58,6 +58,22 @@ def needs_compiler():
         pytest.skip(f"no C compiler: {compiler}")
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Small runs that the tests of a module share; see tests/support/small_runs.py."""
+    from tests.support import small_runs
+
+    return small_runs.Runs(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def truth(runs):
+    """Charges [8, P, H, W] and classes of the events that small runs read."""
+    from tests.support import larcv_fixtures, small_runs
+
+    return larcv_fixtures.dense_truth(runs.events, small_runs.SHAPE)
+
+
 @pytest.fixture(scope="session")
 def shared_folder() -> pathlib.Path:
     """The folder of shared files that CTJAX_SHARED names; skips where it is unset."""
