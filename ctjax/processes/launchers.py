@@ -103,9 +103,8 @@ LAUNCHERS = (
 """In order of precedence: an MPI inside a Slurm allocation sees the variables of both,
 and those of the MPI are right.
 
-Sources: Open MPI 5.0, "Environment variables set for MPI applications"; the user guide
-of MVAPICH2; the manual pages of PALS' mpiexec and of Slurm's srun, "Output environment
-variables"; for PRRTE, that PMIx has no variable but the rank's.
+Sources: Open MPI 5.0, "Environment variables set for MPI applications", and what batch
+scripts of computing centres read of the others. Open MPI and Slurm have been tried.
 """
 
 
