@@ -214,9 +214,10 @@ class Ended(Exception):
 @pytest.mark.parametrize("end", ["signal", "error"])
 def test_a_run_that_ends_within_the_profiled_steps_leaves_its_trace(tmp_path, end):
     def on_step(step):
-        if step == 2 and end == "signal":
+        # Step 1, the first one of the trace, is under way; a signal ends with step 3.
+        if step == 0 and end == "signal":
             os.kill(os.getpid(), signal.SIGTERM)
-        elif step == 2:
+        elif step == 0:
             raise Ended
 
     config = tiny.make(tmp_path, run__iterations=20, run__profile=True)
