@@ -50,7 +50,8 @@ def scores(runs, folder, changes):
         run__iterations=1,
         **{**NETWORK, **changes},
     )
-    variables = small_networks.random_variables(config.network)
+    drawn = small_networks.random_variables(config.network)
+    variables = {"batch_stats": {}, **drawn}
     checkpoint.save_weights(str(folder), variables, 1, config)
     run = small_runs.run_and_listen(config)
     image, _ = small_runs.larcv_fixtures.dense_truth(runs.events[:4], SHAPE)
