@@ -4,12 +4,13 @@
    size k meets in one row are neighbours. So a row is already the matrix of a matrix
    product whose lines overlap, and nothing has to be gathered.
 
-   Nothing is allocated here: a call of this form cannot report that memory is short. The
-   last result of every call is memory to work in, which XLA allocates or reports. */
+   A call of this form cannot report that memory is short. So cpu.py reserves the memory
+   to work in before XLA calls, and reports it; the process keeps it. */
 
+#include <math.h> /* NAN */
 #include <pthread.h>
 #include <stdint.h>
-#include <stdlib.h> /* strtoll */
+#include <stdlib.h>
 #include <string.h>
 
 #define SLOPE 0.01f /* of LeakyReLU, see activation.py */
@@ -64,10 +65,10 @@ static void *help(void *number)
     return NULL;
 }
 
+/* Between `begin` and `end`. */
 static void share(const Task *shared,
                   void (*function)(const Task *, int64_t part, int64_t worker))
 {
-    pthread_mutex_lock(&one_task);
     pthread_mutex_lock(&lock);
     task = shared;
     work = function;
@@ -79,7 +80,6 @@ static void share(const Task *shared,
     while (parts_left > 0)
         pthread_cond_wait(&ended, &lock);
     pthread_mutex_unlock(&lock);
-    pthread_mutex_unlock(&one_task);
 }
 
 /* Starts the threads, once; those that cannot be started are done without. */
@@ -98,6 +98,49 @@ void ctjax_start_threads(int count)
         pthread_attr_destroy(&attributes);
     }
     pthread_mutex_unlock(&lock);
+}
+
+/* ---- memory to work in, which tasks use one after the other ---- */
+
+static float *space;
+static int64_t space_floats;
+
+static int make_space(int64_t floats)
+{
+    if (floats > space_floats) {
+        float *memory = malloc(floats * sizeof(float));
+        if (memory == NULL)
+            return 0;
+        free(space);
+        space = memory;
+        space_floats = floats;
+    }
+    return 1;
+}
+
+/* Returns whether there is memory for so many floats from now on. */
+int ctjax_reserve(int64_t floats)
+{
+    pthread_mutex_lock(&one_task);
+    const int is_there = make_space(floats);
+    pthread_mutex_unlock(&one_task);
+    return is_there;
+}
+
+/* Returns the memory for a task, until `end`. NULL for a program that another process has
+   traced, where there is none: the result is not a number then. */
+static float *begin(int64_t floats)
+{
+    pthread_mutex_lock(&one_task);
+    return make_space(floats) ? space : NULL;
+}
+
+static void end(void) { pthread_mutex_unlock(&one_task); }
+
+static void fill_with_nan(float *out, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++)
+        out[i] = NAN;
 }
 
 /* ---- the product ---- */
@@ -319,13 +362,16 @@ int ctjax_kernels_lanes(void)
 static Task read_config(const char *text, size_t length)
 {
     Task t = {0};
-    int64_t *fields[] = {&t.images,  &t.height, &t.width,   &t.inputs,
-                         &t.outputs, &t.size,   &t.workers, &t.lanes};
+    int64_t *fields[] = {&t.images,  &t.height, &t.width, &t.inputs,
+                         &t.outputs, &t.size,   &t.lanes};
     char copy[256], *position = copy;
     memcpy(copy, text, length < sizeof copy ? length : sizeof copy - 1);
     copy[length < sizeof copy ? length : sizeof copy - 1] = 0;
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
         *fields[i] = strtoll(position, &position, 10);
+    /* A compiled program may come from another machine. */
+    t.lanes = smaller(t.lanes, ctjax_kernels_lanes());
+    t.workers = num_threads;
     return t;
 }
 
@@ -334,9 +380,6 @@ static Task read_task(const void **in, const char *text, size_t length)
     Task t = read_config(text, length);
     t.x = in[0];
     t.second = in[1];
-    /* A compiled program may come from another machine. */
-    t.workers = smaller(t.workers, num_threads);
-    t.lanes = smaller(t.lanes, ctjax_kernels_lanes());
     return t;
 }
 
@@ -356,36 +399,54 @@ static int64_t floats_of_sums(const Task *t)
     return parts_with_sums(t) * t->outputs * (int64_t)(sizeof(double) / sizeof(float));
 }
 
-/* How many floats the last result of a call has, in which it works. */
+static int64_t floats_to_convolve(const Task *t)
+{
+    return t->workers * floats_of_rows(t);
+}
+
+static int64_t floats_for_activation_gradient(const Task *t)
+{
+    return floats_of_sums(t) + t->workers * t->outputs;
+}
+
+static int64_t floats_for_kernel_gradient(const Task *t)
+{
+    return floats_of_kernels(t) + t->workers * floats_of_rows(t);
+}
+
+/* What `ctjax_reserve` is to be asked for before XLA calls. */
 int64_t ctjax_convolve_space(const char *text, size_t length)
 {
     const Task t = read_config(text, length);
-    return t.workers * floats_of_rows(&t);
+    return floats_to_convolve(&t);
 }
 
 int64_t ctjax_activation_gradient_space(const char *text, size_t length)
 {
     const Task t = read_config(text, length);
-    return floats_of_sums(&t) + t.workers * t.outputs;
+    return floats_for_activation_gradient(&t);
 }
 
 int64_t ctjax_kernel_gradient_space(const char *text, size_t length)
 {
     const Task t = read_config(text, length);
-    return floats_of_kernels(&t) + t.workers * floats_of_rows(&t);
+    return floats_for_kernel_gradient(&t);
 }
 
-static void convolve(Task t, float *const *results)
+static void convolve(Task t, float *out)
 {
-    t.out = results[0];
-    t.space = results[1];
+    t.out = out;
     /* More than threads, so that one that other programs disturb does less. */
     t.parts = smaller(4 * t.workers, t.images * t.height);
-    share(&t, convolve_part);
+    t.space = begin(floats_to_convolve(&t));
+    if (t.space)
+        share(&t, convolve_part);
+    else
+        fill_with_nan(out, t.images * t.height * t.width * t.outputs);
+    end();
 }
 
-/* in: x [N, H, W, C] and kernel [k, k, C, F]; out: [N, H, W, F]. All of
-   these have memory to work in as a last result. */
+/* in: x [N, H, W, C] and kernel [k, k, C, F]; out: [N, H, W, F]. */
 void ctjax_convolve(void *out, const void **in, const char *text, size_t length,
                     void *status)
 {
@@ -424,15 +485,21 @@ void ctjax_activation_gradient(void *out, const void **in, const char *text,
     Task t = read_task(in, text, length);
     t.out = results[0];
     t.parts = parts_with_sums(&t);
-    t.sums = (double *)results[2];
-    t.space = results[2] + floats_of_sums(&t);
-    share(&t, activation_gradient_part);
-    for (int64_t i = 0; i < t.outputs; i++) {
-        double sum = 0;
-        for (int64_t part = 0; part < t.parts; part++)
-            sum += t.sums[part * t.outputs + i];
-        results[1][i] = (float)sum;
+    t.sums = (double *)begin(floats_for_activation_gradient(&t));
+    if (t.sums) {
+        t.space = (float *)t.sums + floats_of_sums(&t);
+        share(&t, activation_gradient_part);
+        for (int64_t i = 0; i < t.outputs; i++) {
+            double sum = 0;
+            for (int64_t part = 0; part < t.parts; part++)
+                sum += t.sums[part * t.outputs + i];
+            results[1][i] = (float)sum;
+        }
+    } else {
+        fill_with_nan(results[0], t.images * t.height * t.width * t.outputs);
+        fill_with_nan(results[1], t.outputs);
     }
+    end();
 }
 
 /* in: x [N, H, W, C] and gradient [N, H, W, F]; out: [k, k, C, F]. */
@@ -440,18 +507,23 @@ void ctjax_kernel_gradient(void *out, const void **in, const char *text,
                            size_t length, void *status)
 {
     (void)status;
-    float *const *results = out;
     Task t = read_task(in, text, length);
     const int64_t elements = t.size * t.size * t.inputs * t.outputs;
     t.parts = parts_with_sums(&t);
-    t.out = results[1];
-    t.space = results[1] + floats_of_kernels(&t);
-    share(&t, kernel_gradient_part);
-    /* In the order of the rows, whichever thread had them: the same bits every time. */
-    for (int64_t part = 1; part < t.parts; part++)
-        for (int64_t i = 0; i < elements; i++)
-            t.out[i] += t.out[part * elements + i];
-    memcpy(results[0], t.out, elements * sizeof(float));
+    t.out = begin(floats_for_kernel_gradient(&t));
+    if (t.out) {
+        t.space = t.out + floats_of_kernels(&t);
+        share(&t, kernel_gradient_part);
+        /* In the order of the rows, whichever thread had them: the same bits every
+           time. */
+        for (int64_t part = 1; part < t.parts; part++)
+            for (int64_t i = 0; i < elements; i++)
+                t.out[i] += t.out[part * elements + i];
+        memcpy(out, t.out, elements * sizeof(float));
+    } else {
+        fill_with_nan(out, elements);
+    }
+    end();
 }
 
 /* Of the sources; setup.py defines it, native_library.py compares it. */

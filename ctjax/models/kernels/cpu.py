@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ctjax.base import native_library
+from ctjax.base.errors import UserError
 from ctjax.processes import launchers
 
 logger = logging.getLogger("ctjax")
@@ -37,7 +38,7 @@ _SPACES = {
     _ACTIVATION_GRADIENT: "ctjax_activation_gradient_space",
     _KERNEL_GRADIENT: "ctjax_kernel_gradient_space",
 }
-"""The functions that XLA calls: who says how many floats each needs to work in."""
+"""The functions that XLA calls, and which says how many floats each works in."""
 
 
 def _load() -> ctypes.CDLL | None:
@@ -58,13 +59,24 @@ def are_usable() -> bool:
     return _are_called()
 
 
-@functools.cache
-def _space(name: str, config: str) -> int:
-    """Returns how many floats a function of C needs to work in."""
-    function = getattr(_load(), _SPACES[name])
-    function.argtypes = (ctypes.c_char_p, ctypes.c_size_t)
-    function.restype = ctypes.c_int64
-    return function(config.encode(), len(config))
+def _reserve(name: str, config: str) -> None:
+    """Reserves the memory that a function of C works in, for as long as we run.
+
+    Raises:
+      UserError: there is not enough.
+    """
+    library = _load()
+    assert library is not None
+    space = getattr(library, _SPACES[name])
+    space.argtypes = (ctypes.c_char_p, ctypes.c_size_t)
+    space.restype = ctypes.c_int64
+    library.ctjax_reserve.argtypes = (ctypes.c_int64,)
+    floats = space(config.encode(), len(config))
+    if not library.ctjax_reserve(floats):
+        raise UserError(
+            f"convolutions on the CPU: expected {4 * floats / 1e6:.0f} MB of memory to "
+            "work in, found less"
+        )
 
 
 @functools.cache
@@ -166,23 +178,22 @@ def _call(name, shapes, operands, outputs, size, **options) -> Any:
         if operand.dtype != jnp.float32:
             raise ValueError(f"expected float32, got {operand.dtype}")
     x = operands[0]
-    numbers = (*x.shape, outputs, size, num_threads(), vector_lanes())
-    config = " ".join(map(str, numbers))
-    # The form of call that needs no headers of XLA, whose versions must match. It
-    # cannot report errors, so C allocates nothing: it works in one more result.
+    config = " ".join(map(str, (*x.shape, outputs, size, vector_lanes())))
+    _reserve(name, config)
+    # The form of call that needs no headers of XLA, whose versions must match.
     call = jax.ffi.ffi_call(
         name,
         # Like x: on several devices, its own on each.
         [
             jax.eval_shape(lambda x, shape=shape: jnp.zeros_like(x, shape=shape), x)
-            for shape in (*shapes, (_space(name, config),))
+            for shape in shapes
         ],
         vmap_method="sequential",
         custom_call_api_version=3,
         legacy_backend_config=config,
         **options,
     )
-    return call(*operands)[:-1]
+    return call(*operands)
 
 
 def _are_called() -> bool:
