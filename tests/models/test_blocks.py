@@ -8,7 +8,7 @@ import pytest
 from ctjax.config.fields import Normalization
 from ctjax.learning import sharding
 from ctjax.models import blocks, layers, normalization
-from ctjax.models.kernels import activation
+from ctjax.models.kernels import activation, convolution
 
 
 def random_array(*shape, seed=0):
@@ -273,6 +273,20 @@ def test_block_adds_its_bias_and_activates():
     np.testing.assert_allclose(shifted, plain - 100, rtol=1e-5)
     np.testing.assert_allclose(y, activation.leaky_relu(plain), rtol=1e-6)
     assert np.any(y != plain)
+
+
+def test_c_computes_blocks_of_numpy_images_too(monkeypatch):
+    monkeypatch.setattr(convolution, "takes_bias", lambda x, kernel: True)
+    biased, calls = convolution.plain_biased, []
+    monkeypatch.setattr(
+        convolution, "convolve_biased", lambda *a: calls.append(a) or biased(*a)
+    )
+    apply(make_block(), np.ones((3, 4, 4, 2), np.float32), False)
+    assert calls
+    calls.clear()
+    parts = (np.ones((3, 4, 4, 1), np.float32),) * 2
+    apply(make_block(), parts, False)
+    assert not calls
 
 
 def test_one_by_one_block_commutes_with_interpolation():

@@ -61,20 +61,20 @@ class ConvolutionCall:
 
     def is_on_cpu(self) -> bool:
         """Says whether the C functions for CPUs compute it."""
-        return (
-            self.is_alone
-            and isinstance(self.x, jax.Array)
-            and convolution.takes_bias(self.x.astype(self.dtype), self.kernel)
+        return self._is_simple() and convolution.takes_bias(
+            self.x.astype(self.dtype), self.kernel
         )
 
     def is_on_gpu(self) -> bool:
         """Says whether the kernels for GPUs compute it."""
         return (
-            self.is_alone
+            self._is_simple()
             and self.is_fused
-            and isinstance(self.x, jax.Array)
             and gpu.fits(self.x.shape, self.kernel.shape)
         )
+
+    def _is_simple(self):
+        return self.is_alone and not isinstance(self.x, tuple | Unfinished)
 
 
 def by_known_affine(
