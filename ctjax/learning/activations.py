@@ -9,6 +9,10 @@ from flax import linen as nn
 
 NUM_NAMED = 5
 
+COMPUTING_METHODS = ("__call__", "convolve")
+"""Methods of modules whose result is a module's output; blocks call convolutions by
+the second."""
+
 
 def largest_activations(
     model: nn.Module, variables: dict[str, Any], image: np.ndarray
@@ -33,7 +37,7 @@ def largest_activations(
 
         def note(method, arguments, keywords, context):
             outputs = method(*arguments, **keywords)
-            if context.method_name == "__call__":
+            if context.method_name in COMPUTING_METHODS:
                 names.append("/".join(context.module.path) or "logits")
                 found = [_magnitude(leaf) for leaf in jax.tree.leaves(outputs)]
                 values.append(_magnitude(jnp.stack(found)))
