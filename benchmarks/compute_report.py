@@ -90,7 +90,7 @@ def write(result: dict, folder: pathlib.Path) -> None:
         "# Computation: ctjax beside PyTorch",
         "",
         "The same network, weights, events, minibatch and precision on both sides, by",
-        "the steps that `ctjax.train` and `ctjax.inference` run and by our own torch",
+        "the steps that `ctjax train` and `ctjax infer` run and by our own torch",
         "network (`benchmarks/torch_peer.py`, equal to CosmicTagger's by a test). The",
         "networks of Tasks 2 to 4 are those of `configs/scc21.py`. Training: forward,",
         "focal loss, backward, Adam. Inference: forward, class and probabilities.",

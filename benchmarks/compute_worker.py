@@ -49,7 +49,7 @@ class Side:
 
 
 def ctjax_side(job: dict) -> Side:
-    """The steps that `ctjax.train` and `ctjax.inference` compile, on one device."""
+    """Times the steps that `ctjax train` and `ctjax infer` compile, on one device."""
     import jax
 
     from ctjax.config import resolve

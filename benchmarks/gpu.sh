@@ -48,7 +48,7 @@ export XLA_PYTHON_CLIENT_PREALLOCATE=false
 status=0
 if [ $# -eq 0 ]; then
     timeout "$TESTS_S" "$python" -m pytest -q --noconftest -p no:cacheprovider \
-        -o addopts= -o filterwarnings=default -m gpu -rs tests/test_gpu.py || status=$?
+        -o addopts= -o filterwarnings=default -m gpu -rs tests/whole/test_gpu.py || status=$?
 fi
 if [ "$status" -ne 0 ]; then echo "gpu.sh: tests ended with status $status" >&2; fi
 
