@@ -1,7 +1,8 @@
 """Our own compact UResNet in PyTorch, for benchmarks/compute.py to compare with.
 
-The same network as `ctjax.models.UResNet`, under names by which `ctjax.models.torch_weights`
-fills it, and with what ctjax does to be fast, where PyTorch can have it for nothing:
+The same network as `ctjax.models.UResNet`, under names by which
+`ctjax.models.torch_weights` fills it, and with what ctjax does to be fast, where
+PyTorch can have it for nothing:
 planes are folded into the batch wherever no batch statistics are taken, and the 1 x 1
 convolution of the way up comes before the interpolation, with which it commutes. Layer
 normalization is left out; none of the compared configurations has it.
