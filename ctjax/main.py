@@ -112,7 +112,10 @@ def _line_for_the_user(error: Exception) -> str | None:
     message = command_line.one_line(error)
     if isinstance(error, command_line.MENDABLE):
         return message
-    if _is_of_jax(error) and "RESOURCE_EXHAUSTED" in message:
+    # XLA's allocator on CPUs raises it as a ValueError.
+    if (_is_of_jax(error) or isinstance(error, ValueError)) and (
+        "RESOURCE_EXHAUSTED" in message
+    ):
         return (
             "the device's memory is too small: expected a smaller run.minibatch_size, "
             f"network or image (data.downsample): {message}"

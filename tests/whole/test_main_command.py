@@ -3,10 +3,14 @@
 import subprocess
 import sys
 
+import jax
 import pytest
 
 import ctjax
 from ctjax import __main__ as command
+from ctjax import main
+from ctjax.runs import train
+from tests.support import tiny
 
 COMMANDS = [*command.RUNS, *command.COMMANDS]
 
@@ -70,3 +74,14 @@ def test_a_command_ends_with_the_status_of_its_run(capsys):
     line = capsys.readouterr().err
     assert line.startswith("ctjax: error: run.iterations: expected at least 1, got 0")
     assert line.count("\n") == 1
+
+
+@pytest.mark.parametrize("kind", [ValueError, jax.errors.JaxRuntimeError])
+def test_lack_of_memory_is_one_line(tmp_path, monkeypatch, capsys, kind):
+    def run(config, processes):
+        raise kind("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+
+    monkeypatch.setattr(train, "run", run)
+    assert main.main(tiny.flags(tmp_path)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("ctjax: error: the device's memory is too small: expected")
