@@ -242,6 +242,7 @@ c.free(c.realloc(small, 200))
     )
 
 
+@pytest.mark.slow
 def test_more_blocks_than_it_counts(library):
     run_preloaded(
         library,
@@ -259,6 +260,7 @@ get(4)  # all places are taken
     )
 
 
+@pytest.mark.slow
 def test_threads_share_it_and_forks_go_on(library):
     output = run_preloaded(
         library,
@@ -309,6 +311,7 @@ print(run(10))
 """
 
 
+@pytest.mark.slow
 def test_xla_computes_in_kept_memory(library):
     kept = int(run_preloaded(library, PROGRAM_OF_XLA, JAX_PLATFORMS="cpu"))
     result = subprocess.run(

@@ -13,6 +13,8 @@ from ctjax.base.native_library import CONVOLUTIONS, READING, SIMULATION
 from tests.support import ROOT, tiny
 from tests.support.building import build
 
+pytestmark = pytest.mark.slow
+
 LIBRARIES = {
     "reading": READING,
     "simulation": SIMULATION,

@@ -22,6 +22,8 @@ from ctjax.runs import inference, parts, train
 from tests.support import ROOT, tiny
 from tests.support.small_networks import step_options
 
+pytestmark = pytest.mark.slow
+
 
 def run(module, *arguments):
     return subprocess.run(
@@ -90,7 +92,6 @@ def golden_config(shared_folder, expected, imported):
     }
 
 
-@pytest.mark.slow
 def test_imported_weights_predict_as_cosmictagger(
     one_device, golden_config, expected, tmp_path
 ):
@@ -132,7 +133,6 @@ def test_imported_weights_predict_as_cosmictagger(
             assert float(row[name]) == pytest.approx(value, abs=1e-3), name
 
 
-@pytest.mark.slow
 def test_training_starts_from_imported_weights(
     one_device, golden_config, imported, tmp_path
 ):
@@ -158,7 +158,6 @@ def test_training_starts_from_imported_weights(
     jax.tree.map(np.testing.assert_array_equal, state.params, weights["params"])
 
 
-@pytest.mark.slow
 def test_a_run_does_not_go_on_in_a_folder_of_imported_weights(
     one_device, golden_config, imported
 ):
@@ -167,7 +166,6 @@ def test_a_run_does_not_go_on_in_a_folder_of_imported_weights(
         train.run(config)
 
 
-@pytest.mark.slow
 def test_export_gives_back_every_tensor_of_the_original(imported, golden, tmp_path):
     torch = pytest.importorskip("torch")
     result = run("export-weights", "--source", imported, "--output", tmp_path / "torch")

@@ -191,6 +191,7 @@ def test_an_overflow_skips_the_step_on_all_devices_together(num_devices, options
     assert not all(jax.tree.leaves(moved))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spoil, value", [("image", precision.INITIAL_SCALE), ("scale", 1.0)]
 )
@@ -226,6 +227,7 @@ def test_the_scale_halves_after_an_overflow_and_doubles_in_time():
     assert float(first_scale(POLICIES[Precision.BFLOAT16]).value) == 1.0
 
 
+@pytest.mark.slow
 def test_the_scale_goes_on_with_the_run(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(precision, "GROWTH_INTERVAL", 4)
     fields = {"run__precision": "mixed", "mode__checkpoint_iteration": 3}

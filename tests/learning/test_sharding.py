@@ -128,6 +128,7 @@ def test_any_number_of_devices_trains_alike(scheme, accumulation, num_devices):
     assert largest_difference(many[1], one[1]) < 2e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_devices", [2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "scheme, accumulation", [(LossBalanceScheme.LIGHT, 1), (LossBalanceScheme.FOCAL, 2)]
@@ -156,6 +157,7 @@ def test_synchronous_statistics_are_those_of_one_device(
         assert largest_difference(many, state) < 1e-4
 
 
+@pytest.mark.slow
 def test_local_statistics_do_depend_on_the_devices():
     # Otherwise the test above would not show that sync_batch_norm does anything.
     config = network()
@@ -163,6 +165,7 @@ def test_local_statistics_do_depend_on_the_devices():
     assert np.abs(many[0]["loss"] / one[0]["loss"] - 1).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_local_statistics_equal_each_device_computed_alone():
     config, scheme, num_devices = network(), LossBalanceScheme.LIGHT, 4
     batch = minibatch(8, 0)
@@ -201,6 +204,7 @@ def test_local_statistics_equal_each_device_computed_alone():
     assert largest_difference(after.batch_stats, statistics) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     # A bias before a normalization has no gradient to be summed.
     "changes",
@@ -216,6 +220,7 @@ def test_the_only_collectives_are_those_of_gradients_and_metrics(changes):
     assert extra == 4 * (3 + 1 + 20 + 1 + 1)
 
 
+@pytest.mark.slow
 def test_sync_batch_norm_costs_collectives_of_its_own():
     local, _ = compiled_collectives(network())
     synchronous, _ = compiled_collectives(network(sync_batch_norm=True))

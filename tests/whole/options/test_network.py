@@ -70,6 +70,7 @@ def plain(runs, tmp_path_factory):
     return scores(runs, tmp_path_factory.mktemp("plain"), {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", CHANGES)
 def test_scores(runs, tmp_path, plain, field):
     changes = {f"network__{field}": CHANGES[field]}

@@ -50,6 +50,7 @@ def trust(parameter, update):
     return norm(parameter) / norm(update) if both else 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIRST_STEPS)
 def test_name(runs, gradient, name):
     rate = 2.0**-3
@@ -110,6 +111,7 @@ def test_bfloat16_gradients(runs):
     np.testing.assert_allclose(rounded, plain, rtol=0.05, atol=0.02 * abs(plain).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["none", "light", "even", "focal"])
 @pytest.mark.parametrize("only", [False, True])
 def test_loss_balance_scheme(runs, truth, scheme, only):
