@@ -14,9 +14,10 @@ from tests.support import ROOT
 NAMES = ("GLIBC_TUNABLES", "LD_PRELOAD", "KEEP_MEMORY", "MALLOC_CONF")
 COMMAND = ["python", "-m", "ctjax.main", "--config", "configs/scc21.py"]
 
-pytestmark = pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="glibc is Linux's"
-)
+pytestmark = [
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is Linux's"),
+    pytest.mark.xdist_group("host_memory"),  # they build one library
+]
 
 
 def environment(**changes):

@@ -17,7 +17,7 @@ import pytest
 
 from ctjax import __main__ as ctjax_main
 from ctjax.base.errors import ConfigError
-from ctjax.commands import command_line
+from ctjax.commands import configuration_files
 from ctjax.config import describe
 from tests.support import ROOT, tiny
 
@@ -97,7 +97,7 @@ def check_fields(arguments):
         if name == "--config":
             value = value or next(following)
             if not value.isupper() and "NAME" not in value:
-                command_line.find_configuration(value)
+                configuration_files.find(value)
         elif name.startswith("--config."):
             if not (name.rpartition(".")[2].isupper() or name == "--config.x.y"):
                 describe.check_name(name.removeprefix("--config."))

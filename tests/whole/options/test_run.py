@@ -15,7 +15,7 @@ import pytest
 from ctjax.base.errors import ConfigError
 from ctjax.config import resolve
 from ctjax.processes.stop_requests import Interrupted
-from ctjax.runs import iotest, train
+from ctjax.runs import iotest, train, training_loop
 from tests.support import larcv_fixtures, small_runs, tiny
 from tests.support.small_runs import entries_of, logits_of, loss_by_hand
 
@@ -204,7 +204,7 @@ def test_on_nonfinite(runs, tmp_path):
         "run__precision": "mixed",
         "run__minibatch_size": 4,
     }
-    with pytest.raises(train.TrainingError, match=r"step 0: loss (nan|inf)"):
+    with pytest.raises(training_loop.TrainingError, match=r"step 0: loss (nan|inf)"):
         train.run(runs.config("train", tmp_path / "stop", **fields))
     skipped = small_runs.run_and_listen(
         runs.config("train", tmp_path / "skip", run__on_nonfinite="skip", **fields)
