@@ -12,6 +12,7 @@ import pytest
 
 from ctjax.data import native
 from ctjax.learning import sharding
+from ctjax.outputs import log
 from tests.support import parity_table
 
 
@@ -31,6 +32,13 @@ def pytest_configure(config):
         "deterministic", derandomize=True, deadline=None
     )
     hypothesis.settings.load_profile("deterministic")
+
+
+@pytest.fixture(autouse=True)
+def log_goes_to_pytest():
+    """Gives the log back to pytest after a test that has left it to a run."""
+    yield
+    log.logger.propagate = True
 
 
 @pytest.fixture

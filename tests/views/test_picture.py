@@ -310,7 +310,6 @@ def test_view_of_a_minibatch(larcv_file, events, sparse):
 
 def test_without_matplotlib_training_goes_on(tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    train.logger.propagate = True
     config = tiny.make(tmp_path, run__iterations=1, mode__no_summary_images=False)
     assert int(train.run(config).step) == 1
     hints = [m for m in caplog.messages if "ctjax[display]" in m]

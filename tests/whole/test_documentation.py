@@ -18,7 +18,7 @@ import pytest
 from ctjax import __main__ as ctjax_main
 from ctjax.base.errors import ConfigError
 from ctjax.commands import configuration_files
-from ctjax.config import describe
+from ctjax.config import resolve
 from tests.support import ROOT, tiny
 
 PAGES = sorted(
@@ -100,7 +100,7 @@ def check_fields(arguments):
                 configuration_files.find(value)
         elif name.startswith("--config."):
             if not (name.rpartition(".")[2].isupper() or name == "--config.x.y"):
-                describe.check_name(name.removeprefix("--config."))
+                resolve.check_name(name.removeprefix("--config."))
         else:
             assert name == "--help" or word.isupper(), word
 
