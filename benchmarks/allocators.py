@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from benchmarks import compute, machine
-from benchmarks.compute import Case, Contender
+from benchmarks.compute_cases import Case, Contender
 
 PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 WORDS = {

@@ -20,11 +20,8 @@ import os
 import pathlib
 import runpy
 import shlex
-import signal
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 import types
 from collections.abc import Mapping
@@ -34,179 +31,18 @@ import jax
 import numpy as np
 
 from benchmarks import compute_report, machine, roofline
+from benchmarks.compute_cases import CASES, CONTENDERS, USUAL, Case, Contender
+from benchmarks.compute_process import ROOT, Worker, WorkerError
 from ctjax.config import fields as config_fields
 from ctjax.config import resolve
 from ctjax.models import torch_weights
 from ctjax.models.kernels import cpu
 from ctjax.runs import parts
 
-ROOT = pathlib.Path(__file__).parent.parent
 MOST_STEPS = 100  # of a block
 GPU_LIMIT_S = 480.0
 BLOCK_S = {"gpu": 0.3, "cpu": 1.0}
 GRACE_S = 30.0  # for ctjax's process, which is to outlive all that it is compared with
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """A network, what is done with it, and on how much at a time.
-
-    Attributes:
-      name: short, for the command line.
-      words: for the table.
-      network: the file of configs/ that has it.
-      training: whether it trains, else it predicts.
-      precision: a value of run.precision.
-      downsample: halvings of 1280 x 2048.
-      minibatch_size: events.
-      share: weight of this case when the time left is divided among the cases left.
-    """
-
-    name: str
-    words: str
-    network: str
-    training: bool
-    precision: str
-    downsample: int
-    minibatch_size: int
-    share: float = 1.0
-
-
-CASES = {
-    "gpu": (
-        Case("task2", "Task 2: training", "scc21", True, "float32", 2, 8, 3),
-        Case("task3", "Task 3: training", "scc21", True, "bfloat16", 0, 1, 4),
-        Case("task4", "Task 4: inference", "scc21", False, "bfloat16", 0, 2, 3),
-        Case("a21-inference", "a21: inference", "a21", False, "float32", 1, 8),
-        Case("a21", "a21: training", "a21", True, "float32", 1, 8),
-    ),
-    "cpu": (
-        Case("task2", "Task 2: training", "scc21", True, "float32", 2, 1),
-        Case("task4", "Task 4, smaller: inference", "scc21", False, "float32", 2, 1),
-        Case("a21", "a21: training", "a21", True, "float32", 1, 1),
-        Case("a21-inference", "a21: inference", "a21", False, "float32", 1, 1),
-    ),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Contender:
-    """What ctjax is compared with.
-
-    Attributes:
-      options: of PyTorch; None for ctjax itself, otherwise set up.
-      environment: of its process, beside this one's.
-      fields: changes to the configuration.
-    """
-
-    options: dict[str, bool] | None
-    environment: dict[str, str] = dataclasses.field(default_factory=dict)
-    fields: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
-
-
-EAGER = {"channels_last": False, "compile": False}
-CHANNELS_LAST = {"channels_last": True, "compile": False}
-
-CONV_FUSION = "--xla_gpu_experimental_enable_conv_fusion=true"
-
-CONTENDERS = {
-    "channels-last": Contender(CHANNELS_LAST),
-    "compile": Contender({"channels_last": True, "compile": True}),
-    "eager": Contender(EAGER),
-    "fused": Contender(None, fields={"network": {"kernels": "fused"}}),
-    "conv-fusion": Contender(
-        None, {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {CONV_FUSION}"}
-    ),
-}
-
-USUAL = {
-    "cpu": ["channels-last", "compile", "eager"],
-    "gpu": ["channels-last", "fused", "eager", "compile", "conv-fusion"],
-}
-"""Those of a run that names none; the last are left out where time runs out."""
-
-
-class WorkerError(RuntimeError):
-    """A process that ended or had to be ended; the message says why."""
-
-
-class Worker:
-    """A process of benchmarks/compute_worker.py."""
-
-    def __init__(
-        self,
-        job: dict,
-        folder: str,
-        deadline: float,
-        changes: Mapping[str, str] = types.MappingProxyType({}),
-    ):
-        """Starts it; past the deadline (of time.monotonic) it is ended."""
-        self._deadline = deadline
-        environment = os.environ | {
-            # Each side compiles anew, and takes the memory that it needs.
-            "JAX_COMPILATION_CACHE_DIR": os.path.join(folder, "jax"),
-            "TORCHINDUCTOR_CACHE_DIR": os.path.join(folder, "inductor"),
-            "TRITON_CACHE_DIR": os.path.join(folder, "triton"),
-            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-            **changes,
-        }
-        self._log = tempfile.TemporaryFile("w+")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.compute_worker", json.dumps(job)],
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-            start_new_session=True,
-        )
-
-    def __enter__(self) -> "Worker":
-        """Nothing to do."""
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """Ends the process and what it started."""
-        self._end()
-        self._process.wait()
-        for channel in (self._process.stdin, self._process.stdout, self._log):
-            try:
-                channel.close()
-            except BrokenPipeError:
-                continue
-
-    def _end(self) -> None:
-        try:
-            os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return
-
-    def tell(self, word: object) -> dict:
-        """Sends a line and returns the answer."""
-        try:
-            self._process.stdin.write(f"{word}\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # the answer says it
-        return self.answer()
-
-    def answer(self) -> dict:
-        """Waits for one line."""
-        timer = threading.Timer(
-            max(0.0, min(self._deadline - time.monotonic(), 1e6)), self._end
-        )
-        timer.daemon = True
-        timer.start()
-        line = self._process.stdout.readline()
-        timer.cancel()
-        if line:
-            return json.loads(line)
-        if time.monotonic() > self._deadline:
-            raise WorkerError("ended: the time for this case was over")
-        self._log.seek(0)
-        lines = [line for line in self._log.read().splitlines() if line.strip()]
-        raise WorkerError(lines[-1].strip() if lines else "ended without a word")
 
 
 def main() -> int:

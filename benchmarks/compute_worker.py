@@ -53,9 +53,7 @@ def ctjax_side(job: dict) -> Side:
     import jax
 
     from ctjax.config import resolve
-    from ctjax.learning import compiled as learning_compiled
-    from ctjax.learning import devices, sharding, state, steps
-    from ctjax.learning import optimizer as learning_optimizer
+    from ctjax.learning import devices, sharding
     from ctjax.learning.minibatch import DenseMinibatch
     from ctjax.models import torch_weights
     from ctjax.runs import parts
@@ -69,24 +67,12 @@ def ctjax_side(job: dict) -> Side:
     model, variables = parts.make_network(config, image_shape)
     weights = torch_weights.to_variables(_load(job["weights"]), variables)
     variables = {"batch_stats": {}} | weights
-    rule = config.mode.optimizer
-    options = parts.make_step_options(config, tuple(image_shape))
     arrays: tuple = (sharding.distribute(minibatch, mesh),)
     if job["training"]:
         arrays += (sharding.distribute(np.zeros(size, np.float32), mesh),)
-        schedule = learning_optimizer.make_schedule(rule, 1, 1)
-        update = learning_optimizer.make_optimizer(
-            rule, schedule, config.network.weight_decay
-        )
-        train_step = steps.make_train_step(
-            model=model, optimizer=update, schedule=schedule, options=options
-        )
-        program = learning_compiled.compile_train_step(train_step, mesh)
-        held = sharding.replicate(state.make_state(variables, update), mesh)
-    else:
-        eval_step = steps.make_eval_step(model=model, options=options, with_scores=True)
-        program = learning_compiled.compile_eval_step(eval_step, mesh, with_scores=True)
-        held = sharding.replicate(variables, mesh)
+    program, held = _make_program(
+        job["training"], config, model, variables, tuple(image_shape), mesh
+    )
     compiled = program.lower(held, *arrays).compile()
     memory = compiled.memory_analysis()
     if memory is not None:
@@ -116,6 +102,36 @@ def ctjax_side(job: dict) -> Side:
     return side
 
 
+def _make_program(
+    training: bool,
+    config: Any,
+    model: Any,
+    variables: Any,
+    image_shape: tuple,
+    mesh: Any,
+) -> tuple[Any, Any]:
+    """Returns the jitted step of a training or an inference, and what it steps on."""
+    from ctjax.learning import compiled, sharding, state, steps
+    from ctjax.learning import optimizer as learning_optimizer
+    from ctjax.runs import parts
+
+    options = parts.make_step_options(config, image_shape)
+    if not training:
+        eval_step = steps.make_eval_step(model=model, options=options, with_scores=True)
+        program = compiled.compile_eval_step(eval_step, mesh, with_scores=True)
+        return program, sharding.replicate(variables, mesh)
+    rule = config.mode.optimizer
+    schedule = learning_optimizer.make_schedule(rule, 1, 1)
+    update = learning_optimizer.make_optimizer(
+        rule, schedule, config.network.weight_decay
+    )
+    train_step = steps.make_train_step(
+        model=model, optimizer=update, schedule=schedule, options=options
+    )
+    program = compiled.compile_train_step(train_step, mesh)
+    return program, sharding.replicate(state.make_state(variables, update), mesh)
+
+
 def torch_side(job: dict) -> Side:
     """The peer's network and step, as the contender of the job wants them."""
     import torch
@@ -131,13 +147,7 @@ def torch_side(job: dict) -> Side:
     if contender["channels_last"]:
         layout = torch.channels_last
     model = torch_peer.UResNet(config.network)
-    tensors = {name: torch.tensor(a) for name, a in _load(job["weights"]).items()}
-    counters = {
-        name: tensor
-        for name, tensor in model.state_dict().items()
-        if name.endswith("num_batches_tracked")
-    }
-    model.load_state_dict(tensors | counters, strict=True)
+    _load_weights(torch, model, job["weights"])
     model = model.to(device, memory_format=layout).train(job["training"])
     minibatch = _load(job["minibatch"])
     image = torch.tensor(minibatch["image"], device=device)
@@ -178,6 +188,17 @@ def torch_side(job: dict) -> Side:
         side.wait = torch.cuda.synchronize
         side.peak = torch.cuda.max_memory_allocated
     return side
+
+
+def _load_weights(torch: Any, model: Any, path: str) -> None:
+    """Loads weights into the peer; how many batches it has seen stays at none."""
+    tensors = {name: torch.tensor(a) for name, a in _load(path).items()}
+    counters = {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if name.endswith("num_batches_tracked")
+    }
+    model.load_state_dict(tensors | counters, strict=True)
 
 
 def _set_up_torch(torch: Any, job: dict) -> Any:
