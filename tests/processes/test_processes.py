@@ -126,7 +126,7 @@ def test_inference_by_two_is_that_of_one(
         "mode__name": "inference",
         "mode__weights_location": str(folder),
         "mode__write_predictions": True,
-        "run__iterations": 0,
+        "run__iterations": None,
         "data__synthetic": False,
         "data__downsample": 0,
         "data__file": str(larcv_file),

@@ -466,6 +466,6 @@ def test_accuracy_on_the_light_events(
         "mode__optimizer__loss_balance_scheme": scheme,
     }
     train.run(tiny.make(tmp_path, **options))
-    options |= {"mode__name": "inference", "run__iterations": 0}
+    options |= {"mode__name": "inference", "run__iterations": None}
     report = inference.run(tiny.make(tmp_path, **options))
     assert report["Average/mIoU"] >= original - 0.05
