@@ -146,6 +146,7 @@ def make_step(axis_name=None, spoil=False, **options):
     return make_state(init_variables(model, NETWORK.depth, 0), rule, policy), step
 
 
+@pytest.mark.slow
 def test_gradients_do_not_depend_on_the_scale():
     state, step = make_step()
     step = jax.jit(step)
@@ -161,7 +162,8 @@ def test_gradients_do_not_depend_on_the_scale():
     assert norms[1.0] < (1 - 1e-5) * norms[2.0**16]
 
 
-@pytest.mark.parametrize("num_devices", [pytest.param(1, marks=pytest.mark.slow), 4])
+@pytest.mark.slow
+@pytest.mark.parametrize("num_devices", [1, 4])
 @pytest.mark.parametrize("options", [{}, {"skip_nonfinite": True}])
 def test_an_overflow_skips_the_step_on_all_devices_together(num_devices, options):
     mesh = sharding.make_mesh(jax.devices()[:num_devices])

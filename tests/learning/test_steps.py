@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from ctjax.config.fields import LossBalanceScheme, Network, Normalization
 from ctjax.learning import steps
@@ -85,6 +86,7 @@ def test_accumulation_equals_one_large_minibatch_without_normalization():
     )
 
 
+@pytest.mark.slow
 def test_accumulation_carries_running_statistics_on():
     _, state, parts = make(network(), accumulation=2)
     _, _, single = make(network(), rule=optax.sgd(0.0))

@@ -179,6 +179,7 @@ def failing(monkeypatch, error, steps):
 FULL = OSError(28, "No space left on device")
 
 
+@pytest.mark.slow
 def test_three_failed_saves_in_a_row_end_a_training(tmp_path, monkeypatch, caplog):
     failing(monkeypatch, FULL, {4, 6, 8})
     config = tiny.make(tmp_path, run__iterations=20, mode__checkpoint_iteration=2)

@@ -82,6 +82,7 @@ def test_a_finished_run_is_left_alone(unbroken, tmp_path):
     assert (folder / "train_metrics.csv").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_five_checkpoints_are_kept(tmp_path):
     train.run(tiny.make(tmp_path, run__iterations=7, mode__checkpoint_iteration=1))
     kept = {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}
@@ -118,6 +119,7 @@ def test_validation_every_so_many_steps(tmp_path, larcv_file):
     assert list((tmp_path / "test").glob("events.out.tfevents*"))
 
 
+@pytest.mark.slow
 def test_densify_on_the_device_is_the_same_training(tmp_path, larcv_file):
     states = [
         train.run(
@@ -154,6 +156,7 @@ def test_checkpoint_of_another_optimizer_is_refused(unbroken):
         train.run(config)
 
 
+@pytest.mark.slow
 def test_bfloat16_trains_float32_parameters_to_nearly_the_same(unbroken, tmp_path):
     folder, _ = unbroken
     learning_state = train.run(
@@ -170,6 +173,7 @@ def test_bfloat16_trains_float32_parameters_to_nearly_the_same(unbroken, tmp_pat
     assert ours == pytest.approx(theirs, rel=0.05)
 
 
+@pytest.mark.slow
 def test_accumulated_minibatches_read_each_event_once(
     one_device, tmp_path, larcv_file, monkeypatch
 ):
@@ -250,6 +254,7 @@ def test_profile_writes_a_trace(tmp_path, iterations, caplog):
     assert flop > 0 and most == pytest.approx(sum(parts), rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat, count", [("none", 0), ("stage", 1)])
 def test_what_saves_nothing_on_a_cpu_is_said(tmp_path, caplog, remat, count):
     train.run(tiny.make(tmp_path, run__iterations=1, run__remat=remat))

@@ -107,6 +107,7 @@ def test_name(runs, tmp_path, monkeypatch):
     assert (tmp_path / "output/mine/test/profiles/io_timings.npy").exists()
 
 
+@pytest.mark.slow
 def test_sync_batch_norm(runs):
     """Four devices with the statistics of all are as one device."""
     fields = {**NETWORK, "network__depth": 1, "run__iterations": 1}
@@ -128,6 +129,7 @@ def test_weight_decay(runs):
     assert {path[-1] for path in plain} == {"kernel", "bias"}
 
 
+@pytest.mark.slow
 def test_kernels(runs, tmp_path):
     """Other programs of the same network, from 16 features on."""
     fields = {

@@ -140,6 +140,7 @@ def test_precision__of_inference(runs):
     assert 1e-5 < np.abs(half - exact).max() < 0.1
 
 
+@pytest.mark.slow
 def test_remat(runs, tmp_path):
     """What is computed twice stands twice in the program of the step."""
     blocks = {"network__blocks_per_layer": 1, "network__blocks_final": 1}
