@@ -29,9 +29,7 @@ WORDS = {
     "ctjax": "plain",
     "pages": "glibc, huge pages alone",
     "glibc": "glibc, huge pages and memory kept",
-    "own": "launch/host_memory.c, and huge pages by glibc",
     "jemalloc": "jemalloc",
-    "mimalloc": "mimalloc",
 }
 WAYS = [name for name in WORDS if name not in ("ctjax", "pages")]
 """Values of KEEP_MEMORY."""

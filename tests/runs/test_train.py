@@ -473,4 +473,5 @@ def test_accuracy_on_the_light_events(
     train.run(tiny.make(tmp_path, **options))
     options |= {"mode__name": "inference", "run__iterations": None}
     report = inference.run(tiny.make(tmp_path, **options))
+    sys.stdout.write(f"Average/mIoU {report['Average/mIoU']:.3f}\n")  # for -rP
     assert report["Average/mIoU"] >= original - 0.05
