@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import sys
 
 import h5py
 import jax
