@@ -3,7 +3,9 @@
 import pytest
 
 from ctjax.base.constants import METRIC_NAMES
+from ctjax.outputs import summaries
 from tests.support import small_runs
+from tests.support.summaries import read_scalars
 
 pytestmark = pytest.mark.xdist_group("runs_of_summaries")
 
@@ -67,3 +69,11 @@ def test_a_run_that_goes_on_goes_on_with_the_steps(runs, tmp_path):
     losses = run.scalars("train")["loss"]
     assert list(losses) == [0, 1, 2, 3]
     assert list(losses.values()) == pytest.approx(run.losses, rel=1e-6)
+
+
+def test_two_runs_within_a_second_leave_two_files(tmp_path):
+    for start in (0, 1):
+        summary = summaries.open_summary(str(tmp_path), "train", start)
+        summary.add_scalar("loss", 1.5, start)
+        summary.close()
+    assert read_scalars(tmp_path / "train") == {"loss": {0: 1.5, 1: 1.5}}
