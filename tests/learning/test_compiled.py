@@ -11,7 +11,7 @@ from ctjax.base.errors import UserError
 from ctjax.base.free_memory import Memory
 from ctjax.learning import compiled, device_memory
 from ctjax.processes import launchers
-from ctjax.runs import train
+from ctjax.runs import train, training_loop
 from tests.support import tiny
 
 NUMBERS = 2**20
@@ -102,7 +102,11 @@ def test_a_gpu_has_its_own(step, monkeypatch):
 
 
 def test_a_training_without_room_ends_before_its_first_step(tmp_path, monkeypatch):
-    with_free(monkeypatch, 1000)
-    with pytest.raises(UserError, match="the compiled training step needs"):
+    def compile_ahead(step, state, minibatch, stop):
+        assert int(state.step) == 0
+        raise UserError("no room")
+
+    monkeypatch.setattr(training_loop, "compile_ahead", compile_ahead)
+    with pytest.raises(UserError, match="no room"):
         train.run(tiny.make(tmp_path))
     assert len((tmp_path / "train_metrics.csv").read_text().splitlines()) == 1

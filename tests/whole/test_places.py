@@ -24,6 +24,11 @@ sys.exit(main.main(sys.argv[1:]))
 LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
+# Programs are compiled anew: the fewer layers, the better.
+QUICK = {"network__depth": 1, "network__blocks_per_layer": 0}
+QUICK |= {"network__blocks_final": 0, "network__blocks_deepest_layer": 0}
+
+
 def run(folder, streams, code, *flags):
     command = ["sh", "-c", f'exec "$@" {streams}', "sh", sys.executable]
     return subprocess.run(
@@ -37,7 +42,8 @@ def run(folder, streams, code, *flags):
 
 def test_a_training_needs_no_user_no_terminal_and_no_unicode(tmp_path):
     name = "a[1] ~b/{c}"
-    flags = tiny.flags(name, mode__no_summary_images=False, run__iterations=2)
+    fields = {"mode__no_summary_images": False, "run__iterations": 2, **QUICK}
+    flags = tiny.flags(name, **fields)
     result = run(tmp_path, ">&- 2>&-", HOMELESS, *flags)
     assert result.returncode == 0
     assert os.listdir(tmp_path) == ["a[1] ~b"]
