@@ -5,9 +5,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-import ctjax
 from ctjax import main as run
-from ctjax.base import version
+from ctjax.base import standard_streams, version
 from ctjax.config import describe
 from ctjax.config.fields import ModeName
 
@@ -43,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       where no command is given; 75 where a run has been stopped that the same command
       goes on with.
     """
+    standard_streams.open_closed()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words:
         sys.stderr.write(help_text())
@@ -52,8 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(help_text())
         return 0
     if "--version" in words:
-        commit = version.find_commit()
-        sys.stdout.write(f"ctjax {ctjax.__version__} (commit {commit})\n")
+        sys.stdout.write(f"{version.describe()}\n")
         return 0
     if name in RUNS:
         if "--help" in rest or "-h" in rest:

@@ -9,6 +9,8 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
+from ctjax.base import standard_streams, version
+from ctjax.base.errors import UserError
 from ctjax.commands import command_line
 from ctjax.config import describe
 from ctjax.config.fields import Config, ModeName
@@ -36,21 +38,41 @@ def main(
       Exit status: 0; 1 after one line about what the user can mend; 75 where a signal
       or run.max_time has stopped a training that the same command goes on with.
     """
+    standard_streams.open_closed()
     if "--help" in arguments or "-h" in arguments:
         sys.stdout.write(describe.help_text("run"))
         return 0
+    if "--version" in arguments:
+        sys.stdout.write(f"{version.describe()}\n")
+        return 0
+    standard_streams.outlive_readers()
     started, processes = None, SINGLE_PROCESS
     try:
         config = command_line.parse_config(arguments, mode, default)
         if config.run.distributed:
             started = launchers.find(os.environ)
         processes = join.start(config, started)
-        run(config, processes)
+        with _taking_signals(config.mode.name, processes):
+            run(config, processes)
     except Interrupted:
         return stop_requests.STATUS
+    except KeyboardInterrupt:
+        return _end_after(UserError(command_line.INTERRUPTED), started, processes)
     except Exception as error:
         return _end_after(error, started, processes)
     return 0
+
+
+def _taking_signals(
+    mode: ModeName, processes: Processes
+) -> contextlib.AbstractContextManager[None]:
+    """Takes signals outside of the steps of a training, which take them themselves."""
+    if mode is ModeName.TRAIN:
+        return stop_requests.ending_at_once()
+    if processes.count > 1:
+        # One that waits for another would never get to an exception.
+        return contextlib.nullcontext()
+    return stop_requests.interrupting()
 
 
 def run(config: Config, processes: Processes = SINGLE_PROCESS) -> Any:

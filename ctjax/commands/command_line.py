@@ -10,6 +10,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+from ctjax.base import home
 from ctjax.base.errors import ConfigError, UserError
 from ctjax.commands import configuration_files
 from ctjax.config import resolve
@@ -22,6 +23,8 @@ EXPECTED = "expected --config NAME or --config.FIELD=VALUE"
 
 MENDABLE = (UserError, OSError)
 """Errors whose message tells the user all; others are defects, with a traceback."""
+
+INTERRUPTED = "interrupted; nothing unfinished was kept"
 
 
 class Parser(argparse.ArgumentParser):
@@ -37,9 +40,26 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
+    def parse_known_args(self, args=None, namespace=None) -> Any:
+        """Parses words in which `~` is the home folder, after `=` as well."""
+        words = sys.argv[1:] if args is None else args
+        try:
+            words = [_with_home(word) for word in words]
+        except UserError as error:
+            self.error(str(error))
+        return super().parse_known_args(words, namespace)
+
     def error(self, message: str) -> NoReturn:
         """Ends the process with the message in one line and status 1."""
         raise SystemExit(f"ctjax: error: {one_line(message)}")
+
+
+def _with_home(word: str) -> str:
+    """Puts the home folder for `~` in a path or in `--option=PATH`."""
+    option, equals, value = word.partition("=")
+    if option.startswith("--") and equals:
+        return f"{option}={home.expand(value)}"
+    return home.expand(word)
 
 
 def parse_config(
@@ -131,13 +151,13 @@ def end_in_one_line(command: Callable[[], None]) -> int:
     Returns:
       Exit status: 0, 1 after an error.
     """
-    stop_requests.take_sigterm_as_interrupt()
     try:
-        command()
+        with stop_requests.interrupting():
+            command()
     except MENDABLE as error:
         sys.stderr.write(f"ctjax: error: {one_line(error)}\n")
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write("ctjax: error: interrupted; nothing unfinished was kept\n")
+        sys.stderr.write(f"ctjax: error: {INTERRUPTED}\n")
         return 1
     return 0

@@ -10,6 +10,7 @@ from typing import Any
 
 import ml_collections
 
+from ctjax.base import home
 from ctjax.base.errors import ConfigError
 from ctjax.config import fields, resolve
 from ctjax.config.fields import Config
@@ -91,6 +92,7 @@ def find(name: str) -> str:
     """
     if not name:
         raise ConfigError("--config: expected a configuration file, see configs/")
+    name = home.expand(name)
     if os.path.isfile(name):
         return name
     if not os.path.dirname(name):

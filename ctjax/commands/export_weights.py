@@ -89,5 +89,5 @@ def _write_torch(folder: str, tensors: dict[str, np.ndarray], step: int) -> None
     torch.save(
         {"global_step": step, "state_dict": weights}, os.path.join(folder, file_name)
     )
-    with open(os.path.join(folder, "checkpoint"), "w") as file:
+    with open(os.path.join(folder, "checkpoint"), "w", encoding="utf-8") as file:
         file.write(f"latest: {file_name}\n{step}: {file_name}\n")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ctjax.base import optional_packages
+from ctjax.base import npz, optional_packages, regular_files
 from ctjax.commands import command_line
 from ctjax.config.fields import ComputeMode, Config
 
@@ -118,7 +118,7 @@ def find_file(source: str) -> str:
         index = found[0]
     elif os.path.basename(source) != TORCH_INDEX:
         return source
-    with open(index, errors="replace") as file:
+    with open(index, encoding="utf-8", errors="replace") as file:
         names = [line[8:].strip() for line in file if line.startswith("latest: ")]
     if not names:
         raise WeightsError(f"{index}: expected a line 'latest: FILE'")
@@ -131,7 +131,9 @@ def find_file(source: str) -> str:
 def _read_npz(path: str) -> tuple[dict[str, np.ndarray], int]:
     from ctjax.models.torch_weights import WeightsError
 
+    regular_files.check(path)
     try:
+        npz.check_sizes(path)
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays}, 0
     except (ValueError, OSError, EOFError) as error:
@@ -142,6 +144,7 @@ def _read_torch(path: str) -> tuple[dict[str, np.ndarray], int]:
     """Tensors and step of a torch file, unpickled as data, never as code."""
     from ctjax.models.torch_weights import WeightsError
 
+    regular_files.check(path)
     torch = optional_packages.import_optional("torch", "torch")
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)

@@ -4,14 +4,18 @@ import dataclasses
 import difflib
 import enum
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import ml_collections
 
+from ctjax.base import home
 from ctjax.base.errors import ConfigError
 from ctjax.config.fields import Config, Data, ModeName, Precision
 from ctjax.config.option import Option, plain_type
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 DEFAULT_ITERATIONS = 500  # CosmicTagger's run.iterations
 
@@ -30,7 +34,7 @@ def resolve(config: Mapping[str, Any]) -> Config:
       ConfigError: an unknown field, a value of the wrong type or out of range, or
         fields that contradict each other; the message names the field.
     """
-    result = build(Config, config)
+    result = _with_home(build(Config, config))
     run, mode, network = result.run, result.mode, result.network
     trains = mode.name in (ModeName.TRAIN, ModeName.QUICKSTART)
     if trains and run.precision is Precision.FLOAT16:
@@ -52,6 +56,32 @@ def resolve(config: Mapping[str, Any]) -> Config:
     if output_dir is None:
         output_dir = os.path.join("output", network.name, run.id)
     return dataclasses.replace(result, run=run, output_dir=output_dir)
+
+
+def _with_home(config: Config) -> Config:
+    """Puts the user's home folder for `~` in paths, which the shell leaves after =."""
+
+    def expand(names: str | None) -> str | None:
+        if names is None or "~" not in names:
+            return names
+        return ",".join(home.expand(name.strip()) for name in names.split(","))
+
+    data, mode = config.data, config.mode
+    data = dataclasses.replace(
+        data,
+        data_directory=home.expand(data.data_directory),
+        file=expand(data.file),
+        aux_file=expand(data.aux_file),
+    )
+    location, output_dir = mode.weights_location, config.output_dir
+    return dataclasses.replace(
+        config,
+        data=data,
+        mode=dataclasses.replace(
+            mode, weights_location=location and home.expand(location)
+        ),
+        output_dir=output_dir and home.expand(output_dir),
+    )
 
 
 def _check_files(data: Data, mode: ModeName) -> None:
@@ -164,4 +194,9 @@ def _convert(value: Any, expected: type, name: str) -> Any:
         isinstance(value, bool) and expected is not bool
     ):
         raise ConfigError(f"{name}: expected {expected.__name__}, got {value!r}")
+    if isinstance(value, str) and _CONTROL.search(value):
+        raise ConfigError(
+            f"{name}: expected no line breaks or other control characters, "
+            f"got {value!r}"
+        )
     return value

@@ -54,6 +54,13 @@ int32_t ctjax_split_records(const uint8_t *restrict records,
   return usual;
 }
 
+/* Whether there are pixels, and no more than an int32 can count over all planes. */
+static inline int32_t is_image(int32_t num_rows, int32_t num_columns,
+                               int64_t num_planes) {
+  return num_rows > 0 && num_columns > 0 && num_planes >= 0 &&
+         num_planes <= INT32_MAX / num_rows / num_columns;
+}
+
 /* Row of an id; start and column follow it, mostly without a division. */
 static inline int32_t row_of(int32_t id, int32_t num_rows, int32_t *start,
                              int32_t *column) {
@@ -71,12 +78,15 @@ static inline int32_t row_of(int32_t id, int32_t num_rows, int32_t *start,
 
    Either of charges and classes may be null, and what is made of it. cells, sums and
    highest have room for every voxel, spans takes the planes of the cells. Returns 0
-   unless ids ascend strictly in each plane, inside of the image. */
+   unless cells divide both sides of the image, and ids ascend strictly in each plane,
+   inside of the image. */
 int32_t ctjax_pool(const int32_t *restrict ids, const float *restrict charges,
                    const uint8_t *restrict classes, const int64_t (*planes)[2],
                    int64_t num_planes, int32_t num_rows, int32_t num_columns, int32_t d,
                    int32_t *restrict cells, float *restrict sums,
                    uint8_t *restrict highest, int64_t (*spans)[2]) {
+  if (d < 0 || d > 15 || !is_image(num_rows, num_columns, num_planes)) return 0;
+  if ((num_rows | num_columns) & ((1 << d) - 1)) return 0;
   int32_t rows = num_rows >> d, num_words = rows / 64 + 1, usual = 0;
   float share = 1.0f / (1 << 2 * d);
   int64_t num_cells = 0;
@@ -127,13 +137,14 @@ end:
    are first sorted by row, which is one count and one move.
 
    charges and image, or classes and label, may be null. pixels takes the flat places
-   written. Returns 0 where an id is outside of the image, or where there is no memory,
-   with nothing written. */
+   written. Returns 0 where an id is outside of the image, where there is no image, or
+   where there is no memory, with nothing written. */
 int32_t ctjax_fill(const int32_t *restrict ids, const float *restrict charges,
                    const uint8_t *restrict classes, const int64_t (*planes)[2],
                    int64_t num_planes, int32_t num_rows, int32_t num_columns,
                    float *restrict image, uint8_t *restrict label,
                    int32_t *restrict pixels) {
+  if (!is_image(num_rows, num_columns, num_planes)) return 0;
   int64_t num_voxels = 0, num_bins = num_planes * num_rows, sum = 0;
   for (int64_t plane = 0; plane < num_planes; plane++)
     num_voxels += planes[plane][1] - planes[plane][0];

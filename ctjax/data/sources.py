@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from ctjax.base import descriptors
 from ctjax.base.constants import FULL_IMAGE_SHAPE
 from ctjax.data import images, synthetic
 from ctjax.data.larcv.file import LarcvFile, LarcvFileError
@@ -58,6 +59,9 @@ class LarcvFiles:
           LarcvFileError: where one cannot be read, or differs from the first.
         """
         self._files: list[LarcvFile] = []
+        shortage = descriptors.find_shortage(2 * len(paths))
+        if shortage is not None:
+            raise LarcvFileError(f"{len(paths)} data files: {shortage}")
         try:
             for path in paths:
                 self._files.append(LarcvFile(path, **options))
@@ -266,6 +270,7 @@ def find_files(patterns: Sequence[str | os.PathLike]) -> list[str]:
         found = [pattern]
         is_pattern = any(c in pattern for c in GLOB_CHARACTERS)
         if is_pattern and not os.path.exists(pattern):
+            pattern = _escape_existing(pattern)
             found = sorted(glob.glob(pattern, recursive=True))
         if not found:
             raise LarcvFileError(f"{pattern}: found no file, expected larcv3 files")
@@ -279,6 +284,19 @@ def find_files(patterns: Sequence[str | os.PathLike]) -> list[str]:
             raise LarcvFileError(f"{path}: found twice, expected each file once")
         seen.add(real)
     return paths
+
+
+def _escape_existing(pattern: str) -> str:
+    """Lets the leading folders of a pattern stand for themselves where they exist.
+
+    So that a folder named `run[1]` is found, and not looked for as `run1`.
+    """
+    parts = pattern.split(os.sep)
+    for length in range(len(parts) - 1, 0, -1):
+        folder = os.sep.join(parts[:length])
+        if os.path.isdir(folder):
+            return os.sep.join([glob.escape(folder), *parts[length:]])
+    return pattern
 
 
 def _by(shape: tuple[int, int]) -> str:

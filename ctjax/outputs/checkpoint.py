@@ -21,6 +21,7 @@ from ctjax.learning.precision import LossScale
 from ctjax.learning.state import TrainState
 from ctjax.outputs import checksums, saved_config
 from ctjax.outputs.checkpoint_saver import SCORE, Saver, training_item
+from ctjax.outputs.plain_names import plain_name
 from ctjax.outputs.saved_config import CheckpointError, DamagedError, SavedConfig
 from ctjax.processes import join
 from ctjax.processes.join import SINGLE_PROCESS, Processes
@@ -49,7 +50,11 @@ def save_weights(
         raise FileExistsError(
             f"{output_dir}: found a folder {FOLDER}, expected none to write over"
         )
-    with ocp.CheckpointManager(folder) as manager:
+    os.makedirs(folder)
+    with (
+        plain_name(folder, is_written=True) as name,
+        ocp.CheckpointManager(name) as manager,
+    ):
         manager.save(
             step,
             args=ocp.args.Composite(
@@ -88,12 +93,14 @@ def open_for_saving(
             ]
         ),
     )
-    manager = ocp.CheckpointManager(folder, options=options)
-    saver = Saver(folder, manager, processes.is_first)
-    try:
-        yield saver
-    finally:
-        saver.close()
+    os.makedirs(folder, exist_ok=True)
+    with plain_name(folder, is_written=True) as name:
+        manager = ocp.CheckpointManager(name, options=options)
+        saver = Saver(folder, manager, processes.is_first)
+        try:
+            yield saver
+        finally:
+            saver.close()
 
 
 def restore_latest(
@@ -268,7 +275,10 @@ def read_network(location: str) -> Network:
 def _open_existing(location: str) -> Iterator[tuple[ocp.CheckpointManager, int]]:
     """Opens the checkpoints of a location; yields the step it names, else the last."""
     folder, step = _find(location)
-    with ocp.CheckpointManager(folder) as manager:
+    with (
+        plain_name(folder, is_written=False) as name,
+        ocp.CheckpointManager(name) as manager,
+    ):
         if step is None:
             step = manager.latest_step()
         if step is None or step not in manager.all_steps():

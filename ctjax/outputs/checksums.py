@@ -24,7 +24,7 @@ def write_checksums(folder: str, step: int) -> None:
         sums = _sums(os.path.join(folder, str(step)))
         path = _path(folder, step)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(f"{path}.partial", "w") as file:
+        with open(f"{path}.partial", "w", encoding="utf-8") as file:
             json.dump(sums, file)
         os.replace(f"{path}.partial", path)
         for name in os.listdir(os.path.dirname(path)):
@@ -40,7 +40,7 @@ def find_damage(folder: str, step: int) -> bool:
     A run that was killed right after a save may not have written them yet.
     """
     try:
-        with open(_path(folder, step)) as file:
+        with open(_path(folder, step), encoding="utf-8") as file:
             expected = json.load(file)
     except (OSError, ValueError):
         return False

@@ -28,7 +28,10 @@ def start_logging(output_dir: str, process: int = 0) -> None:
     if process == 0:
         os.makedirs(output_dir, exist_ok=True)
         path = os.path.join(output_dir, "process.log")
-        handlers.append(_ProcessLogHandler(path))
+        # Names of files need be no text.
+        handlers.append(
+            _ProcessLogHandler(path, encoding="utf-8", errors="backslashreplace")
+        )
     else:
         formatter = logging.Formatter(f"rank {process}: {LOG_FORMAT}")
         handlers[0].setLevel(logging.WARNING)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 import ctjax
+from ctjax.base.errors import ConfigError
 from ctjax.config import fields
 from ctjax.config.fields import ComputeMode, Config, ModeName
 from ctjax.processes import liveness
@@ -95,6 +96,27 @@ def start(config: Config, launch: Launch | None) -> Processes:
     return Processes(launch.index, launch.count)
 
 
+def find_local_devices() -> list[Any]:
+    """Finds the devices of this process.
+
+    Returns:
+      jax's.
+
+    Raises:
+      ConfigError: JAX_PLATFORMS names a kind that is not there.
+    """
+    import jax
+
+    try:
+        return jax.local_devices()
+    except RuntimeError as error:
+        words = " ".join(str(error).split())[:300]
+        raise ConfigError(
+            f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')}: found no such device "
+            f"({words}); expected it unset, or run.compute_mode=CPU"
+        ) from error
+
+
 @contextlib.contextmanager
 def _end_if_late(launch: Launch, address: str, timeout_s: int) -> Iterator[None]:
     """Ends the process with a line unless the block is left in time."""
@@ -133,12 +155,10 @@ def gather(values: np.ndarray) -> np.ndarray:
 
 def _check_alike(config: Config) -> None:
     """Raises DistributedError unless all processes have the same configuration."""
-    import jax
-
     ours = {
         "ctjax": ctjax.__version__,
         "jax": importlib.metadata.version("jax"),
-        "devices": jax.local_device_count(),
+        "devices": len(find_local_devices()),
         **_flat(fields.to_dict(config), ""),
     }
     text = json.dumps(ours, sort_keys=True).encode()

@@ -14,7 +14,7 @@ from ctjax.config.fields import Config, OnNonfinite
 from ctjax.data.minibatch import HostMinibatch
 from ctjax.data.pipeline import MinibatchReader
 from ctjax.learning import activations, sharding
-from ctjax.learning.compiled import describe_program
+from ctjax.learning.compiled import compile_ahead, describe_program
 from ctjax.learning.one_behind import one_behind
 from ctjax.learning.state import TrainState
 from ctjax.learning.steps import EvalStep, StepOptions
@@ -152,12 +152,13 @@ def _start_steps(training: Training, loop: Loop) -> Iterator[_StartedStep]:
         if reports.wants_images(number):
             shown = training.eval_step(loop.state.variables, arrays)
             reports.report_image("train", number, minibatch, shown)
-        if training.config.run.profile and number == steps.start:
-            compiled = loop.train_step.lower(loop.state, arrays, stop).compile()
-            logger.info(
-                "Compiled training step, each device: %s", describe_program(compiled)
+        if number == steps.start:
+            loop.train_step, program = compile_ahead(
+                loop.train_step, loop.state, arrays, stop
             )
-            loop.train_step = compiled
+            if training.config.run.profile:
+                words = "Compiled training step, each device: %s"
+                logger.info(words, describe_program(program))
         loop.state, results = loop.train_step(loop.state, arrays, stop)
         loop.started = number + 1
         yield _StartedStep(number, minibatch, results, wait_s)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
+from ctjax.base import regular_files
 from ctjax.base.constants import (
     CLASS_PRODUCT,
     COSMIC,
@@ -266,9 +267,9 @@ def _find_entry(predictions: str, entry: int) -> tuple[int, dict[str, float]]:
     Without it the predictions are taken to begin with the first event.
     """
     table = os.path.join(os.path.dirname(predictions), "inference_metrics.csv")
-    if not os.path.exists(table):
+    if not os.path.isfile(table):
         return entry, {}
-    with open(table, newline="") as file:
+    with open(table, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     places = [place for place, row in enumerate(rows) if row["entry"] == str(entry)]
     if not places:
@@ -280,6 +281,7 @@ def _find_entry(predictions: str, entry: int) -> tuple[int, dict[str, float]]:
 def _read_prediction(path: str, place: int):
     """Reads (ids, classes) of every plane, ids ascending, and the image's shape."""
     try:
+        regular_files.check(path)
         with h5py.File(path, "r") as file:
             group: Any = file[f"Data/sparse2d_{CLASS_PRODUCT}_group"]
             extents = group["extents"]

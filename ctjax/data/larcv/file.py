@@ -10,6 +10,7 @@ import os
 import h5py
 import numpy as np
 
+from ctjax.base import regular_files
 from ctjax.base.constants import IMAGE_PRODUCT, LABEL_PRODUCT, MAX_CHARGE, NEUTRINO
 from ctjax.data import native
 from ctjax.data.larcv import chunk_order
@@ -58,7 +59,13 @@ class LarcvFile:
         self._place = Place(self.path)
         self._warned_of_duplicates = False
         with as_larcv_error(self._place, "a readable file"):
-            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            # A FIFO that nobody writes would be waited for.
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+            self._descriptor = os.open(self.path, flags)
+        kind = regular_files.other_kind(os.fstat(self._descriptor))
+        if kind is not None:
+            os.close(self._descriptor)
+            self._place.fail(kind, "a regular file")
         self._mode = OpenMode(self._descriptor, raw_chunks, strict)
         try:
             self._state = _file_state(os.fstat(self._descriptor))

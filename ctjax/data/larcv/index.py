@@ -19,8 +19,11 @@ from ctjax.data.larcv.tables import OpenMode, read_table
 
 logger = logging.getLogger("ctjax")
 
-MAX_PIXELS = (2**31 - 1) // NUM_PLANES
-"""Pixels are counted in int32 over all planes."""
+MAX_PIXELS = 2**26
+"""Most pixels of a plane: a larger size is damage, and memory for it not asked for.
+
+Pixels are counted in int32 over all planes.
+"""
 
 
 @dataclasses.dataclass(frozen=True)

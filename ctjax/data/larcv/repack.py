@@ -45,31 +45,31 @@ def repack(source: str, target: str, *, filter_name: str = "gzip", level: int = 
 
     Raises:
       FileExistsError: where the target exists.
+      UserError: another process writes it.
       LarcvFileError: where the source cannot be read, or the copy differs.
       OSError: the target cannot be written.
     """
-    if os.path.exists(target):
-        raise FileExistsError(f"{target}: found a file, expected none to write over")
+    _refuse_existing(target)
     filters = dict(FILTERS[filter_name])
     if "compression" in filters:
         filters["compression_opts"] = level
-    unfinished = f"{target}.{os.getpid()}.part"
-    try:
-        with LarcvFile(source) as events:
-            with DiskFile(unfinished, "x+") as disk:
-                with h5py.File(source, "r") as old, h5py.File(disk, "w") as new:
-                    _copy_others(old, new)
-                    for product in _products(events):
-                        _write_product(events, product, old, new, filters)
-                        new.flush()
-                        disk.check(target)
-                disk.check(target)
-                os.fsync(disk.fileno())
-            _compare(events, unfinished, target)
-        os.replace(unfinished, target)
-    finally:
-        if os.path.exists(unfinished):
-            os.unlink(unfinished)
+    with LarcvFile(source) as events, DiskFile(target) as disk:
+        try:
+            with h5py.File(source, "r") as old, h5py.File(disk, "w") as new:
+                _copy_others(old, new)
+                for product in _products(events):
+                    _write_product(events, product, old, new, filters)
+                    new.flush()
+                    disk.check(target)
+            disk.check(target)
+            os.fsync(disk.fileno())
+            disk.share()
+            _compare(events, disk.path, target)
+            _refuse_existing(target)
+            os.replace(disk.path, target)
+        except BaseException:
+            os.unlink(disk.path)
+            raise
     logger.info(
         "%s: %d events, %.1f MB; was %.1f MB",
         target,
@@ -77,6 +77,11 @@ def repack(source: str, target: str, *, filter_name: str = "gzip", level: int = 
         os.path.getsize(target) / 1e6,
         os.path.getsize(source) / 1e6,
     )
+
+
+def _refuse_existing(target: str) -> None:
+    if os.path.lexists(target):
+        raise FileExistsError(f"{target}: found a file, expected none to write over")
 
 
 def _products(events: LarcvFile) -> tuple[str, ...]:

@@ -20,6 +20,10 @@ MAX_COUNT = 2**62
 """Larger numbers are larcv3's marks for unset (2^64 - 1, 2^63 - 1) or damage."""
 
 
+MAX_ROWS = 2**26
+"""Most rows of an index table, which is read whole: 22 million events."""
+
+
 class OpenMode(NamedTuple):
     """Says how a file was opened.
 
@@ -90,6 +94,8 @@ def read_table(
     """
     table = open_table(group, name, members, place)
     place = place.at(dataset=name)
+    if table.shape[0] > MAX_ROWS:
+        place.fail(f"{table.shape[0]} rows", f"at most {MAX_ROWS}")
     with as_larcv_error(place, "readable rows"):
         reader = RowReader(table, mode.descriptor, place, raw_chunks=mode.raw_chunks)
         rows = reader.read(0, reader.num_rows)

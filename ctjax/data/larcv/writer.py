@@ -66,7 +66,6 @@ class LarcvWriter:
             if len(set(names)) < len(names):
                 raise ValueError(f"a producer is named twice: {', '.join(names)}")
         self.path = pathlib.Path(path)
-        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
         self._metas = np.zeros(NUM_PLANES, IMAGE_META)
         self._metas["valid"] = 1
         self._metas["projection_id"] = np.arange(NUM_PLANES)
@@ -89,6 +88,7 @@ class LarcvWriter:
 
         Raises:
           FileExistsError: the output exists already.
+          UserError: another process writes it.
           OSError: the folder is missing or not writable.
         """
         if os.path.lexists(self.path):
@@ -96,7 +96,7 @@ class LarcvWriter:
         if not self.path.parent.is_dir():
             raise FileNotFoundError(f"no such folder: {self.path.parent}")
         # The default lower bound of library versions: larcv3's HDF5 may be old.
-        self._disk = DiskFile(self._temporary, "x+")
+        self._disk = DiskFile(self.path)
         try:
             self._file = h5py.File(self._disk, "w")
             self._create_tables(self._file)
@@ -116,10 +116,10 @@ class LarcvWriter:
                 table.finish()
             self._close()
             os.fsync(disk.fileno())
-            disk.close()
             if os.path.lexists(self.path):
                 raise FileExistsError(f"output exists already: {self.path}")
-            os.replace(self._temporary, self.path)
+            os.replace(disk.path, self.path)
+            disk.close()
         except BaseException:
             self._discard()
             raise
@@ -263,7 +263,7 @@ class LarcvWriter:
         """Removes the temporary file, whatever state it is in."""
         with contextlib.suppress(OSError):
             self._close()
-        if self._disk is not None:
+        if self._disk is not None and not self._disk.closed:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._disk.path)
             self._disk.close()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._temporary)

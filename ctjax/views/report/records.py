@@ -5,11 +5,17 @@ import dataclasses
 import functools
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from ctjax.base.constants import CONFUSION_NAMES, NUM_CLASSES, NUM_PLANES
+from ctjax.base.constants import (
+    CONFUSION_NAMES,
+    METRIC_NAMES,
+    NUM_CLASSES,
+    NUM_PLANES,
+)
 from ctjax.base.errors import UserError
 from ctjax.data import sources
 from ctjax.data.larcv.file import LarcvFileError
@@ -17,6 +23,10 @@ from ctjax.data.larcv.truth import NEUTRINO_TYPE, read_neutrinos
 
 TIMING_FILES = {"train": "train", "inference": "inference", "iotest": "io"}
 """Name of the file in profiles/, by mode."""
+
+STEP_COLUMNS = ("step", "loss", *METRIC_NAMES)
+EVENT_COLUMNS = ("entry", *METRIC_NAMES)
+"""Columns that the tables of steps and of events must have."""
 
 Table = dict[str, np.ndarray]
 """Columns by name, each [N] float64."""
@@ -98,13 +108,13 @@ def read_record(folder: str) -> Record:
     if not os.path.isdir(folder):
         raise ReportError(f"{folder}: expected the output folder of a run")
     launches = {mode: _read_json(folder, mode) for mode in TIMING_FILES}
-    inference = _read_table(folder, "inference_metrics.csv")
+    inference = _read_table(folder, "inference_metrics.csv", EVENT_COLUMNS)
     record = Record(
         folder=folder,
         name=os.path.basename(os.path.abspath(folder)),
         launches={mode: launch for mode, launch in launches.items() if launch},
-        train=_read_table(folder, "train_metrics.csv"),
-        validation=_read_table(folder, "val_metrics.csv"),
+        train=_read_table(folder, "train_metrics.csv", STEP_COLUMNS),
+        validation=_read_table(folder, "val_metrics.csv", STEP_COLUMNS),
         inference=inference,
         confusion=_read_confusion(folder, inference),
         timings=_read_timings(folder),
@@ -116,22 +126,34 @@ def read_record(folder: str) -> Record:
 
 def _read_json(folder: str, mode: str) -> dict[str, Any]:
     path = os.path.join(folder, f"{mode}_config.json")
-    if not os.path.exists(path):
+    if not os.path.isfile(path):
         return {}
-    with open(path) as file:
+    with open(path, encoding="utf-8") as file:
         try:
-            return json.load(file)
-        except ValueError as error:
+            launch = json.load(file)
+        except (ValueError, RecursionError) as error:
             raise ReportError(f"{path}: expected JSON: {error}") from error
+    if not isinstance(launch, dict) or not isinstance(launch.get("config", {}), dict):
+        raise ReportError(f"{path}: expected the configuration of a run")
+    return launch
 
 
-def _read_table(folder: str, name: str) -> Table | None:
-    """Reads a table of numbers; returns None where it is absent or empty."""
+def _read_table(folder: str, name: str, needed: Sequence[str]) -> Table | None:
+    """Reads a table of numbers; returns None where it is absent or empty.
+
+    Args:
+      folder: that it is in.
+      name: of its file.
+      needed: names of columns.
+    """
     path = os.path.join(folder, name)
-    if not os.path.exists(path):
+    if not os.path.isfile(path):
         return None
-    with open(path, newline="") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            header, *rows = list(csv.reader(file)) or [[]]
+    except (ValueError, csv.Error) as error:
+        raise ReportError(f"{path}: expected a table: {error}") from error
     rows = [row for row in rows if len(row) == len(header)]
     if not rows:
         return None
@@ -139,11 +161,14 @@ def _read_table(folder: str, name: str) -> Table | None:
         columns = np.array(rows, dtype=np.float64).T
     except ValueError as error:
         raise ReportError(f"{path}: expected numbers: {error}") from error
+    missing = [column for column in needed if column not in header]
+    if missing:
+        raise ReportError(f"{path}: expected a column {missing[0]}, found none")
     return dict(zip(header, columns, strict=True))
 
 
 def _read_confusion(folder: str, inference: Table | None) -> np.ndarray | None:
-    table = _read_table(folder, "inference_confusion.csv")
+    table = _read_table(folder, "inference_confusion.csv", ("entry",))
     if table is None or inference is None or set(CONFUSION_NAMES) - set(table):
         return None
     if not np.array_equal(table["entry"], inference["entry"]):
@@ -156,10 +181,17 @@ def _read_timings(folder: str) -> dict[str, np.ndarray]:
     timings = {}
     for mode, name in TIMING_FILES.items():
         path = os.path.join(folder, "profiles", f"{name}_timings.npy")
-        if os.path.exists(path):
+        if not os.path.isfile(path):
+            continue
+        try:
             found = np.load(path, allow_pickle=False)
-            if len(found):
-                timings[mode] = found
+        except (ValueError, EOFError, MemoryError) as error:
+            raise ReportError(f"{path}: expected timings: {error}") from error
+        names = getattr(found, "dtype", np.dtype(float)).names or ()
+        if not {"iteration", "step_s", "wait_s"} <= set(names):
+            raise ReportError(f"{path}: expected timings, found others")
+        if len(found):
+            timings[mode] = found
     return timings
 
 
