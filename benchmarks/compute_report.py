@@ -93,7 +93,7 @@ def write(result: dict, folder: pathlib.Path) -> None:
         "the steps that `ctjax train` and `ctjax infer` run and by our own torch",
         "network (`benchmarks/torch_peer.py`, equal to CosmicTagger's by a test). The",
         "network of Tasks 2 to 4 is that of `configs/scc21_master.py`. Training:",
-        "forward, focal loss, backward, Adam. Inference: forward, class, probabilities.",
+        "forward, focal loss, backward, Adam. Inference: forward, class, scores.",
         "ctjax's steps also compute the accuracies and the norm of the gradient or the",
         "loss, as they always do; the peer's do not. Minibatches are on the device.",
         "Products of float32 are TF32 on GPUs, on both sides.",

@@ -74,7 +74,7 @@ def parse_config(
 
 def _load_network(name: str) -> dict[str, Any]:
     """Loads the network of a configuration, as the original's group `network`."""
-    return configuration_files.load(name, "network").network.to_dict()
+    return configuration_files.load(name, "network").to_dict()["network"]
 
 
 def _check_label(label: Any, network: Mapping[str, Any]) -> None:

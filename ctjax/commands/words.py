@@ -219,7 +219,7 @@ def _refuse_option(word: str) -> None:
 
 def _refuse_word(word: str, left: collections.deque[str]) -> None:
     """Refuses a word that is neither an option nor sets anything."""
-    if word in typed_values.FIELDS or left and left[0] == "=":
+    if word in typed_values.FIELDS or (left and left[0] == "="):
         value = next((w for w in left if w != "="), "VALUE")
         hint = f"; expected {word}={value}, without blanks"
     elif word in [mode.value for mode in ModeName]:
