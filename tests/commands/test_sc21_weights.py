@@ -1,6 +1,5 @@
 """Checkpoints that the competition's code has written, taken as they are."""
 
-import csv
 import json
 
 import jax
@@ -14,6 +13,7 @@ from ctjax.learning.minibatch import DenseMinibatch
 from ctjax.learning.steps import make_eval_step
 from ctjax.outputs import checkpoint
 from ctjax.runs import inference, parts
+from tests.support.finished_runs import read_table
 from tests.support.golden import network_of
 from tests.support.small_networks import step_options
 
@@ -42,7 +42,7 @@ def test_the_competitions_checkpoint(name, one_device, shared_folder, tmp_path):
     ]
     config, _ = command_line.parse_config(words)
     inference.run(config)
-    rows = list(csv.DictReader(open(f"{config.output_dir}/inference_metrics.csv")))
+    rows = read_table(tmp_path / "inferred", "inference_metrics.csv")
     wanted = json.loads(str(expected["metrics"]))
     assert len(rows) == len(wanted) == 5
     for row, values in zip(rows, wanted, strict=True):

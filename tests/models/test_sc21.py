@@ -14,13 +14,9 @@ from ctjax.learning import losses, metrics
 from ctjax.models import UResNet, torch_weights
 from tests.support.golden import TOLERANCE, Variant, network_of, relative
 
-pytestmark = pytest.mark.xdist_group("sc21")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("sc21")]
 
-NAMES = [
-    "scc21",
-    pytest.param("uresnet_bn_residual", marks=pytest.mark.slow),
-    pytest.param("convupdown_bn_residual", marks=pytest.mark.slow),
-]
+NAMES = ["scc21", "uresnet_bn_residual", "convupdown_bn_residual"]
 
 
 @pytest.fixture(scope="module", params=NAMES)
