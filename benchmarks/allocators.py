@@ -115,7 +115,9 @@ def parse() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--network", default="scc21", help="name of a file in configs/")
+    parser.add_argument(
+        "--network", default="scc21_master", help="name of a file in configs/"
+    )
     parser.add_argument("--downsample", type=int, default=2, help="2: 320 x 512")
     parser.add_argument("--repeats", type=int, default=9, help="pairs of blocks")
     parser.add_argument("--block-s", type=float, default=5.0, help="least of a block")

@@ -32,15 +32,23 @@ class Case:
 
 CASES = {
     "gpu": (
-        Case("task2", "Task 2: training", "scc21", True, "float32", 2, 8, 3),
-        Case("task3", "Task 3: training", "scc21", True, "bfloat16", 0, 1, 4),
-        Case("task4", "Task 4: inference", "scc21", False, "bfloat16", 0, 2, 3),
+        Case("task2", "Task 2: training", "scc21_master", True, "float32", 2, 8, 3),
+        Case("task3", "Task 3: training", "scc21_master", True, "bfloat16", 0, 1, 4),
+        Case("task4", "Task 4: inference", "scc21_master", False, "bfloat16", 0, 2, 3),
         Case("a21-inference", "a21: inference", "a21", False, "float32", 1, 8),
         Case("a21", "a21: training", "a21", True, "float32", 1, 8),
     ),
     "cpu": (
-        Case("task2", "Task 2: training", "scc21", True, "float32", 2, 1),
-        Case("task4", "Task 4, smaller: inference", "scc21", False, "float32", 2, 1),
+        Case("task2", "Task 2: training", "scc21_master", True, "float32", 2, 1),
+        Case(
+            "task4",
+            "Task 4, smaller: inference",
+            "scc21_master",
+            False,
+            "float32",
+            2,
+            1,
+        ),
         Case("a21", "a21: training", "a21", True, "float32", 1, 1),
         Case("a21-inference", "a21: inference", "a21", False, "float32", 1, 1),
     ),

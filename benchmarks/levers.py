@@ -4,7 +4,7 @@ A step of each kind is compiled with all levers (`all`) and with one of them tak
 then they take turns; a ratio is the median over the turns of the time without a lever
 over the time with it, so that other work on the machine meets both alike.
 
-    python -m benchmarks.levers --network scc21 --turns 15
+    python -m benchmarks.levers --network scc21_master --turns 15
 """
 
 import argparse
@@ -261,7 +261,9 @@ def summarize(seconds: dict[str, list], memory: dict[str, dict]) -> dict[str, di
 def main(arguments: list[str]) -> None:
     """Measures and prints one table line a lever, and all as JSON where asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--network", default="scc21", help="name of a file in configs/")
+    parser.add_argument(
+        "--network", default="scc21_master", help="name of a file in configs/"
+    )
     parser.add_argument(
         "--kind", choices=("train", "inference", "loop"), default="train"
     )

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -65,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return command.main(rest)
     near = difflib.get_close_matches(name, [*RUNS, *COMMANDS], n=1)
     hint = f"did you mean {near[0]}?" if near else "see ctjax --help"
+    if "=" in name or name.startswith(("--config", "-config", "-cn")):
+        hint = f"did you mean ctjax run {shlex.join(words)}?"
     sys.stderr.write(f"ctjax: error: {name}: no such command; {hint}\n")
     return 1
 
@@ -80,7 +83,7 @@ def help_text() -> str:
             *lines,
             "",
             "example:",
-            "  ctjax train --config scc21 --config.data.file=events.h5",
+            "  ctjax train --config scc21 data.file=events.h5",
             "",
             "ctjax COMMAND --help tells more, ctjax --version which version this is.",
             "",

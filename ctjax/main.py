@@ -1,4 +1,4 @@
-"""Runs what a configuration says: `python -m ctjax.main --config configs/<name>.py`."""
+"""Runs what a command line says: `python -m ctjax.main --config NAME FIELD=VALUE …`."""
 
 import contextlib
 import importlib
@@ -48,12 +48,12 @@ def main(
     standard_streams.outlive_readers()
     started, processes = None, SINGLE_PROCESS
     try:
-        config = command_line.parse_config(arguments, mode, default)
+        config, notes = command_line.parse_config(arguments, mode, default)
         if config.run.distributed:
             started = launchers.find(os.environ)
         processes = join.start(config, started)
         with _taking_signals(config.mode.name, processes):
-            run(config, processes)
+            run(config, processes, notes)
     except Interrupted:
         return stop_requests.STATUS
     except KeyboardInterrupt:
@@ -75,12 +75,17 @@ def _taking_signals(
     return stop_requests.interrupting()
 
 
-def run(config: Config, processes: Processes = SINGLE_PROCESS) -> Any:
+def run(
+    config: Config,
+    processes: Processes = SINGLE_PROCESS,
+    notes: Sequence[str] = (),
+) -> Any:
     """Does what a configuration says: lock, log, run, report page.
 
     Args:
       config: of the run.
       processes: of the run, which have joined already.
+      notes: lines for the log about words of the command line that have no effect.
 
     Returns:
       What the `run` of the mode's module returns.
@@ -95,6 +100,8 @@ def run(config: Config, processes: Processes = SINGLE_PROCESS) -> Any:
         log.start_logging(config.output_dir, processes.index)
         stack.callback(log.stop_logging)
         logger.info("Resolved configuration\n%s", describe.describe(config))
+        for note in notes:
+            logger.warning(note)
         run_record.log_missing_libraries(config.mode.name)
         if processes.is_first:
             run_record.save_config(config)

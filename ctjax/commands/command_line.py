@@ -1,25 +1,19 @@
 """Reads command lines, and ends commands in one line after errors of the user."""
 
 import argparse
-import re
+import dataclasses
+import functools
+import operator
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
-
-import ml_collections
-from absl import flags
-from ml_collections import config_flags
 
 from ctjax.base import home
 from ctjax.base.errors import ConfigError, UserError
-from ctjax.commands import configuration_files
+from ctjax.commands import configuration_files, original_words, words
 from ctjax.config import resolve
-from ctjax.config.fields import Config, ModeName
+from ctjax.config.fields import Config, ModeName, Network
 from ctjax.processes import stop_requests
-
-FIELD_ARGUMENT = re.compile(r"--?(?:no)?config\.(?P<name>[^=]+)(?:=(?P<value>.*))?")
-
-EXPECTED = "expected --config NAME or --config.FIELD=VALUE"
 
 MENDABLE = (UserError, OSError)
 """Errors whose message tells the user all; others are defects, with a traceback."""
@@ -64,8 +58,8 @@ def _with_home(word: str) -> str:
 
 def parse_config(
     arguments: Sequence[str], mode: ModeName | None = None, default: str = "default"
-) -> Config:
-    """Reads `--config NAME` and `--config.FIELD=VALUE`, in any order.
+) -> tuple[Config, list[str]]:
+    """Reads `--config NAME`, `network=NAME` and `FIELD=VALUE`, in any order.
 
     Args:
       arguments: of the command line, without the program's name.
@@ -73,68 +67,60 @@ def parse_config(
       default: name of the configuration where none is given.
 
     Returns:
-      The configuration.
+      The configuration, and a line for the log about each word that has no effect.
 
     Raises:
-      ConfigError: no such file or field, a value that cannot be used, or an argument
-        that is neither.
+      ConfigError: no such file or field, a value that cannot be used, words that
+        contradict each other, or a word that says nothing.
     """
-    name, words = default, []
-    following = iter(arguments)
-    for word in following:
-        if word in ("--config", "-config"):
-            name = next(following, "")
-        elif word.startswith(("--config=", "-config=")):
-            name = word.partition("=")[2]
-        else:
-            words.append(word)
-    for word in words:
-        field = FIELD_ARGUMENT.match(word)
-        if field is None:
-            if word.startswith("-"):
-                raise ConfigError(f"{word}: {EXPECTED}")
-            continue
-        resolve.check_name(field["name"])
-        if mode is not None and field["name"] == "mode.name":
-            raise ConfigError(
-                f"mode.name: expected none, the command stands for {mode.value}"
-            )
-    if mode is not None:
-        words.append(f"--config.mode.name={mode.value}")
-    return resolve.resolve(_override(configuration_files.load(name), words))
-
-
-def _override(
-    config: ml_collections.ConfigDict, words: Sequence[str]
-) -> dict[str, Any]:
-    """Sets the fields of a configuration as `--config.FIELD=VALUE` says.
-
-    None can be said of every field; `resolve` knows which ones may have it.
-    """
-    program = ["ctjax"]
-    unset = set()
-    for word in words:
-        field = FIELD_ARGUMENT.match(word)
-        if field:
-            unset.discard(field["name"])
-        if field and field["value"] == "None":
-            unset.add(field["name"])
-        else:
-            program.append(word)
-    # Flags of our own: the program that imports ctjax may have a --config itself.
-    values = flags.FlagValues()
-    try:
-        holder = config_flags.DEFINE_config_dict(
-            "config", config, lock_config=True, sys_argv=program, flag_values=values
+    typed = words.sort(arguments)
+    values = typed.values()
+    if mode is not None and values.setdefault("mode.name", mode.value) != mode.value:
+        raise ConfigError(
+            f"mode.name={values['mode.name']}: expected none, the command stands for "
+            f"{mode.value}"
         )
-        left = values(program)[1:]
-    except (flags.Error, ValueError) as error:
-        raise ConfigError(str(error)) from error
-    if left:
-        raise ConfigError(f"{left[0]}: {EXPECTED}")
-    config = holder.value
-    config.update_from_flattened_dict(dict.fromkeys(unset))
-    return config.to_dict()
+    name = default if typed.configuration is None else typed.configuration
+    config = configuration_files.load(name).to_dict()
+    if typed.network is not None:
+        config["network"] = _load_network(typed.network)
+    if "network.name" in values:
+        _check_label(values["network.name"], config["network"])
+    for name, value in values.items():
+        *sections, field = name.split(".")
+        functools.reduce(operator.getitem, sections, config)[field] = value
+    return resolve.resolve(config), typed.notes
+
+
+def _load_network(name: str) -> dict[str, Any]:
+    """Loads the network of a configuration, as the original's group `network`."""
+    return configuration_files.load(name, "network").to_dict()["network"]
+
+
+def _check_label(label: Any, network: Mapping[str, Any]) -> None:
+    """Refuses a network's name that is the original's for another network.
+
+    Args:
+      label: the name to be given to the network.
+      network: its fields before other fields are changed.
+    """
+    name = str(label).lower().replace("scc_21", "scc21")
+    if name == str(network["name"]).lower():
+        return
+    if name in original_words.ABSENT_NETWORKS:
+        raise ConfigError(
+            f"network.name={label}: a label for the output, expected another one than "
+            f"of {original_words.ABSENT_NETWORKS[name]}"
+        )
+    if name in original_words.LABELS and any(
+        _load_network(name)[field.name] != network[field.name]
+        for field in dataclasses.fields(Network)
+        if not field.metadata["option"].keeps_parameters
+    ):
+        raise ConfigError(
+            f"network.name={label}: a label for the output, which changes no network; "
+            f"expected network={name}"
+        )
 
 
 def one_line(error: Exception | str) -> str:

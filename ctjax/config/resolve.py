@@ -5,7 +5,7 @@ import difflib
 import enum
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import ml_collections
@@ -104,24 +104,45 @@ def _check_files(data: Data, mode: ModeName) -> None:
 
 def check_name(name: str) -> None:
     """Raises ConfigError where no field has this dotted name, with the nearest one."""
-    _check_known(name, list(field_names(Config)))
+    _check_known(name, field_types(Config))
 
 
-def field_names(section: type, prefix: str = "") -> Iterator[str]:
-    """Yields the dotted name of every field of a section and of those inside it."""
+def field_types(section: type, prefix: str = "") -> dict[str, tuple[type, Option]]:
+    """Returns type and declaration of every field, by its dotted name."""
+    found = {}
     for field in dataclasses.fields(section):
-        kind = plain_type(section, field.name)
+        kind, name = plain_type(section, field.name), f"{prefix}{field.name}"
         if dataclasses.is_dataclass(kind):
-            yield from field_names(kind, f"{prefix}{field.name}.")
+            found |= field_types(kind, f"{name}.")
         else:
-            yield f"{prefix}{field.name}"
+            found[name] = (kind, field.metadata["option"])
+    return found
 
 
-def _check_known(name: str, known: Iterable[str]) -> None:
+def nearest_name(name: str, known: Collection[str]) -> str | None:
+    """Finds what a name was meant to be.
+
+    Args:
+      name: dotted, as somebody has written it.
+      known: dotted names.
+
+    Returns:
+      The nearest of those that end in the same word, else the nearest of all, else
+      None where none is near.
+    """
+    word = name.lower()
+    last = word.rpartition(".")[2]
+    alike = [other for other in known if other.rpartition(".")[2] == last]
+    near = difflib.get_close_matches(word, alike, n=1, cutoff=0.0)
+    near = near or difflib.get_close_matches(word, known, n=1)
+    return near[0] if near else None
+
+
+def _check_known(name: str, known: Collection[str]) -> None:
     """Raises ConfigError where a name is unknown."""
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        near = nearest_name(name, known)
+        hint = f"; did you mean {near}?" if near else ""
         raise ConfigError(f"{name}: no such field{hint}")
 
 

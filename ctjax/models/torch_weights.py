@@ -19,6 +19,15 @@ _LEAVES = {
     "bias": ("params", "bias"),
 }
 
+_RENAMED = {
+    "conv1": ("convolution_1", "conv"),
+    "conv2": ("convolution_2", "conv"),
+    "bn1": ("convolution_1", "norm"),
+    "bn2": ("convolution_2", "norm"),
+    "bn": ("norm",),
+}
+"""Modules of CosmicTagger from before May 2022, the competition's, to today's names."""
+
 
 class WeightsError(UserError):
     """Reports tensors that do not fit the network, all in one message."""
@@ -29,14 +38,14 @@ def _path_of(torch_name: str) -> tuple[str, ...]:
     *modules, leaf = torch_name.removeprefix("module.").split(".")
     path: list[str] = []
     for module in modules:
-        if module.isdigit():
+        if module.isdigit() and path:
             path[-1] += f"_{module}"
         else:
-            path.append(module)
+            path += _RENAMED.get(module, (module,))
     # blocks.blocks.0 is a series named "blocks" with its own list "blocks".
     if leaf == "weight":
         collection = "params"
-        leaf = "scale" if path[-1] == "norm" else "kernel"
+        leaf = "scale" if path[-1:] == ["norm"] else "kernel"
     else:
         collection, leaf = _LEAVES[leaf]
     return (collection, *path, leaf)
@@ -62,9 +71,9 @@ def to_variables(
     """Converts a torch state dictionary.
 
     Args:
-      tensors: torch name to array; names may start with "module.", and counters
-        (`num_batches_tracked`) are passed over. May be any set of tensors shaped like
-        parameters, gradients for instance.
+      tensors: torch name, today's or of before May 2022, to array; names may start
+        with "module.", and counters (`num_batches_tracked`) are passed over. May be any
+        set of tensors shaped like parameters, gradients for instance.
       like: variables of the network ("params" and, with batch normalization,
         "batch_stats"), for their shapes alone.
 
@@ -86,6 +95,9 @@ def to_variables(
         path = _path_of(name)
         if path not in wanted:
             problems.append(f"{name}: not a tensor of this network")
+            continue
+        if path in found:
+            problems.append(f"{name}: given twice, expected {torch_name(path)} alone")
             continue
         array = np.asarray(tensor)
         expected = tuple(wanted[path].shape)

@@ -92,7 +92,7 @@ def _restore(config: Config, variables: dict[str, Any]) -> dict[str, Any]:
     """Restores the weights of `mode.weights_location` or of the output folder."""
     location = config.mode.weights_location or config.output_dir
     try:
-        restored, step = checkpoint.restore_weights(location, variables, config)
+        restored, step = runs_parts.restore_weights(location, variables, config)
     except checkpoint.CheckpointError:
         # The speed of inference can be measured before anything has been trained.
         is_there = os.path.isdir(os.path.join(location, checkpoint.FOLDER))

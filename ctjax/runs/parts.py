@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from ctjax.base.errors import ConfigError
+from ctjax.commands import import_weights
 from ctjax.config.fields import Config, Data, Densify, Kernels, OnNonfinite
 from ctjax.config.file_names import file_patterns
 from ctjax.data import pipeline, sources
@@ -24,6 +25,7 @@ from ctjax.learning.precision import POLICIES
 from ctjax.learning.steps import StepOptions
 from ctjax.models import UResNet
 from ctjax.models.kernels import gpu
+from ctjax.outputs import checkpoint
 
 
 def open_events(data: Data, names: str, require_label: bool) -> EventSource:
@@ -113,6 +115,36 @@ def make_network(
     dtype = POLICIES[config.run.precision].compute_type
     model = UResNet(config.network, dtype, sharding.EVENT_AXIS, config.run.remat)
     return model, state.init_variables(model, config.network.depth, config.run.seed)
+
+
+def restore_weights(
+    location: str, variables: dict[str, Any], config: Config
+) -> tuple[dict[str, Any], int]:
+    """Restores parameters and running statistics of a checkpoint or of CosmicTagger.
+
+    Args:
+      location: a checkpoint of ctjax (see `checkpoint.restore_weights`), or weights of
+        CosmicTagger (see `import_weights.read_weights`).
+      variables: on the devices, of the right structure; their values are not used.
+      config: of the run.
+
+    Returns:
+      The variables, on the same devices, and the step at which they were saved.
+
+    Raises:
+      CheckpointError, WeightsError, MissingExtraError: for what the user can mend.
+    """
+    if not import_weights.is_foreign(location):
+        return checkpoint.restore_weights(location, variables, config)
+    found, step = import_weights.read_weights(location, variables, config.network.name)
+    return {
+        name: jax.tree.map(
+            lambda new, old: jax.make_array_from_process_local_data(old.sharding, new),
+            found[name],
+            part,
+        )
+        for name, part in variables.items()
+    }, step
 
 
 def make_step_options(config: Config, image_shape: tuple[int, int]) -> StepOptions:

@@ -183,7 +183,7 @@ def _first_state(
         logger.info("Restored step %d from %s", int(restored.step), saver.folder)
         return restored
     if config.mode.weights_location:
-        weights, step = checkpoint.restore_weights(
+        weights, step = parts.restore_weights(
             config.mode.weights_location, state.variables, config
         )
         logger.info(

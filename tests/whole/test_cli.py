@@ -157,7 +157,7 @@ def test_help_lists_every_field():
                 yield f"{prefix}{name}"
 
     for name in names(config_fields.to_dict(config_fields.Config()), ""):
-        assert f"--config.{name}=" in result.stdout
+        assert f"  {name}=" in result.stdout
 
 
 def run_on_a_terminal(folder, **environment):
