@@ -1,6 +1,7 @@
 """Compiles steps for the devices of a mesh."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -23,6 +24,30 @@ def compile_eval_step(
     specs = dict.fromkeys(by_event, BY_EVENT)
     common = dict.fromkeys(("loss", "metrics", "confusion"), REPLICATED)
     return sharding.over_events(step, mesh, (REPLICATED, BY_EVENT), specs | common)
+
+
+def compile_ahead(
+    step: Callable, *arguments: Any
+) -> tuple[Callable, jax.stages.Compiled]:
+    """Compiles a step before its first call, so that no step's time has that.
+
+    Args:
+      step: under `jax.jit`.
+      arguments: of its first call, left as they are.
+
+    Returns:
+      The step, which compiles once more for arguments of other shapes (sparse
+      minibatches may grow), and the program.
+    """
+    compiled = step.lower(*arguments).compile()
+
+    def call(*arguments: Any) -> Any:
+        try:
+            return compiled(*arguments)
+        except TypeError:  # which tells of other shapes, before anything is done
+            return step(*arguments)
+
+    return call, compiled
 
 
 def describe_program(compiled: jax.stages.Compiled) -> str:

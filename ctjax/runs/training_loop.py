@@ -14,7 +14,7 @@ from ctjax.config.fields import Config, OnNonfinite
 from ctjax.data.minibatch import HostMinibatch
 from ctjax.data.pipeline import MinibatchReader
 from ctjax.learning import activations, sharding
-from ctjax.learning.compiled import describe_program
+from ctjax.learning.compiled import compile_ahead, describe_program
 from ctjax.learning.one_behind import one_behind
 from ctjax.learning.state import TrainState
 from ctjax.learning.steps import EvalStep, StepOptions
@@ -152,12 +152,14 @@ def _start_steps(training: Training, loop: Loop) -> Iterator[_StartedStep]:
         if reports.wants_images(number):
             shown = training.eval_step(loop.state.variables, arrays)
             reports.report_image("train", number, minibatch, shown)
-        if training.config.run.profile and number == steps.start:
-            compiled = loop.train_step.lower(loop.state, arrays, stop).compile()
-            logger.info(
-                "Compiled training step, each device: %s", describe_program(compiled)
-            )
-            loop.train_step = compiled
+        if number == steps.start:
+            with loop.timings.start_up():
+                loop.train_step, program = compile_ahead(
+                    loop.train_step, loop.state, arrays, stop
+                )
+            if training.config.run.profile:
+                words = "Compiled training step, each device: %s"
+                logger.info(words, describe_program(program))
         loop.state, results = loop.train_step(loop.state, arrays, stop)
         loop.started = number + 1
         yield _StartedStep(number, minibatch, results, wait_s)
@@ -178,7 +180,8 @@ def _finish(training: Training, loop: Loop, step: _StartedStep) -> None:
     """Waits for the results of a step, reports them and acts on them."""
     reports = training.reports
     results = jax.device_get(step.results)
-    step_s = loop.timings.end_step(step.number, step.wait_s)
+    images = parts.images_per_step(training.config)
+    step_s = loop.timings.end_step(step.number, step.wait_s, images)
     reports.report_step(step.number, results, step.wait_s, step_s)
     _check_finite(training.config, step, results)
     reports.warn_of_skipped_update(step.number, results, step.minibatch)
@@ -199,7 +202,7 @@ def _validate_and_save(training: Training, loop: Loop, done: int) -> None:
     """Validates and saves the state after so many steps, where it is time to."""
     config = training.config
     if done % config.run.aux_iterations == 0:
-        loop.scores += training.validate(done, loop.state)
+        loop.scores += training.validate(done, loop.state, loop.timings)
     if done % config.mode.checkpoint_iteration == 0:
         training.saver.save(loop.state, config, _mean(loop.scores))
         loop.scores.clear()
