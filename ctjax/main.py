@@ -14,7 +14,7 @@ from ctjax.base.errors import UserError
 from ctjax.commands import command_line
 from ctjax.config import describe
 from ctjax.config.fields import Config, ModeName
-from ctjax.outputs import lock, log, run_record
+from ctjax.outputs import fresh, lock, log, run_record
 from ctjax.processes import join, launchers, liveness, stop_requests
 from ctjax.processes.join import SINGLE_PROCESS, Processes
 from ctjax.processes.launchers import Launch
@@ -94,11 +94,15 @@ def run(
       UserError: for what the user can mend.
       Interrupted: a signal or run.max_time has stopped a training.
     """
+    moved = fresh.move_aside(config, processes)
     with contextlib.ExitStack() as stack:
         if processes.is_first:
             stack.enter_context(lock.hold(config.output_dir))
         log.start_logging(config.output_dir, processes.index)
         stack.callback(log.stop_logging)
+        log.log_launch_arguments()
+        if moved is not None:
+            logger.info("run.fresh=True: the former run is now in %s", moved)
         logger.info("Resolved configuration\n%s", describe.describe(config))
         for note in notes:
             logger.warning(note)

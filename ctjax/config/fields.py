@@ -190,6 +190,9 @@ class Run:
         "the memory and arithmetic of the compiled step",
     )
     seed: int = option(0, "seed of the initial parameters", 0)
+    fresh: bool = option(
+        False, "move an output_dir that is there aside and start anew, in an empty one"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -310,7 +313,16 @@ class Mode:
         "folder of the checkpoint to take weights from",
         if_unset="that of output_dir",
     )
+    allow_other_images: bool = option(
+        False,
+        "take weights that were trained with another data.downsample or "
+        "data.img_transform",
+    )
     start_index: int = option(0, "first event of inference and iotest", 0)
+    wrap: bool = option(
+        False,
+        "inference that is asked for more entries than the data has goes round again",
+    )
     checkpoint_iteration: int = option(500, "training steps between checkpoints", 1)
     logging_iteration: int = option(1, "steps between lines of the log", 1)
     summary_iteration: int = option(1, "steps between TensorBoard summaries", 1)

@@ -31,11 +31,12 @@ def compile_eval_step(
 
 
 def compile_ahead(
-    step: Callable, *arguments: Any
+    name: str, step: Callable, *arguments: Any
 ) -> tuple[Callable, jax.stages.Compiled]:
-    """Compiles the training step before its first call, if its memory is there.
+    """Compiles a step before its first call, if its memory is there.
 
     Args:
+      name: of the step, for the log: "training".
       step: under `jax.jit`.
       arguments: of its first call, left as they are.
 
@@ -46,14 +47,14 @@ def compile_ahead(
     Raises:
       UserError: the program needs more memory than the devices have.
     """
-    logger.info("Compiling the training step …")
+    logger.info("Compiling the %s step …", name)
     start = time.perf_counter()
     compiled = step.lower(*arguments).compile()
     seconds = time.perf_counter() - start
     devices = jax.tree.leaves(arguments)[0].sharding.addressable_devices
-    found = device_memory.check_fits(compiled, devices)
-    words = "Compiled the training step in %.1f s; each device: %s; %s"
-    logger.info(words, seconds, describe_program(compiled), found)
+    found = device_memory.check_fits(name, compiled, devices)
+    words = "Compiled the %s step in %.1f s; each device: %s; %s"
+    logger.info(words, name, seconds, describe_program(compiled), found)
 
     def call(*arguments: Any) -> Any:
         try:

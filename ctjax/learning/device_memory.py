@@ -11,12 +11,15 @@ from ctjax.base.free_memory import Memory
 from ctjax.processes import launchers
 
 
-def check_fits(compiled: jax.stages.Compiled, devices: Collection[Any]) -> str:
+def check_fits(
+    name: str, compiled: jax.stages.Compiled, devices: Collection[Any]
+) -> str:
     """Refuses a program that needs more memory than there is.
 
     Its arguments are in memory already: it is what it makes of them that counts.
 
     Args:
+      name: of the step.
       compiled: program, not yet started.
       devices: of this process, that it is for.
 
@@ -40,7 +43,7 @@ def check_fits(compiled: jax.stages.Compiled, devices: Collection[Any]) -> str:
     )
     if needed > memory.free:
         raise UserError(
-            f"the compiled training step needs {needed / 1e9:.3g} GB, found {found}; "
+            f"the compiled {name} step needs {needed / 1e9:.3g} GB, found {found}; "
             "expected a smaller run.minibatch_size, a larger data.downsample or, on a "
             "GPU, run.remat=block or stage"
         )

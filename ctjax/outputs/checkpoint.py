@@ -28,6 +28,7 @@ from ctjax.processes.join import SINGLE_PROCESS, Processes
 
 MAX_TO_KEEP = 5  # as CosmicTagger
 FOLDER = "checkpoints"
+TRAINING = "training"  # in the folder of a step; weights alone are without it
 logger = logging.getLogger("ctjax")
 
 
@@ -123,8 +124,8 @@ def restore_latest(
       The state, or None where there is no checkpoint.
 
     Raises:
-      CheckpointError: the checkpoint is of another network or optimizer, or all are
-        damaged.
+      CheckpointError: the checkpoint is of another network, optimizer or kind of
+        images, or all are damaged.
     """
     steps = sorted(saver.manager.all_steps(), reverse=True)
     damaged = []
@@ -144,6 +145,10 @@ def restore_latest(
             if processes.count > 1:
                 join.wait_for_all("damaged checkpoints")
             saver.manager.reload()
+        if processes.is_first:
+            saved = _saved_config(saver.manager, step)
+            for line in saved_config.describe_changes(saved, config):
+                logger.warning("Another run than up to step %d: %s", step, line)
         return restored
     if damaged:
         raise CheckpointError(
@@ -179,13 +184,14 @@ def _restore_step(
     where = os.path.join(manager.directory, str(step))
     saved = _saved_config(manager, step)
     saved_config.check_network(saved, config.network, where)
+    saved_config.check_images(saved, config, where)
     if saved.optimizer != config.mode.optimizer.name.value:
         raise CheckpointError(
             f"{where}: its mode.optimizer.name is {saved.optimizer}, expected "
             f"{config.mode.optimizer.name.value}; start in another output_dir, with "
             "mode.weights_location to keep the weights"
         )
-    if not os.path.isdir(os.path.join(where, "training")):
+    if not os.path.isdir(os.path.join(where, TRAINING)):
         raise CheckpointError(
             f"{where}: weights alone, expected a checkpoint of training; start in "
             "another output_dir, with mode.weights_location to take these weights"
@@ -223,14 +229,14 @@ def restore_weights(
     Args:
       location: output_dir of a run, its checkpoints folder, or one step's folder.
       variables: of the right structure; their values are not used.
-      config: of this run, for its network.
+      config: of this run, for its network and its images.
 
     Returns:
       The variables and the step at which they were saved.
 
     Raises:
-      CheckpointError: there is no checkpoint, one of another network, or a damaged
-        one; an older one is not taken unasked.
+      CheckpointError: there is no checkpoint, one of another network, one trained with
+        other images, or a damaged one; an older one is not taken unasked.
     """
     with _open_existing(location) as (manager, step):
         where = os.path.join(manager.directory, str(step))
@@ -238,6 +244,8 @@ def restore_weights(
             raise _damaged(where, "other bytes than were saved")
         saved = _saved_config(manager, step)
         saved_config.check_network(saved, config.network, where)
+        if os.path.isdir(os.path.join(where, TRAINING)):
+            saved_config.check_images(saved, config, where)
         try:
             restored = manager.restore(
                 step,

@@ -24,7 +24,11 @@ CONFUSION_COLUMNS = ("entry", *CONFUSION_NAMES)
 
 
 class InferenceReports:
-    """Reports from the first process, but predictions from every one."""
+    """Reports from the first process, but predictions from every one.
+
+    Attributes:
+      timings: of the minibatches; they begin when the block is entered.
+    """
 
     def __init__(
         self,
@@ -74,7 +78,7 @@ class InferenceReports:
                 self._config.run.minibatch_size,
             )
         )
-        self._timings = timings.StepTimings(self._num_minibatches)
+        self.timings = timings.StepTimings(self._num_minibatches)
         return self
 
     def __exit__(self, *exception) -> bool | None:
@@ -100,15 +104,16 @@ class InferenceReports:
         values = np.asarray(results["metrics"])
         self._write_predictions(minibatch, results)
         self._write_rows(entries, values, np.asarray(results["confusion"]))
-        step = len(self._timings.done)
-        step_s = self._timings.end_step(step, wait_s)
+        step = len(self.timings.done)
+        images = int((entries != PADDING).sum())
+        step_s = self.timings.end_step(step, wait_s, images)
         self._advance(step + 1)
         if step % self._config.mode.logging_iteration == 0:
             mean = values[entries != PADDING].mean(0)
             shown = log.shown_metrics(
                 metrics.named(mean) if self._source.has_label else {}
             )
-            rate = log.rate(self._config.run.minibatch_size, wait_s, step_s)
+            rate = log.rate(images, wait_s, step_s)
             log.log_step("ana", step, shown, rate)
 
     def report_averages(self) -> dict[str, float]:
@@ -116,9 +121,21 @@ class InferenceReports:
         config = self._config
         logger.info(
             "Inference report: %d batches processed for %d entries.",
-            len(self._timings.done),
+            len(self.timings.done),
             self._num_events,
         )
+        asked = (config.run.iterations or 0) * config.run.minibatch_size
+        if asked > self._num_events:
+            logger.info(
+                "  Asked for %d entries, the data has no more: mode.wrap=True goes "
+                "round again",
+                asked,
+            )
+        there = self._source.num_events - config.mode.start_index
+        if config.mode.wrap and self._num_events > there:
+            logger.info(
+                "  Some of them more than once: the data has %d (mode.wrap=True)", there
+            )
         averages = {}
         if self._source.has_label:
             averages = metrics.named(self._sums / self._num_events)
@@ -127,9 +144,11 @@ class InferenceReports:
                 logger.info("  %s: %.4f", name, value)
         else:
             logger.info("  No labels in the data: no metrics")
+        done = self.timings.done
+        timings.save_rank_timings(config.output_dir, self._processes.index, done)
         if self._processes.is_first:
-            timings.save_timings(config.output_dir, "inference", self._timings.done)
-        log.log_totals(self._timings.done["step_s"], config.run.minibatch_size)
+            timings.save_timings(config.output_dir, "inference", done)
+        log.log_totals(done["step_s"], done["images"], done["start_up_s"].sum())
         return averages
 
     def _open_table(

@@ -8,14 +8,14 @@ import importlib.metadata
 import json
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 import ctjax
 from ctjax.base.errors import ConfigError
-from ctjax.config import fields
+from ctjax.config import dotted, fields
 from ctjax.config.fields import ComputeMode, Config, ModeName
 from ctjax.processes import liveness
 from ctjax.processes.coordinator import (
@@ -159,7 +159,7 @@ def _check_alike(config: Config) -> None:
         "ctjax": ctjax.__version__,
         "jax": importlib.metadata.version("jax"),
         "devices": len(find_local_devices()),
-        **_flat(fields.to_dict(config), ""),
+        **dotted.flatten(fields.to_dict(config)),
     }
     text = json.dumps(ours, sort_keys=True).encode()
     digests = gather(np.frombuffer(hashlib.sha256(text).digest(), np.uint8))
@@ -176,14 +176,3 @@ def _check_alike(config: Config) -> None:
         if first.get(name) != other.get(name)
     ]
     raise DistributedError(f"rank {rank} differs from rank 0: {'; '.join(different)}")
-
-
-def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Flattens nested sections into one dictionary by dotted names."""
-    flat = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat

@@ -1,6 +1,5 @@
 """Applies a network to the events of a file, for predictions and metrics."""
 
-import functools
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from ctjax.data.order import PADDING, local_entries
 from ctjax.data.pipeline import MinibatchReader
 from ctjax.data.sources import EventSource
 from ctjax.learning import devices, sharding
-from ctjax.learning.compiled import compile_eval_step
+from ctjax.learning.compiled import compile_ahead, compile_eval_step
 from ctjax.learning.one_behind import one_behind
 from ctjax.learning.state import count_parameters
 from ctjax.learning.steps import make_eval_step
@@ -35,10 +34,11 @@ PREDICTIONS = "predictions.h5"
 
 
 def run(config: Config, processes: Processes = SINGLE_PROCESS) -> dict[str, float]:
-    """Goes over the file once, in order, and reports the averaged metrics.
+    """Goes over the file in order, and reports the averaged metrics.
 
     Args:
-      config: of the run; `run.iterations` limits the minibatches; None for all.
+      config: of the run; `run.iterations` limits the minibatches; None for all, once.
+        With `mode.wrap` the file begins again at its end.
       processes: of the run; they have joined already, see `join.start`.
 
     Returns:
@@ -49,7 +49,7 @@ def run(config: Config, processes: Processes = SINGLE_PROCESS) -> dict[str, floa
     """
     mesh = devices.select(config.run.compute_mode)
     devices.check_divisible(mesh, minibatch_size=config.run.minibatch_size)
-    mode, size = config.mode, config.run.minibatch_size
+    mode = config.mode
     with runs_parts.open_events(
         config.data, config.data.file, require_label=False
     ) as source:
@@ -65,15 +65,53 @@ def run(config: Config, processes: Processes = SINGLE_PROCESS) -> dict[str, floa
         )
         variables = _restore(config, sharding.replicate(variables, mesh))
         eval_step = _compiled_step(config, model, source.image_shape, mesh)
-        entries = order.sequential_entries(source.num_events, size, mode.start_index)
-        entries = list(islice(entries, config.run.iterations))
+        entries = _choose_entries(config, source.num_events, processes)
         path = _predictions_path(config, processes)
         with InferenceReports(config, source, len(entries), processes, path) as reports:
-            step = functools.partial(eval_step, variables)
-            _go_over(config, source, entries, step, reports, mesh, processes)
+            _go_over(
+                config, source, entries, eval_step, variables, reports, mesh, processes
+            )
         if mode.write_predictions and processes.count > 1:
             _join_predictions(config.output_dir, source, entries, processes)
     return reports.report_averages()
+
+
+def _choose_entries(
+    config: Config, num_events: int, processes: Processes
+) -> list[np.ndarray]:
+    """Lists the entries of every minibatch, and says where there are too few of them.
+
+    Args:
+      config: of the run.
+      num_events: of the data.
+      processes: of the run.
+
+    Returns:
+      [B] int64 for each minibatch, -1 where there is no event.
+    """
+    mode, size, iterations = (
+        config.mode,
+        config.run.minibatch_size,
+        config.run.iterations,
+    )
+    there = num_events - mode.start_index
+    if iterations is not None and iterations * size > there and processes.is_first:
+        words = "goes round again" if mode.wrap else f"takes {there} entries"
+        logger.warning(
+            "Asked for %d entries (run.iterations=%d minibatches of %d), the data has "
+            "%d from mode.start_index=%d on: mode.wrap=%s %s",
+            iterations * size,
+            iterations,
+            size,
+            there,
+            mode.start_index,
+            mode.wrap,
+            words,
+        )
+    # Without a number of minibatches there is no end of going round.
+    goes_round = mode.wrap and iterations is not None
+    in_order = order.wrapped_entries if goes_round else order.sequential_entries
+    return list(islice(in_order(num_events, size, mode.start_index), iterations))
 
 
 def _compiled_step(
@@ -109,6 +147,7 @@ def _go_over(
     source: EventSource,
     entries: list[np.ndarray],
     eval_step: Callable,
+    variables: dict[str, Any],
     reports: InferenceReports,
     mesh: Mesh,
     processes: Processes,
@@ -116,13 +155,19 @@ def _go_over(
     """Evaluates every minibatch, one ahead of the one that is reported."""
     mine = (local_entries(e, processes.index, processes.count) for e in entries)
     with runs_parts.read_events(config.data, source, mine) as reader:
-        for started in one_behind(_start_steps(reader, entries, eval_step, mesh)):
+        steps = _start_steps(reader, entries, eval_step, variables, reports, mesh)
+        for started in one_behind(steps):
             reports.report_minibatch(*started)
             reader.release(started[0])
 
 
 def _start_steps(
-    reader: MinibatchReader, entries: list[np.ndarray], eval_step: Callable, mesh: Mesh
+    reader: MinibatchReader,
+    entries: list[np.ndarray],
+    eval_step: Callable,
+    variables: dict[str, Any],
+    reports: InferenceReports,
+    mesh: Mesh,
 ) -> Iterator[tuple[HostMinibatch, np.ndarray, dict[str, Any], float]]:
     """Starts one evaluation after the other, and waits for none of them.
 
@@ -130,9 +175,13 @@ def _start_steps(
       The minibatch, its entries in all processes, the results under way, and the
       seconds waited for reading.
     """
-    for minibatch, all_entries in zip(reader, entries, strict=True):
+    for count, minibatch in enumerate(reader):
         arrays = sharding.distribute(runs_parts.step_arrays(minibatch), mesh)
-        yield minibatch, all_entries, eval_step(arrays), reader.wait_s
+        if count == 0:
+            with reports.timings.start_up():
+                eval_step, _ = compile_ahead("inference", eval_step, variables, arrays)
+        results = eval_step(variables, arrays)
+        yield minibatch, entries[count], results, reader.wait_s
 
 
 def _predictions_path(config: Config, processes: Processes) -> str | None:

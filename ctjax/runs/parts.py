@@ -79,6 +79,11 @@ def read_events(
     )
 
 
+def images_per_step(config: Config) -> int:
+    """Counts the events of a training step, of all minibatches that it takes."""
+    return config.run.minibatch_size * config.mode.optimizer.gradient_accumulation
+
+
 def make_network(
     config: Config, image_shape: tuple[int, int]
 ) -> tuple[UResNet, dict[str, Any]]:

@@ -153,9 +153,10 @@ def _start_steps(training: Training, loop: Loop) -> Iterator[_StartedStep]:
             shown = training.eval_step(loop.state.variables, arrays)
             reports.report_image("train", number, minibatch, shown)
         if number == steps.start:
-            loop.train_step, program = compile_ahead(
-                loop.train_step, loop.state, arrays, stop
-            )
+            with loop.timings.start_up():
+                loop.train_step, program = compile_ahead(
+                    "training", loop.train_step, loop.state, arrays, stop
+                )
             if training.config.run.profile:
                 words = "Compiled training step, each device: %s"
                 logger.info(words, describe_program(program))
@@ -179,7 +180,8 @@ def _finish(training: Training, loop: Loop, step: _StartedStep) -> None:
     """Waits for the results of a step, reports them and acts on them."""
     reports = training.reports
     results = jax.device_get(step.results)
-    step_s = loop.timings.end_step(step.number, step.wait_s)
+    images = parts.images_per_step(training.config)
+    step_s = loop.timings.end_step(step.number, step.wait_s, images)
     reports.report_step(step.number, results, step.wait_s, step_s)
     _check_finite(training.config, step, results)
     reports.warn_of_skipped_update(step.number, results, step.minibatch)
@@ -200,7 +202,7 @@ def _validate_and_save(training: Training, loop: Loop, done: int) -> None:
     """Validates and saves the state after so many steps, where it is time to."""
     config = training.config
     if done % config.run.aux_iterations == 0:
-        loop.scores += training.validate(done, loop.state)
+        loop.scores += training.validate(done, loop.state, loop.timings)
     if done % config.mode.checkpoint_iteration == 0:
         training.saver.save(loop.state, config, _mean(loop.scores))
         loop.scores.clear()

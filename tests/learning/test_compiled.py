@@ -35,7 +35,7 @@ def test_says_when_it_begins_and_how_long_it_took(step, caplog, monkeypatch):
     with_free(monkeypatch, 5 * 10**9)
     caplog.set_level("INFO", "ctjax")
     x = jnp.arange(1024.0)
-    call, program = compiled.compile_ahead(step, x)
+    call, program = compiled.compile_ahead("training", step, x)
     first, last = caplog.messages
     assert first == "Compiling the training step …"
     assert re.fullmatch(
@@ -49,7 +49,7 @@ def test_says_when_it_begins_and_how_long_it_took(step, caplog, monkeypatch):
 
 def test_arguments_of_another_shape_are_compiled_for_once_more(monkeypatch):
     with_free(monkeypatch, 5 * 10**9)
-    call, _ = compiled.compile_ahead(jax.jit(lambda x: 2 * x), jnp.ones(3))
+    call, _ = compiled.compile_ahead("training", jax.jit(lambda x: 2 * x), jnp.ones(3))
     assert call(jnp.ones(3)).tolist() == [2, 2, 2]
     assert call(jnp.ones(5)).tolist() == [2, 2, 2, 2, 2]
 
@@ -57,7 +57,7 @@ def test_arguments_of_another_shape_are_compiled_for_once_more(monkeypatch):
 def test_a_program_without_room_is_refused_in_one_line(step, monkeypatch):
     with_free(monkeypatch, 4 * NUMBERS - 1)
     with pytest.raises(UserError) as caught:
-        compiled.compile_ahead(step, jnp.arange(1024.0))
+        compiled.compile_ahead("training", step, jnp.arange(1024.0))
     words = str(caught.value)
     assert "\n" not in words
     assert "found 0.00419 GB free of 10 GB: this place" in words
@@ -71,10 +71,10 @@ def test_all_devices_of_all_processes_share_a_host(step, monkeypatch):
     assert needed is not None
     monkeypatch.setattr(launchers, "local_processes", lambda: 3)
     with_free(monkeypatch, 3 * 4 * needed)
-    device_memory.check_fits(program, jax.devices("cpu")[:4])
+    device_memory.check_fits("training", program, jax.devices("cpu")[:4])
     with_free(monkeypatch, 3 * 4 * needed - 1)
     with pytest.raises(UserError, match="the compiled training step needs"):
-        device_memory.check_fits(program, jax.devices("cpu")[:4])
+        device_memory.check_fits("training", program, jax.devices("cpu")[:4])
 
 
 class Accelerator:
@@ -93,16 +93,19 @@ def test_a_gpu_has_its_own(step, monkeypatch):
     with_free(monkeypatch, 0)
     program = step.lower(jnp.arange(1024.0)).compile()
     room = Accelerator(bytes_limit=10**9, bytes_in_use=10**8)
-    found = device_memory.check_fits(program, [room, room])
+    found = device_memory.check_fits("training", program, [room, room])
     assert found == "0.9 GB free of 1 GB: a GPU"
     full = Accelerator(bytes_limit=10**9, bytes_in_use=10**9 - NUMBERS)
     with pytest.raises(UserError, match="free of 1 GB: a GPU"):
-        device_memory.check_fits(program, [full])
-    assert device_memory.check_fits(program, [Accelerator()]) == "memory unknown"
+        device_memory.check_fits("training", program, [full])
+    assert (
+        device_memory.check_fits("training", program, [Accelerator()])
+        == "memory unknown"
+    )
 
 
 def test_a_training_without_room_ends_before_its_first_step(tmp_path, monkeypatch):
-    def compile_ahead(step, state, minibatch, stop):
+    def compile_ahead(name, step, state, minibatch, stop):
         assert int(state.step) == 0
         raise UserError("no room")
 

@@ -95,6 +95,20 @@ def test_totals_in_the_guides_words(caplog):
     ]
 
 
+def test_totals_count_the_images_that_exist_and_the_start_up_once(caplog):
+    log.logger.propagate = True
+    with caplog.at_level(logging.INFO, "ctjax"):
+        log.log_totals(np.array([2.0, 4.0, 4.0]), np.array([4, 4, 1]), 30.0)
+    assert caplog.messages == [
+        "Start-up (compilation): 30.0000, in the total time and in no step's rate",
+        "Total time to batch_process: 40.0000",
+        "Total time to batch process except first iteration: 8.0000, "
+        "throughput: 0.6250",
+        "Total time to batch process except first two iterations: 4.0000, "
+        "throughput: 0.2500",
+    ]
+
+
 @pytest.mark.parametrize("steps, lines", [(1, 1), (2, 2), (3, 3), (40, 3), (41, 4)])
 def test_totals_of_short_runs(caplog, steps, lines):
     log.logger.propagate = True

@@ -24,7 +24,7 @@ def run(runs):
 
 def test_tags_and_steps(run):
     extra = ("learning_rate", "grad_norm", "loss_scale")
-    speed = ("images_per_second", "io_fetch_time")
+    speed = ("images_per_second", "io_fetch_time", "step_time", "global_step_per_sec")
     train, test = run.scalars("train"), run.scalars("test")
     assert set(train) == {"loss", *METRIC_NAMES, *extra, *speed}
     assert set(test) == {"loss", *METRIC_NAMES}
@@ -48,6 +48,8 @@ def test_rate_norm_and_speed(run):
         wait_s, step_s = timings[step]["wait_s"], timings[step]["step_s"]
         assert scalars["images_per_second"][step] == pytest.approx(4 / step_s, rel=1e-6)
         assert scalars["io_fetch_time"][step] == pytest.approx(wait_s, rel=1e-6)
+        assert scalars["step_time"][step] == pytest.approx(step_s, rel=1e-6)
+        assert scalars["global_step_per_sec"][step] == pytest.approx(1 / step_s)
         assert scalars["learning_rate"][step] == pytest.approx(1e-4, rel=1e-6)
         assert scalars["loss_scale"][step] == 2**16
         assert scalars["grad_norm"][step] > 0

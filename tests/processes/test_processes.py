@@ -125,6 +125,7 @@ def test_inference_by_two_is_that_of_one(
         "network__normalization": "none",
         "mode__name": "inference",
         "mode__weights_location": str(folder),
+        "mode__allow_other_images": True,
         "mode__write_predictions": True,
         "run__iterations": None,
         "data__synthetic": False,
@@ -184,8 +185,12 @@ def test_iotest_by_two_reads_every_event_once(larcv_file, tmp_path):
     throughput = float(re.search(r"Throughput: ([\d.]+)", result.stdout)[1])
     seconds = float(re.search(r"Total IO Time: ([\d.]+)s", result.stdout)[1])
     assert throughput == pytest.approx(12 / seconds, rel=0.02)
-    timings = np.load(tmp_path / "two" / "profiles" / "io_timings.npy")
+    profiles = tmp_path / "two" / "profiles"
+    timings = np.load(profiles / "io_timings.npy")
     assert timings["step_s"].sum() == pytest.approx(seconds, abs=1e-4)
+    ranks = [np.load(profiles / f"profiling_info_rank_{rank}.npy") for rank in (0, 1)]
+    slowest = max(rows["iteration"].astype(float).sum() for rows in ranks)
+    assert slowest * 1e-6 == pytest.approx(seconds, abs=1e-3)
 
 
 def assert_ends_with(result, *words):

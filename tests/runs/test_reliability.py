@@ -269,7 +269,10 @@ def test_a_bad_number_is_skipped_and_counted(tmp_path, monkeypatch, caplog):
         state = train.run(config)
     assert int(state.step) == 8
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
-    assert "train Step 4: loss nan, not finite: update skipped, 1 so far" in caplog.text
+    assert (
+        "Step 4 of training: loss nan, not finite: update skipped, 1 so far"
+        in caplog.text
+    )
     losses = [float(row["loss"]) for row in rows(tmp_path)]
     assert np.isnan(losses[4]) and np.isfinite(np.delete(losses, 4)).all()
 

@@ -158,8 +158,14 @@ class Runs:
             if name.startswith("network__") or name == "run__seed"
         }
         trained = self.train(**fields)
-        changes = {"mode__weights_location": str(trained.folder), **changes}
-        changes = {"mode__write_predictions": True, "run__iterations": 99, **changes}
+        usual = {
+            "mode__weights_location": str(trained.folder),
+            "mode__write_predictions": True,
+            # Trained with the images as they are, and asked what it makes of others.
+            "mode__allow_other_images": True,
+            "run__iterations": None,
+        }
+        changes = {**usual, **changes}
         return self.run("inference", **changes)
 
     def read(self, **changes: Any) -> Finished:

@@ -67,13 +67,16 @@ class Record:
             value = value.get(name) if isinstance(value, dict) else None
         return value
 
-    def images_per_step(self, mode: str) -> int | None:
-        """Returns the events of a step, or None without a written configuration."""
+    def images_per_step(self, mode: str) -> np.ndarray | None:
+        """Returns the events of each step with timings, [N], or None if unknown."""
+        timings = self.timings[mode]
+        if "images" in (timings.dtype.names or ()):
+            return timings["images"]
+        # Of a version that did not write them down.
         size = self.option(mode, "run", "minibatch_size")
-        if size is None or mode != "train":
-            return size
-        parts = self.option(mode, "mode", "optimizer", "gradient_accumulation")
-        return size * (parts or 1)
+        if size is not None and mode == "train":
+            size *= self.option(mode, "mode", "optimizer", "gradient_accumulation") or 1
+        return None if size is None else np.full(len(timings), size)
 
     @functools.cached_property
     def neutrinos(self) -> np.ndarray:

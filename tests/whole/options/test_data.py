@@ -65,6 +65,10 @@ def test_aux_file(runs):
     expected = loss_by_hand(logits, label[at], image[at])
     assert run.column("val_metrics", "loss") == pytest.approx([expected], rel=1e-5)
     assert not (runs.train().table("val_metrics"))
+    shared = f"{runs.file} is in data.file and data.aux_file: validation has events"
+    assert not any(message.startswith(shared) for message in run.messages)
+    same = runs.train(data__aux_file=runs.file)
+    assert sum(message.startswith(shared) for message in same.messages) == 1
 
 
 def test_downsample(runs):
