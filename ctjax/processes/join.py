@@ -24,6 +24,9 @@ from ctjax.processes.coordinator import (
 )
 from ctjax.processes.launchers import Launch, local_device_ids
 
+MAX_NAMED = 4
+"""Differences between processes that a message names."""
+
 HEARTBEAT_TIMEOUT_S = 90
 """After which jaxlib takes a process that says nothing for dead and aborts the others:
 a last resort, should `liveness` not have ended them. jaxlib counts from the last of the
@@ -90,7 +93,7 @@ def start(config: Config, launch: Launch | None) -> Processes:
             initialization_timeout=2 * config.run.start_timeout + 10,
             heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT_S,
         )
-        _check_alike(config)
+        _check_configurations(config)
     liveness.watch(launch.index, launch.count)
     return Processes(launch.index, launch.count)
 
@@ -131,16 +134,30 @@ def gather(values: np.ndarray) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(values))
 
 
-def _check_alike(config: Config) -> None:
+def _check_configurations(config: Config) -> None:
     """Raises DistributedError unless all processes have the same configuration."""
     import jax
 
-    ours = {
-        "ctjax": ctjax.__version__,
-        "jax": importlib.metadata.version("jax"),
-        "devices": jax.local_device_count(),
-        **_flat(fields.to_dict(config), ""),
-    }
+    check_alike(
+        {
+            "ctjax": ctjax.__version__,
+            "jax": importlib.metadata.version("jax"),
+            "devices": jax.local_device_count(),
+            **_flat(fields.to_dict(config), ""),
+        }
+    )
+
+
+def check_alike(ours: Mapping[str, Any]) -> None:
+    """Compares what the processes found, each for itself; all of them must call this.
+
+    Args:
+      ours: what this process found, by name; values that JSON can hold.
+
+    Raises:
+      DistributedError: in every process, where one differs from the first; the message
+        names the rank and what differs.
+    """
     text = json.dumps(ours, sort_keys=True).encode()
     digests = gather(np.frombuffer(hashlib.sha256(text).digest(), np.uint8))
     if (digests == digests[0]).all():
@@ -155,7 +172,9 @@ def _check_alike(config: Config) -> None:
         for name in sorted(first.keys() | other.keys())
         if first.get(name) != other.get(name)
     ]
-    raise DistributedError(f"rank {rank} differs from rank 0: {'; '.join(different)}")
+    more = len(different) - MAX_NAMED
+    named = "; ".join(different[:MAX_NAMED]) + (f"; and {more} more" * (more > 0))
+    raise DistributedError(f"rank {rank} differs from rank 0: {named}")
 
 
 def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:

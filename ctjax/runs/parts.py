@@ -24,15 +24,23 @@ from ctjax.learning.precision import POLICIES
 from ctjax.learning.steps import StepOptions
 from ctjax.models import UResNet
 from ctjax.models.kernels import gpu
+from ctjax.processes import join
+from ctjax.processes.join import SINGLE_PROCESS, Processes
 
 
-def open_events(data: Data, names: str, require_label: bool) -> EventSource:
+def open_events(
+    data: Data,
+    names: str,
+    require_label: bool,
+    processes: Processes = SINGLE_PROCESS,
+) -> EventSource:
     """Opens the events of a run.
 
     Args:
       data: the data section.
       names: its `file` or `aux_file`; of no meaning for synthetic events.
       require_label: whether events without true classes are of no use.
+      processes: of the run, all of which open them.
 
     Returns:
       The source, a context manager.
@@ -40,19 +48,28 @@ def open_events(data: Data, names: str, require_label: bool) -> EventSource:
     Raises:
       LarcvFileError: a file is missing or is no larcv3 file.
       ConfigError: the image cannot be downsampled so often.
+      DistributedError: another process sees other files.
     """
     try:
-        return sources.open_source(
+        source = sources.open_source(
             file=file_patterns(data, names),
             downsample=data.downsample,
             synthetic=data.synthetic,
             seed=data.seed,
             require_label=require_label,
+            charge_limit=data.charge_limit,
         )
     except LarcvFileError:
         raise
     except ValueError as error:
         raise ConfigError(f"data.downsample={data.downsample}: {error}") from error
+    if processes.count > 1:
+        try:
+            join.check_alike(source.describe())
+        except BaseException:
+            source.close()
+            raise
+    return source
 
 
 def read_events(

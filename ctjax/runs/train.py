@@ -92,7 +92,9 @@ def _train(
     num_steps = config.run.iterations or 0  # of a training they are never left open
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
-        source = enter(parts.open_events(config.data, config.data.file, True))
+        source = enter(
+            parts.open_events(config.data, config.data.file, True, processes)
+        )
         model, variables = parts.make_network(config, source.image_shape)
         _log_what_is_trained(config, variables, mesh)
         schedule, update = _make_update_rule(config, source.num_events, num_steps)
@@ -184,7 +186,7 @@ def _first_state(
         return restored
     if config.mode.weights_location:
         weights, step = checkpoint.restore_weights(
-            config.mode.weights_location, state.variables, config
+            config.mode.weights_location, state.variables, config, processes
         )
         logger.info(
             "Restored weights of step %d from %s", step, config.mode.weights_location

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import logging
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -17,6 +18,8 @@ from ctjax.outputs import checkpoint
 from ctjax.outputs.train_reports import TrainReports
 from ctjax.processes.join import Processes
 from ctjax.runs import parts
+
+logger = logging.getLogger("ctjax")
 
 Validate = Callable[[int, TrainState], list[float]]
 """`(step, state) -> scores`, see `open_validation`."""
@@ -55,7 +58,7 @@ def open_validation(
         return
     size = minibatch_size(config)
     with parts.open_events(
-        config.data, config.data.aux_file, require_label=True
+        config.data, config.data.aux_file, True, processes
     ) as source:
         entries = (
             local_entries(
@@ -78,6 +81,14 @@ def open_validation(
                 if reports.wants_images(step):
                     reports.report_image("test", step, minibatch, results)
                 reader.release(minibatch)
+                is_finite = np.asarray(results["is_finite"])
+                if not is_finite.all():
+                    logger.warning(
+                        "test Step %d: class scores that are not finite in %d of %d "
+                        "events, which therefore has no score",
+                        *(step, np.sum(is_finite == 0), len(is_finite)),
+                    )
+                    return []
                 return [metrics.named(mean)[checkpoint.SCORE]]
 
             yield validate

@@ -18,6 +18,9 @@ from ctjax.data.larcv.truth import NEUTRINO_TYPE, read_neutrinos
 TIMING_FILES = {"train": "train", "inference": "inference", "iotest": "io"}
 """Name of the file in profiles/, by mode."""
 
+NAMES = ("file",)
+"""Columns of tables that are not numbers."""
+
 Table = dict[str, np.ndarray]
 """Columns by name, each [N] float64."""
 
@@ -79,6 +82,15 @@ class Record:
             return unknown
         return everything[entries] if max(entries) < len(everything) else unknown
 
+    def event_id(self, place: int) -> list[float]:
+        """Returns run, subrun and event of a row of `inference`."""
+        table, names = self.inference or {}, ("run", "subrun", "event")
+        if not table.keys() >= set(names):
+            raise ReportError(
+                f"{self.folder}: expected {', '.join(names)} in its table"
+            )
+        return [float(table[name][place]) for name in names]
+
     def files(self) -> list[str]:
         """Finds the files of the inference; raises LarcvFileError if they are gone."""
         folder = self.option("inference", "data", "data_directory")
@@ -126,7 +138,7 @@ def _read_json(folder: str, mode: str) -> dict[str, Any]:
 
 
 def _read_table(folder: str, name: str) -> Table | None:
-    """Reads a table of numbers; returns None where it is absent or empty."""
+    """Reads the numbers of a table; returns None where it is absent or empty."""
     path = os.path.join(folder, name)
     if not os.path.exists(path):
         return None
@@ -135,11 +147,15 @@ def _read_table(folder: str, name: str) -> Table | None:
     rows = [row for row in rows if len(row) == len(header)]
     if not rows:
         return None
+    columns = zip(header, zip(*rows, strict=True), strict=True)
     try:
-        columns = np.array(rows, dtype=np.float64).T
+        return {
+            column: np.array(values, dtype=np.float64)
+            for column, values in columns
+            if column not in NAMES
+        }
     except ValueError as error:
         raise ReportError(f"{path}: expected numbers: {error}") from error
-    return dict(zip(header, columns, strict=True))
 
 
 def _read_confusion(folder: str, inference: Table | None) -> np.ndarray | None:
