@@ -16,7 +16,7 @@ from ctjax.base.constants import METRIC_NAMES
 from ctjax.data.sources import open_source
 from ctjax.outputs import checkpoint, checkpoint_saver, checksums
 from ctjax.outputs.saved_config import CheckpointError
-from ctjax.runs import inference, validation
+from ctjax.runs import inference, training_loop, validation
 from ctjax.runs.inference import InferenceError
 from ctjax.runs.training_loop import TrainingError
 from ctjax.views.event import EventViewError, read_view
@@ -60,7 +60,8 @@ def overflowing(runs):
 # Numbers that are none.
 
 
-def test_scores_that_are_no_numbers_end_an_inference(runs, overflowing, tmp_path):
+@pytest.mark.slow
+def test_charges_beyond_float16_end_an_inference(runs, overflowing, tmp_path):
     fields = {"data__file": overflowing, "mode__write_predictions": True}
     with pytest.raises(InferenceError) as caught:
         run_once(runs, tmp_path, run__precision="float16", **fields)
@@ -74,12 +75,47 @@ def test_scores_that_are_no_numbers_end_an_inference(runs, overflowing, tmp_path
     assert np.isfinite(list(run_once(runs, tmp_path, **fields).result.values())).all()
 
 
-def test_no_loss_is_computed_in_inference(runs, monkeypatch, tmp_path):
-    def refuse(*arguments):
-        raise AssertionError("a loss that nobody reads")
+@pytest.mark.parametrize("bad, named", [([1], [5]), ([0, 1, 2, 3], [4, 5, 6, 7])])
+def test_scores_that_are_no_numbers_end_an_inference(
+    runs, tmp_path, monkeypatch, bad, named
+):
+    """A step that gives none for some events of the second minibatch."""
+    asked, steps_done = {}, []
 
-    monkeypatch.setattr(inference.runs_parts.losses, "make_loss", lambda *a: refuse)
-    run_once(runs, tmp_path, run__iterations=1)
+    def compile_eval_step(step, mesh, with_scores, *, with_loss):
+        asked.update(with_scores=with_scores, with_loss=with_loss)
+
+        def eval_step(variables, arrays):
+            steps_done.append(arrays)
+            is_finite = np.ones(4, np.int32)
+            if len(steps_done) == 2:
+                is_finite[bad] = 0
+            metrics = np.where(is_finite[:, None], 0.5, np.nan)
+            metrics = np.broadcast_to(metrics, (4, len(METRIC_NAMES)))
+            confusion = np.zeros((4, 3, 3, 3), np.int32)
+            return {"is_finite": is_finite, "metrics": metrics, "confusion": confusion}
+
+        return eval_step
+
+    def describe(model, variables, image, train):
+        assert image.shape == (1, 3, *small_runs.SHAPE) and not train
+        return f"a charge of {float(image.max()):.4g}"
+
+    monkeypatch.setattr(inference, "compile_eval_step", compile_eval_step)
+    monkeypatch.setattr(inference.nonfinite, "describe_activations", describe)
+    with pytest.raises(InferenceError) as caught:
+        run_once(runs, tmp_path)
+    names = ", ".join(f"entry {e} (7, 1, {100 + e}) of {runs.file}" for e in named)
+    charge = max(plane[1].max() for plane in runs.events[named[0]])
+    assert str(caught.value) == (
+        f"found class scores that are not finite, expected numbers: {names}. Largest "
+        f"activations of entry {named[0]}, computed in float32: a charge of "
+        f"{charge:.4g}"
+    )
+    # Nobody reads a loss here, and nothing was written of the bad events.
+    assert asked == {"with_scores": False, "with_loss": False}
+    with open(tmp_path / "inference_metrics.csv", newline="") as file:
+        assert [row["entry"] for row in csv.DictReader(file)] == ["0", "1", "2", "3"]
 
 
 def test_a_validation_that_is_no_number_has_no_score(runs, monkeypatch, caplog):
@@ -128,15 +164,40 @@ def test_weights_that_are_no_numbers_are_refused(runs, tmp_path, name, value):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("most", [1, 3])
+class _Saver:
+    """Saves nothing, in one of three ways."""
+
+    def __init__(self, error=None, failure=None):
+        self.error, self.failure, self.waited = error, failure, False
+
+    def save(self, state, config, score):
+        if self.error:
+            raise self.error
+
+    def wait(self):
+        self.waited = True
+
+
+def test_a_save_that_fails_is_told_and_not_raised():
+    for saver, words in (
+        (_Saver(), "is saved"),
+        (_Saver(failure="step 3: full"), "could not be saved (step 3: full)"),
+        (_Saver(CheckpointError("three in a row")), "could not be saved (three in a"),
+    ):
+        training = types.SimpleNamespace(saver=saver, config=None)
+        assert training_loop._save_before(training, None).startswith(words)
+        assert saver.waited != bool(saver.error)
+
+
+@pytest.mark.slow
 def test_a_save_that_fails_does_not_hide_why_a_training_ends(
-    runs, tmp_path, monkeypatch, most
+    runs, tmp_path, monkeypatch
 ):
     def save(self, step, *arguments, **more):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint.ocp.CheckpointManager, "save", save)
-    monkeypatch.setattr(checkpoint_saver, "MAX_FAILURES", most)
+    monkeypatch.setattr(checkpoint_saver, "MAX_FAILURES", 1)
     path = runs.write("huge.h5", runs.events)
     set_charges(path, int(entries_of(0)[0]), 3e38)
     fields = {"data__file": path, "data__charge_limit": 3.4e38}
@@ -150,25 +211,33 @@ def test_a_save_that_fails_does_not_hide_why_a_training_ends(
 
 
 def test_negative_charges_hardly_change_the_other_pixels(runs, shared_folder, tmp_path):
-    found = {}
-    for name in ("neg_good", "neg_one", "bipolar"):
-        run = run_once(
-            runs,
-            tmp_path / name,
-            data__file=str(shared_folder / "cases" / f"{name}.h5"),
-            data__img_transform=True,
-            mode__write_predictions=True,
-        )
-        assert np.isfinite(list(run.result.values())).all()
-        scores = run.predictions("cosmic_prediction")
-        assert all(np.isfinite(p["value"]).all() for event in scores for p in event)
-        found[name] = run.predictions("cosmicseg_prediction")
+    names = ("neg_good", "neg_one", "bipolar")
+    # Initial parameters would call every pixel background.
+    config = runs.config("train", tmp_path)
+    drawn = small_networks.random_variables(config.network)
+    variables = {"batch_stats": {}, **drawn}
+    checkpoint.save_weights(str(tmp_path / "weights"), variables, 1, config)
+    run = run_once(
+        runs,
+        tmp_path,
+        mode__weights_location=str(tmp_path / "weights"),
+        data__file=",".join(str(shared_folder / "cases" / f"{n}.h5") for n in names),
+        data__img_transform=True,
+        mode__write_predictions=True,
+    )
+    assert len(run.table("inference_metrics")) == 4 + 4 + 3
+    assert np.isfinite(list(run.result.values())).all()
+    scores = run.predictions("cosmic_prediction")
+    assert all(np.isfinite(p["value"]).all() for event in scores for p in event)
+    classes = run.predictions("cosmicseg_prediction")
     changed = total = 0
-    for good, one in zip(found["neg_good"], found["neg_one"], strict=True):
+    for good, one in zip(classes[:4], classes[4:8], strict=True):
         for a, b in zip(good, one, strict=True):
             assert np.array_equal(a["id"], b["id"])
             changed += np.sum(a["value"] != b["value"])
             total += len(a)
+    every = np.concatenate([p["value"] for event in classes for p in event])
+    assert min(np.bincount(every.astype(int))) > 100
     assert total == 2400 and changed <= 20
 
 
@@ -255,22 +324,19 @@ def test_the_documented_snippet_reads_predictions(predicted, monkeypatch, capsys
     assert "float32" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("table", ["inference_metrics", "inference_confusion"])
-def test_rows_name_their_file(runs, measured, tmp_path, table):
+def test_rows_name_their_file(runs, measured, tmp_path):
     names = f"{measured},{runs.file}"
     run_once(runs, tmp_path, data__file=names, mode__start_index=6, run__iterations=1)
-    with open(tmp_path / f"{table}.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    found = [
-        tuple(row[n] for n in ("entry", "run", "subrun", "event", "file"))
-        for row in rows
-    ]
-    assert found == [
-        ("6", "7", "1", "106", measured),
-        ("7", "7", "1", "107", measured),
-        ("8", "7", "1", "100", runs.file),
-        ("9", "7", "1", "101", runs.file),
-    ]
+    for table in ("inference_metrics", "inference_confusion"):
+        with open(tmp_path / f"{table}.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        columns = ("entry", "run", "subrun", "event", "file")
+        assert [tuple(row[name] for name in columns) for row in rows] == [
+            ("6", "7", "1", "106", measured),
+            ("7", "7", "1", "107", measured),
+            ("8", "7", "1", "100", runs.file),
+            ("9", "7", "1", "101", runs.file),
+        ]
 
 
 RESULTS = ("predictions.h5", "inference_metrics.csv", "inference_confusion.csv")
@@ -294,15 +360,18 @@ def test_a_new_inference_sets_the_old_results_aside(runs, tmp_path):
 
 
 def test_the_configuration_goes_with_its_results(runs, tmp_path, monkeypatch):
+    def infer(config, processes):
+        path = pathlib.Path(config.output_dir, "inference_metrics.csv")
+        path.write_text(str(config.run.seed))
+
+    monkeypatch.setattr(inference, "run", infer)
     monkeypatch.setattr(main.report, "write_after_run", lambda folder: None)
-    weights = str(runs.train().folder)
-    fields = {"mode__weights_location": weights, "run__iterations": 1}
-    for seed in (1, 2):
-        main.run(runs.config("inference", tmp_path, run__seed=seed, **fields))
-    for place, seed in (("older_inferences/1", 1), (".", 2)):
+    for seed in (1, 2, 3):
+        main.run(runs.config("inference", tmp_path, run__seed=seed))
+    for place, seed in (("older_inferences/1", 1), ("older_inferences/2", 2), (".", 3)):
         record = json.loads((tmp_path / place / "inference_config.json").read_text())
         assert record["config"]["run"]["seed"] == seed
-        assert (tmp_path / place / "inference_metrics.csv").exists()
+        assert (tmp_path / place / "inference_metrics.csv").read_text() == str(seed)
 
 
 def changed_file(runs, name, change):

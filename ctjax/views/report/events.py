@@ -131,9 +131,10 @@ def _files_there(record: Record) -> list[str]:
     if record.option("inference", "data", "synthetic") in (True, None):
         return []
     try:
-        return record.files()
+        paths = record.files()
     except LarcvFileError:
         return []
+    return paths if all(map(os.path.exists, paths)) else []
 
 
 def _pack(view: EventView) -> dict[str, Any]:
