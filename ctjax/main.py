@@ -14,7 +14,7 @@ from ctjax.base.errors import UserError
 from ctjax.commands import command_line
 from ctjax.config import describe
 from ctjax.config.fields import Config, ModeName
-from ctjax.outputs import fresh, lock, log, run_record
+from ctjax.outputs import fresh, lock, log, older_results, run_record
 from ctjax.processes import join, launchers, liveness, stop_requests
 from ctjax.processes.join import SINGLE_PROCESS, Processes
 from ctjax.processes.launchers import Launch
@@ -108,6 +108,8 @@ def run(
             logger.warning(note)
         run_record.log_missing_libraries(config.mode.name)
         if processes.is_first:
+            if config.mode.name is ModeName.INFERENCE:
+                older_results.set_aside(config.output_dir)
             run_record.save_config(config)
         # Imported late: the IO test needs neither jax nor a device.
         mode = importlib.import_module(f"ctjax.runs.{config.mode.name.value}")

@@ -18,6 +18,9 @@ from ctjax.base import npz, optional_packages, regular_files
 from ctjax.commands import command_line
 from ctjax.config.fields import ComputeMode, Config
 
+MAX_NAMED = 5
+"""Tensors that a message names."""
+
 TORCH_INDEX = "checkpoint"
 """CosmicTagger's text file beside its checkpoints; `latest: model-40.ckpt`."""
 
@@ -76,7 +79,8 @@ def import_weights(source: str, config: Config, output_dir: str) -> tuple[int, i
       trainable parameters.
 
     Raises:
-      WeightsError: the source cannot be read or does not fit the network.
+      WeightsError: the source cannot be read, holds numbers that are not finite, or
+        does not fit the network.
       FileExistsError: there are checkpoints in the output folder.
       MissingExtraError: torch is needed and not there.
     """
@@ -116,6 +120,7 @@ def read_weights(
 
     path = find_file(source)
     tensors, step = _read_npz(path) if path.endswith(".npz") else _read_torch(path)
+    _check_numbers(path, tensors)
     try:
         found = torch_weights.to_variables(tensors, like)
     except WeightsError as error:
@@ -211,15 +216,36 @@ def find_file(source: str) -> str:
     return path
 
 
+def _check_numbers(path: str, tensors: Mapping[str, np.ndarray]) -> None:
+    """Raises WeightsError for what is no number, or none in float32."""
+    from ctjax.models.torch_weights import WeightsError
+
+    wrong = []
+    for name, tensor in tensors.items():
+        if tensor.dtype.kind not in "fiub":
+            raise WeightsError(
+                f"{path}: {name} is of type {tensor.dtype}, expected real numbers"
+            )
+        with np.errstate(over="ignore"):
+            if not np.isfinite(tensor.astype(np.float32)).all():
+                wrong.append(name)
+    if wrong:
+        more = f" and {len(wrong) - MAX_NAMED} more" * (len(wrong) > MAX_NAMED)
+        raise WeightsError(
+            f"{path}: found numbers that are not finite in "
+            f"{', '.join(wrong[:MAX_NAMED])}{more}, expected finite ones"
+        )
+
+
 def _read_npz(path: str) -> tuple[dict[str, np.ndarray], int]:
     from ctjax.models.torch_weights import WeightsError
 
     regular_files.check(path)
     try:
         npz.check_sizes(path)
-        with np.load(path, allow_pickle=False) as arrays:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays}, 0
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # of any kind, where an archive is damaged
         raise WeightsError(f"{path}: expected an .npz of arrays: {error}") from error
 
 

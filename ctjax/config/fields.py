@@ -11,6 +11,7 @@ from typing import Any
 
 import ml_collections
 
+from ctjax.base.constants import CHARGE_LIMIT
 from ctjax.config.option import option, plain_type
 
 
@@ -213,7 +214,16 @@ class Data:
         1, "how often the image is halved before it enters the network", 0
     )
     synthetic: bool = option(False, "random events instead of a file")
-    img_transform: bool = option(False, "feed log(1 + charge) instead of charge")
+    img_transform: bool = option(
+        False,
+        "feed log(1 + charge) instead of charge; of a negative charge -log(1 - charge)",
+    )
+    charge_limit: float = option(
+        CHARGE_LIMIT,
+        "the largest charge of a voxel, of either sign; a larger one is taken for "
+        "damage and refused",
+        0,
+    )
     seed: int = option(0, "seed of the order of events in training", 0)
     io_threads: int | None = option(
         None, "reading threads", 1, if_unset="one for each CPU this process may use"

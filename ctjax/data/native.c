@@ -17,18 +17,17 @@
 /* Of the sources; setup.py defines it, native_library.py compares it. */
 const char *ctjax_source_hash(void) { return CTJAX_SOURCE_HASH; }
 
-/* As in constants.py. Not a number is not less either. */
-#define MAX_CHARGE 1e6f
-
 /* Splits records (id uint64 at byte 0, value float at byte 8 of 16) into lists.
 
    planes is [num_planes][2]: first record and the one after the last. Exactly one of
    charges and classes takes the values. Returns 0 unless in each plane ids ascend
-   strictly, and every id is inside the image and every value of its kind. */
+   strictly, and every id is inside the image and every value of its kind: a charge of
+   at most charge_limit either way (not a number is not less), or a class. */
 int32_t ctjax_split_records(const uint8_t *restrict records,
                             const int64_t (*planes)[2], int64_t num_planes,
-                            int64_t num_pixels, int32_t *restrict ids,
-                            float *restrict charges, uint8_t *restrict classes) {
+                            int64_t num_pixels, float charge_limit,
+                            int32_t *restrict ids, float *restrict charges,
+                            uint8_t *restrict classes) {
   int32_t usual = 1;
   for (int64_t plane = 0; plane < num_planes; plane++) {
     int64_t before = -1, stop = planes[plane][1];
@@ -41,7 +40,7 @@ int32_t ctjax_split_records(const uint8_t *restrict records,
       before = id;
       ids[i] = (int32_t)id;
       if (charges) {
-        usual &= fabsf(value) <= MAX_CHARGE;
+        usual &= fabsf(value) <= charge_limit;
         charges[i] = value;
       } else {
         int32_t inside = value >= 0 && value <= 2;

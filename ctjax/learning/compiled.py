@@ -21,12 +21,13 @@ def compile_train_step(step: Callable, mesh: Mesh) -> Callable:
 
 
 def compile_eval_step(
-    step: Callable, mesh: Mesh, with_scores: bool = False
+    step: Callable, mesh: Mesh, with_scores: bool = False, with_loss: bool = True
 ) -> Callable:
     """Compiles `make_eval_step`'s for the devices of a mesh."""
     by_event = ("prediction", "label", *(("image", "score") if with_scores else ()))
     specs = dict.fromkeys(by_event, BY_EVENT)
-    common = dict.fromkeys(("loss", "metrics", "confusion"), REPLICATED)
+    same = ("metrics", "confusion", "is_finite", *(("loss",) if with_loss else ()))
+    common = dict.fromkeys(same, REPLICATED)
     return sharding.over_events(step, mesh, (REPLICATED, BY_EVENT), specs | common)
 
 

@@ -8,7 +8,7 @@ import importlib.metadata
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,9 @@ from ctjax.processes.coordinator import (
     find_address,
 )
 from ctjax.processes.launchers import Launch, local_device_ids
+
+MAX_NAMED = 4
+"""Differences between processes that a message names."""
 
 HEARTBEAT_TIMEOUT_S = 90
 """After which jaxlib takes a process that says nothing for dead and aborts the others:
@@ -91,7 +94,7 @@ def start(config: Config, launch: Launch | None) -> Processes:
             initialization_timeout=2 * config.run.start_timeout + 10,
             heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT_S,
         )
-        _check_alike(config)
+        _check_configurations(config)
     liveness.watch(launch.index, launch.count)
     return Processes(launch.index, launch.count)
 
@@ -153,14 +156,28 @@ def gather(values: np.ndarray) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(values))
 
 
-def _check_alike(config: Config) -> None:
+def _check_configurations(config: Config) -> None:
     """Raises DistributedError unless all processes have the same configuration."""
-    ours = {
-        "ctjax": ctjax.__version__,
-        "jax": importlib.metadata.version("jax"),
-        "devices": len(find_local_devices()),
-        **dotted.flatten(fields.to_dict(config)),
-    }
+    check_alike(
+        {
+            "ctjax": ctjax.__version__,
+            "jax": importlib.metadata.version("jax"),
+            "devices": len(find_local_devices()),
+            **dotted.flatten(fields.to_dict(config)),
+        }
+    )
+
+
+def check_alike(ours: Mapping[str, Any]) -> None:
+    """Compares what the processes found, each for itself; all of them must call this.
+
+    Args:
+      ours: what this process found, by name; values that JSON can hold.
+
+    Raises:
+      DistributedError: in every process, where one differs from the first; the message
+        names the rank and what differs.
+    """
     text = json.dumps(ours, sort_keys=True).encode()
     digests = gather(np.frombuffer(hashlib.sha256(text).digest(), np.uint8))
     if (digests == digests[0]).all():
@@ -175,4 +192,6 @@ def _check_alike(config: Config) -> None:
         for name in sorted(first.keys() | other.keys())
         if first.get(name) != other.get(name)
     ]
-    raise DistributedError(f"rank {rank} differs from rank 0: {'; '.join(different)}")
+    more = len(different) - MAX_NAMED
+    named = "; ".join(different[:MAX_NAMED]) + (f"; and {more} more" * (more > 0))
+    raise DistributedError(f"rank {rank} differs from rank 0: {named}")

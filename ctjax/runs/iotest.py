@@ -75,7 +75,10 @@ def _read(config: Config, processes: Processes) -> np.ndarray:
         downsample=data.downsample,
         synthetic=data.synthetic,
         seed=data.seed,
+        charge_limit=data.charge_limit,
     ) as source:
+        if processes.count > 1:
+            join.check_alike(source.describe())
         logger.info(
             "Reading %d events of %d x %d pixels: %d process%s of %d threads",
             source.num_events,

@@ -96,7 +96,9 @@ def _train(
     num_steps = config.run.iterations or 0  # of a training they are never left open
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
-        source = enter(parts.open_events(config.data, config.data.file, True))
+        source = enter(
+            parts.open_events(config.data, config.data.file, True, processes)
+        )
         model, variables = parts.make_network(config, source.image_shape)
         _log_what_is_trained(config, variables, mesh, processes)
         schedule, update = _make_update_rule(config, source.num_events, num_steps)
@@ -217,7 +219,9 @@ def _first_state(
             )
         return restored
     if location:
-        weights, step = parts.restore_weights(location, state.variables, config)
+        weights, step = parts.restore_weights(
+            location, state.variables, config, processes
+        )
         logger.info("Restored weights of step %d from %s", step, location)
         return sharding.replicate(make_state(weights, update, policy), mesh)
     logger.info("No checkpoint found, starting from scratch")

@@ -13,7 +13,7 @@ from ctjax.base.errors import UserError
 from ctjax.config.fields import Config, OnNonfinite
 from ctjax.data.minibatch import HostMinibatch
 from ctjax.data.pipeline import MinibatchReader
-from ctjax.learning import activations, sharding
+from ctjax.learning import sharding
 from ctjax.learning.compiled import compile_ahead, describe_program
 from ctjax.learning.one_behind import one_behind
 from ctjax.learning.state import TrainState
@@ -23,7 +23,7 @@ from ctjax.outputs import checkpoint
 from ctjax.outputs.timings import StepTimings
 from ctjax.outputs.train_reports import TrainReports, event_names
 from ctjax.processes.stop_requests import StopRequest
-from ctjax.runs import parts
+from ctjax.runs import nonfinite, parts
 from ctjax.runs.profiling import StepTrace
 from ctjax.runs.validation import Validate
 
@@ -130,9 +130,11 @@ def run_steps(training: Training, state: TrainState, train_step: Callable) -> Lo
                 training.trace.after(step.number)
                 _validate_and_save(training, loop, step.number + 1)
     except _NotFiniteError as error:
-        training.saver.save(loop.state, training.config, None)
+        saved = _save_before(training, loop.state)
+        words = _describe_not_finite(training, loop.state, *error.args)
         raise TrainingError(
-            _describe_not_finite(training, loop.state, *error.args)
+            f"{words}. Its update is left out, and the state before it {saved}; "
+            "run.on_nonfinite=skip goes on without such updates"
         ) from error
     training.saver.save(loop.state, training.config, _mean(loop.scores))
     return loop
@@ -212,25 +214,32 @@ def _mean(scores: list[float]) -> float | None:
     return sum(scores) / len(scores) if scores else None
 
 
+def _save_before(training: Training, state: TrainState) -> str:
+    """Saves the state before a bad step; says in words what has come of it."""
+    saver = training.saver
+    try:
+        saver.save(state, training.config, None)
+        saver.wait()
+    except checkpoint.CheckpointError as error:
+        # It must not hide why the training ends.
+        return f"could not be saved ({error})"
+    return f"could not be saved ({saver.failure})" if saver.failure else "is saved"
+
+
 def _describe_not_finite(
     training: Training,
     state: TrainState,
     step: _StartedStep,
     results: dict[str, Any],
 ) -> str:
-    """Writes the line that a training ends with, for this process's events."""
-    alone = UResNet(training.model.network, training.model.dtype)
-    variables = jax.device_get(state.variables)
+    """Says what was not finite in a step, for this process's events."""
     arrays = parts.step_arrays(step.minibatch)
     image, _, _ = training.options.network_input(arrays)
-    try:
-        largest = activations.largest_activations(alone, variables, np.asarray(image))
-    except jax.errors.JaxRuntimeError as error:
-        largest = f"not found ({str(error).splitlines()[0]})"
+    largest = nonfinite.describe_activations(
+        training.model, state.variables, image, train=True
+    )
     return (
         f"step {step.number}: loss {float(results['loss'])}, norm of the gradient "
-        f"{float(results['grad_norm'])}; its update is left out, the state before it "
-        f"is saved. Events (run, subrun, event): {event_names(step.minibatch)}. "
-        f"Largest activations: {largest}. run.on_nonfinite=skip goes on without such "
-        "updates"
+        f"{float(results['grad_norm'])}. Events (run, subrun, event): "
+        f"{event_names(step.minibatch)}. Largest activations: {largest}"
     )

@@ -65,7 +65,7 @@ def open_validation(
     size = minibatch_size(config)
     _say_what_is_shared(config)
     with parts.open_events(
-        config.data, config.data.aux_file, require_label=True
+        config.data, config.data.aux_file, True, processes
     ) as source:
         entries = (
             local_entries(
@@ -91,6 +91,14 @@ def open_validation(
                 if reports.wants_images(step):
                     reports.report_image("test", step, minibatch, results)
                 reader.release(minibatch)
+                is_finite = np.asarray(results["is_finite"])
+                if not is_finite.all():
+                    logger.warning(
+                        "test Step %d: class scores that are not finite in %d of %d "
+                        "events, which therefore has no score",
+                        *(step, np.sum(is_finite == 0), len(is_finite)),
+                    )
+                    return []
                 return [metrics.named(mean)[checkpoint.SCORE]]
 
             yield validate

@@ -305,3 +305,42 @@ def test_a_coordinator_that_never_answers_ends_in_one_line(tmp_path):
     )
     assert_ends_with(result, "rank 1", "within 5 s", "does not answer")
     assert result.returncode == 1
+
+
+def ranks_in_folders(tmp_path, *fields):
+    """Two ranks, each in a folder of its own, with the same relative names."""
+    words = []
+    for rank in range(2):
+        words += [":"] * bool(rank)
+        words += ["-n", "1", "--wdir", str(tmp_path / str(rank)), *command(*fields)]
+    return subprocess.run(
+        [MPIRUN, "--bind-to", "none", *words],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("mode", ["train", "inference", "iotest"])
+def test_ranks_that_see_other_files_of_one_name_end_in_one_line(tmp_path, mode):
+    for rank, number in enumerate((3, 5)):
+        (tmp_path / str(rank)).mkdir()
+        events = larcv_fixtures.make_events(number, (40, 64))
+        larcv_fixtures.write_larcv(tmp_path / str(rank) / "e.h5", events, (40, 64))
+    fields = {
+        "mode__name": mode,
+        "data__synthetic": False,
+        "data__downsample": 0,
+        "data__file": "e.h5",
+    }
+    result = ranks_in_folders(tmp_path, *tiny.flags(tmp_path / "out", **fields))
+    assert_ends_with(result, "rank 1 differs from rank 0", "e.h5: events is 5, expec")
+
+
+def test_ranks_that_see_other_weights_of_one_name_end_in_one_line(tmp_path):
+    for rank in range(2):
+        train.run(tiny.make(tmp_path / str(rank) / "run", run__seed=rank))
+    fields = {"mode__name": "inference", "mode__weights_location": "run"}
+    result = ranks_in_folders(tmp_path, *tiny.flags(tmp_path / "out", **fields))
+    assert_ends_with(result, "rank 1 differs from rank 0", "run: 4/")

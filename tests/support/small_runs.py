@@ -58,10 +58,13 @@ class Finished(NamedTuple):
         return pathlib.Path(self.config.output_dir)
 
     def table(self, name: str) -> list[dict[str, float]]:
-        """Rows of `<name>.csv`."""
+        """Numbers of the rows of `<name>.csv`."""
         with open(self.folder / f"{name}.csv", newline="") as file:
             rows = list(csv.DictReader(file))
-        return [{key: float(value) for key, value in row.items()} for row in rows]
+        return [
+            {key: float(value) for key, value in row.items() if key != "file"}
+            for row in rows
+        ]
 
     def column(self, name: str, column: str) -> list[float]:
         return [row[column] for row in self.table(name)]

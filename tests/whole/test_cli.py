@@ -72,7 +72,7 @@ def test_train_then_infer_from_the_command_line(tmp_path):
     )
     assert re.search(r"  Average/mIoU: \d\.\d{4}", inferred.stdout)
     header = (tmp_path / "inference_metrics.csv").read_text().splitlines()[0]
-    assert header.startswith("entry,run,subrun,event,Average/Total_Accuracy")
+    assert header.startswith("entry,run,subrun,event,file,Average/Total_Accuracy")
 
 
 def test_iotest_in_the_guides_words_without_jax(tmp_path):

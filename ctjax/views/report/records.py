@@ -27,6 +27,8 @@ TIMING_FILES = {"train": "train", "inference": "inference", "iotest": "io"}
 STEP_COLUMNS = ("step", "loss", *METRIC_NAMES)
 EVENT_COLUMNS = ("entry", *METRIC_NAMES)
 """Columns that the tables of steps and of events must have."""
+NAMES = ("file",)
+"""Columns of tables that are not numbers."""
 
 Table = dict[str, np.ndarray]
 """Columns by name, each [N] float64."""
@@ -92,6 +94,15 @@ class Record:
             return unknown
         return everything[entries] if max(entries) < len(everything) else unknown
 
+    def event_id(self, place: int) -> list[float]:
+        """Returns run, subrun and event of a row of `inference`."""
+        table, names = self.inference or {}, ("run", "subrun", "event")
+        if not table.keys() >= set(names):
+            raise ReportError(
+                f"{self.folder}: expected {', '.join(names)} in its table"
+            )
+        return [float(table[name][place]) for name in names]
+
     def files(self) -> list[str]:
         """Finds the files of the inference; raises LarcvFileError if they are gone."""
         folder = self.option("inference", "data", "data_directory")
@@ -142,7 +153,7 @@ def _read_json(folder: str, mode: str) -> dict[str, Any]:
 
 
 def _read_table(folder: str, name: str, needed: Sequence[str]) -> Table | None:
-    """Reads a table of numbers; returns None where it is absent or empty.
+    """Reads the numbers of a table; returns None where it is absent or empty.
 
     Args:
       folder: that it is in.
@@ -160,14 +171,18 @@ def _read_table(folder: str, name: str, needed: Sequence[str]) -> Table | None:
     rows = [row for row in rows if len(row) == len(header)]
     if not rows:
         return None
-    try:
-        columns = np.array(rows, dtype=np.float64).T
-    except ValueError as error:
-        raise ReportError(f"{path}: expected numbers: {error}") from error
     missing = [column for column in needed if column not in header]
     if missing:
         raise ReportError(f"{path}: expected a column {missing[0]}, found none")
-    return dict(zip(header, columns, strict=True))
+    columns = zip(header, zip(*rows, strict=True), strict=True)
+    try:
+        return {
+            column: np.array(values, dtype=np.float64)
+            for column, values in columns
+            if column not in NAMES
+        }
+    except ValueError as error:
+        raise ReportError(f"{path}: expected numbers: {error}") from error
 
 
 def _read_confusion(folder: str, inference: Table | None) -> np.ndarray | None:

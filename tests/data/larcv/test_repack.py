@@ -148,6 +148,28 @@ def test_copy_is_verified(path, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["good.h5"]
 
 
+def test_the_check_does_not_trust_the_reader(path, tmp_path, monkeypatch):
+    """A mistake that the reader makes in both files is noticed."""
+    read = LarcvFile.read_image
+
+    def mistaken(self, entry):
+        image = read(self, entry)
+        return image._replace(values=np.minimum(image.values, 20))
+
+    monkeypatch.setattr(LarcvFile, "read_image", mistaken)
+    with pytest.raises(LarcvFileError, match="entry 0, product sbndwire: found other"):
+        repack.repack(path, str(tmp_path / "new.h5"))
+    assert os.listdir(tmp_path) == ["good.h5"]
+
+
+def test_any_finite_charge_is_copied(path, tmp_path):
+    with larcv_fixtures.changing(path, f"{larcv_fixtures.IMAGE_GROUP}/voxels") as rows:
+        rows["value"][-1] = -3e38
+    repack.repack(path, str(tmp_path / "new.h5"))
+    with LarcvFile(tmp_path / "new.h5", charge_limit=np.inf) as file:
+        assert file.read_image(5).values.min() == np.float32(-3e38)
+
+
 @larcv_fixtures.needs_shared
 def test_light_file(tmp_path):
     path, target = (

@@ -139,6 +139,25 @@ def test_img_transform__of_inference(runs):
     )
 
 
+@pytest.mark.parametrize("mode", ["train", "inference", "iotest"])
+def test_charge_limit(runs, tmp_path, mode):
+    """The largest charge is 55; validation files are held to the same limit."""
+    make = {"train": runs.train, "inference": runs.infer, "iotest": runs.read}[mode]
+    assert make(data__charge_limit=56.0).messages
+    fields = {"data__charge_limit": 50.0}
+    if mode == "inference":
+        fields["mode__weights_location"] = str(runs.train().folder)
+    if mode == "train":
+        # Only the validation's file has a charge that is too large.
+        quiet = [[(i, v / 10, c) for i, v, c in event] for event in runs.events]
+        fields |= {"data__aux_file": runs.file, "run__aux_iterations": 1}
+        fields["data__file"] = runs.write("quiet.h5", quiet)
+    fields |= {"run__iterations": 4}
+    words = r"events\.h5, entry \d, .*charges up to 50 \(data\.charge_limit\)"
+    with pytest.raises(LarcvFileError, match=words):
+        small_runs.run_and_listen(runs.config(mode, tmp_path, **fields))
+
+
 @pytest.mark.parametrize("seed", [0, 3])
 def test_seed(runs, truth, seed):
     image, label = truth
