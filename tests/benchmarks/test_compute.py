@@ -11,7 +11,7 @@ import types
 
 import pytest
 
-from benchmarks import compute, compute_report
+from benchmarks import compute, compute_cases, compute_report
 from ctjax.config.fields import Precision
 
 TINY = {
@@ -191,7 +191,7 @@ def test_variants_of_ctjax_are_set_up_as_their_names_say(measured):
     assert jobs["fused"]["config"]["network"] == {"depth": 2, "kernels": "fused"}
     assert jobs["fused"]["framework"] == jobs["conv-fusion"]["framework"] == "ctjax"
     assert jobs["eager"]["framework"] == "torch"
-    assert compute.CONV_FUSION in jobs["conv-fusion"]["environment"]["XLA_FLAGS"]
+    assert compute_cases.CONV_FUSION in jobs["conv-fusion"]["environment"]["XLA_FLAGS"]
     for name in ("xla", "columns", "fused"):
         assert jobs[name]["config"]["network"] == {"depth": 2, "kernels": name}
     for name in set(jobs) - {"xla", "columns", "fused"}:
