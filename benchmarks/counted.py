@@ -71,6 +71,7 @@ def main() -> int:
     options = parse()
     jax.config.update("jax_platforms", "cpu")
     folder = options.output / "gpu"
+    here = machine.describe("jax", "jaxlib", "flax", "numpy")
     for case in CASES["gpu"]:
         if options.cases and case.name not in options.cases:
             continue
@@ -88,7 +89,7 @@ def main() -> int:
             found["command"] = (
                 f"python -m benchmarks.counted {shlex.join(sys.argv[1:])}"
             )
-            found["machine"] = machine.describe("jax", "jaxlib", "flax", "numpy")
+            found["machine"] = here
             compute_history.keep_count(found, folder)
             sys.stdout.write("\n".join(compute_history.counted_rows([found])) + "\n")
             sys.stdout.flush()

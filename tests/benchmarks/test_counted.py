@@ -32,7 +32,7 @@ def count(name, kernels, **network):
     cases = {case.name: case for case in CASES["gpu"]}
     fields = {
         "network": NETWORK | {"kernels": kernels} | network,
-        "data": {"downsample": 2},
+        "data": {"downsample": 3},
         "run": {"minibatch_size": 2},
     }
     options = types.SimpleNamespace(device="cpu", fields=fields)
