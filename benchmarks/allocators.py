@@ -139,7 +139,7 @@ def main() -> int:
         return 2
     jax.config.update("jax_platforms", "cpu")  # the steps are the workers'
     contenders = find_contenders()
-    options.contenders = list(contenders)
+    options.keep = None
     loads = [os.getloadavg()[0]]
     lines, shape = [], ""
     for step, training in (("training", True), ("inference", False)):
@@ -154,7 +154,10 @@ def main() -> int:
                 "cpus": options.cpus,
             }
             shape = " x ".join(map(str, job["image_shape"]))
-            rows = compute.measure(job, options, folder, math.inf, contenders)
+            rows = compute.measure(
+                *(job, options, folder, math.inf, list(contenders)),
+                contenders=contenders,
+            )
         lines += [line(step, row) for row in rows]
     loads.append(os.getloadavg()[0])
     text = REPORT.format(

@@ -7,8 +7,10 @@ those that fit, at sizes that fit. Each contender is a process of its own. It st
 beside ctjax's, both get the same minibatch and weights, and blocks of steps of the two
 alternate: a row is the median of the blocks, a ratio that of neighbouring blocks. The
 memory's bandwidth and the rate of matrix products are measured in the same run, by both
-frameworks, and the better counts. Writes compute_cpu.json or compute_gpu.json, and
-compute.md of what is there of both.
+frameworks, and the better counts. Writes compute_cpu.json and compute.md; on a GPU
+gpu/COMMIT.json and gpu.md, which has the figures of all commits. There every contender
+has a time of its own, what it compiles may be kept, results are written after each, and
+a run adds to those that the same commit has written before.
 """
 
 import argparse
@@ -24,13 +26,13 @@ import sys
 import tempfile
 import time
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from benchmarks import compute_report, machine, roofline
+from benchmarks import compute_history, compute_report, machine, roofline
 from benchmarks.compute_cases import CASES, CONTENDERS, USUAL, Case, Contender
 from benchmarks.compute_process import ROOT, Worker, WorkerError
 from ctjax.config import fields as config_fields
@@ -65,6 +67,7 @@ def main() -> int:
         "command": f"python -m benchmarks.compute {shlex.join(sys.argv[1:])}".strip(),
         "machine": machine.describe(*packages),
         "device": options.device,
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "threads": len(options.cpus),
         "convolutions": (
             f"C, vectors of {cpu.vector_lanes()}" if cpu.are_usable() else "XLA"
@@ -73,20 +76,26 @@ def main() -> int:
         "limits": measure_limits(options, precisions, deadline),
         "cases": [],
     }
+    before = compute_history.read(result, options.output)
     for number, (case, config) in enumerate(cases):
-        # What a case does not use of its share, those behind it may.
+        # What a case does not use of its part, those behind it may.
         until = deadline
         if deadline < math.inf:
             now = time.monotonic()
-            shares = sum(later.share for later, _ in cases[number:])
-            until = now + (deadline - now) * case.share / shares
-        found = run_case(case, config, options, result["limits"], until)
-        result["cases"].append(found)
+            until = now + (deadline - now) / (len(cases) - number)
+
+        def write(found, before=before):
+            # After each contender: what is done stays, whatever happens to the next.
+            result["cases"] = compute_history.merge(before, found)
+            pages = {"cpu": compute_report, "gpu": compute_history}
+            pages[options.device].write(result, options.output)
+
+        found = run_case(case, config, options, result["limits"], until, before, write)
+        before = result["cases"]
         sys.stdout.write("\n".join(compute_report.rows_of(found)) + "\n")
         sys.stdout.flush()
-        # After each: what is done stays, whatever happens to the next.
-        compute_report.write(result, options.output)
-    sys.stdout.write(f"Results: {options.output.resolve() / 'compute.md'}\n")
+    page = "compute.md" if options.device == "cpu" else "gpu.md"
+    sys.stdout.write(f"Results: {options.output.resolve() / page}\n")
     return 0
 
 
@@ -119,6 +128,11 @@ def parse() -> argparse.Namespace:
         help=f"end the run after so long (0: never; on a GPU {GPU_LIMIT_S:g})",
     )
     parser.add_argument(
+        "--keep",
+        type=pathlib.Path,
+        help="folder where each contender keeps what it compiles for later runs",
+    )
+    parser.add_argument(
         "--fields",
         type=json.loads,
         default={},
@@ -126,6 +140,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("compute"))
     options = parser.parse_args()
+    options.keep = options.keep and options.keep.resolve()
     if options.limit_s is None:
         options.limit_s = GPU_LIMIT_S if options.device == "gpu" else 0.0
     if options.block_s is None:
@@ -207,8 +222,24 @@ def run_case(
     options: argparse.Namespace,
     limits: dict,
     deadline: float,
+    before: list[dict],
+    write: Callable[[dict], None],
 ) -> dict:
-    """All contenders of a case."""
+    """Runs all contenders of a case.
+
+    Args:
+      case: what to run.
+      config: of it, with the changes of the command line.
+      options: of the command line.
+      limits: of the machine.
+      deadline: of time.monotonic.
+      before: cases of earlier runs of this commit; contenders that have no row there
+        come first.
+      write: takes the case with the rows so far, after each contender.
+
+    Returns:
+      The case with its rows.
+    """
     precision = config.run.precision.value
     loads = [os.getloadavg()[0]]
     with tempfile.TemporaryDirectory() as folder:
@@ -233,10 +264,16 @@ def run_case(
             "parameters": job["parameters"],
             "least_s": least_s,
         }
-        found["rows"] = measure(job, options, folder, deadline)
-    found["load_averages"] = [*loads, os.getloadavg()[0]]
-    for row in found["rows"]:
-        compute_report.summarize(row, found)
+
+        def add(rows):
+            found["rows"] = rows
+            found["load_averages"] = [*loads, os.getloadavg()[0]]
+            for row in rows:
+                compute_report.summarize(row, found)
+            write(found)
+
+        names = compute_history.missing_first(before, found, options.contenders)
+        add(measure(job, options, folder, deadline, names, add))
     return found
 
 
@@ -245,25 +282,43 @@ def measure(
     options: argparse.Namespace,
     folder: str,
     deadline: float,
+    names: list[str],
+    add: Callable[[list[dict]], None] = lambda rows: None,
     contenders: Mapping[str, Contender] = types.MappingProxyType(CONTENDERS),
 ) -> list[dict]:
-    """Rows of ctjax and of the contenders, each measured beside ctjax."""
+    """Measures ctjax and the contenders, each beside ctjax.
+
+    Args:
+      job: of the workers, but for framework and contender.
+      options: of the command line.
+      folder: for what is not kept.
+      deadline: of time.monotonic.
+      names: of the contenders.
+      add: takes the rows so far, after each contender.
+      contenders: by name.
+
+    Returns:
+      The rows, ctjax's first.
+    """
     ours: dict[str, Any] = {"contender": "ctjax", "seconds": [], "processor_s": []}
     rows = [ours]
     our_job = job | {"framework": "ctjax", "contender": None}
     # Each in a folder of its own: none finds what another has compiled.
-    with Worker(our_job, os.path.join(folder, "ctjax"), deadline + GRACE_S) as a:
+    kept = options.keep or pathlib.Path(folder)
+    ours["is_kept"] = _has_files(kept / "ctjax")
+    with Worker(our_job, str(kept / "ctjax"), deadline + GRACE_S) as a:
         try:
             ours |= a.answer()
         except WorkerError as error:
             ours["failed"] = str(error)
-        for name in options.contenders:
+        for name in names:
             row: dict[str, Any] = {"contender": name, "seconds": [], "processor_s": []}
             rows.append(row)
             if time.monotonic() > deadline:
                 row["failed"] = "left out: the time for this case was over"
                 continue
             contender = contenders[name]
+            row["is_kept"] = _has_files(kept / name)
             theirs = job | {
                 "framework": "ctjax" if contender.options is None else "torch",
                 "contender": contender.options,
@@ -273,14 +328,18 @@ def measure(
                     for section, changes in contender.fields.items()
                 },
             }
-            where, environment = os.path.join(folder, name), contender.environment
-            with Worker(theirs, where, deadline, environment) as b:
+            until = deadline
+            if deadline < math.inf:
+                until = min(deadline, time.monotonic() + contender.limit_s)
+            where, environment = str(kept / name), contender.environment
+            with Worker(theirs, where, until, environment) as b:
                 try:
                     row |= b.answer()
                     alternate(a, b, ours, row, options)
                     row |= b.tell("end")
                 except WorkerError as error:
                     row["failed"] = str(error)
+            add(rows)
         if not ours["seconds"]:
             for _ in range(options.repeats):
                 attempt(a, ours, options)
@@ -290,6 +349,10 @@ def measure(
             except WorkerError as error:
                 ours["failed"] = str(error)
     return rows
+
+
+def _has_files(folder: pathlib.Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
 
 
 def alternate(

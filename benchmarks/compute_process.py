@@ -32,8 +32,9 @@ class Worker:
         """Starts it; past the deadline (of time.monotonic) it is ended."""
         self._deadline = deadline
         environment = os.environ | {
-            # Each side compiles anew, and takes the memory that it needs.
+            # Each side keeps what it compiles, and takes the memory that it needs.
             "JAX_COMPILATION_CACHE_DIR": os.path.join(folder, "jax"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "TORCHINDUCTOR_CACHE_DIR": os.path.join(folder, "inductor"),
             "TRITON_CACHE_DIR": os.path.join(folder, "triton"),
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
@@ -92,7 +93,7 @@ class Worker:
         if line:
             return json.loads(line)
         if time.monotonic() > self._deadline:
-            raise WorkerError("ended: the time for this case was over")
+            raise WorkerError("ended: its time was over")
         self._log.seek(0)
         lines = [line for line in self._log.read().splitlines() if line.strip()]
         raise WorkerError(lines[-1].strip() if lines else "ended without a word")

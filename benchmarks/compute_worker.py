@@ -34,6 +34,7 @@ class Side:
       check: a number or several of what a step returned, to compare the sides by.
       peak: bytes of the most memory that was in use.
       more: what else the first answer says.
+      program: text of the compiled step; None where the framework has none.
     """
 
     step: Callable[[], Any]
@@ -41,6 +42,7 @@ class Side:
     check: Callable[[Any], Any]
     peak: Callable[[], int]
     more: dict[str, Any]
+    program: str | None = None
 
     def __init__(self) -> None:
         """The memory of the process, until a side says better."""
@@ -70,10 +72,12 @@ def ctjax_side(job: dict) -> Side:
     arrays: tuple = (sharding.distribute(minibatch, mesh),)
     if job["training"]:
         arrays += (sharding.distribute(np.zeros(size, np.float32), mesh),)
-    program, held = _make_program(
+    program, held = make_program(
         job["training"], config, model, variables, tuple(image_shape), mesh
     )
+    held = sharding.replicate(held, mesh)
     compiled = program.lower(held, *arrays).compile()
+    side.program = compiled.as_text()
     memory = compiled.memory_analysis()
     if memory is not None:
         side.more["program_bytes"] = (
@@ -102,7 +106,7 @@ def ctjax_side(job: dict) -> Side:
     return side
 
 
-def _make_program(
+def make_program(
     training: bool,
     config: Any,
     model: Any,
@@ -110,8 +114,20 @@ def _make_program(
     image_shape: tuple,
     mesh: Any,
 ) -> tuple[Any, Any]:
-    """Returns the jitted step of a training or an inference, and what it steps on."""
-    from ctjax.learning import compiled, sharding, state, steps
+    """Returns the jitted step of a training or an inference, and what it steps on.
+
+    Args:
+      training: whether it trains, else it predicts.
+      config: the configuration.
+      model: its network.
+      variables: of the network.
+      image_shape: (H, W).
+      mesh: of the devices that the program is for.
+
+    Returns:
+      The function, and the state or variables, which are yet to be put on the devices.
+    """
+    from ctjax.learning import compiled, state, steps
     from ctjax.learning import optimizer as learning_optimizer
     from ctjax.runs import parts
 
@@ -119,7 +135,7 @@ def _make_program(
     if not training:
         eval_step = steps.make_eval_step(model=model, options=options, with_scores=True)
         program = compiled.compile_eval_step(eval_step, mesh, with_scores=True)
-        return program, sharding.replicate(variables, mesh)
+        return program, variables
     rule = config.mode.optimizer
     schedule = learning_optimizer.make_schedule(rule, 1, 1)
     update = learning_optimizer.make_optimizer(
@@ -129,7 +145,7 @@ def _make_program(
         model=model, optimizer=update, schedule=schedule, options=options
     )
     program = compiled.compile_train_step(train_step, mesh)
-    return program, sharding.replicate(state.make_state(variables, update), mesh)
+    return program, state.make_state(variables, update)
 
 
 def torch_side(job: dict) -> Side:

@@ -54,6 +54,7 @@ class Kernels(enum.Enum):
 
     AUTO = "auto"
     XLA = "xla"
+    COLUMNS = "columns"
     FUSED = "fused"
 
 
@@ -281,9 +282,10 @@ class Network:
     )
     kernels: Kernels = option(
         Kernels.AUTO,
-        "which implementation runs 3 x 3 convolutions of 16 and 32 features: XLA's, or "
-        "our own for GPUs, fused with normalization and activation (auto is xla: fused "
-        "has not been measured)",
+        "which implementation runs convolutions of few features: XLA's, XLA's with "
+        "columns of the image as features, or our own for GPUs, fused with "
+        "normalization and activation (auto: columns on GPUs where they were measured "
+        "to be faster, xla elsewhere; fused has not been measured)",
         keeps_parameters=True,
     )
 

@@ -18,6 +18,9 @@ from ctjax.config.fields import (
 )
 from ctjax.models import blocks, layers
 
+HAS_COLUMNS = {Kernels.AUTO: None, Kernels.COLUMNS: True}
+"""Whether columns become features, see `blocks.Block`; else they do not."""
+
 
 class MaxPoolingDownsample(nn.Module):
     """Max-pools, then applies a 1 x 1 block to the next level's width."""
@@ -210,6 +213,7 @@ class UResNet(nn.Module):
             dtype=self.dtype,
             axis_name=self.axis_name if config.sync_batch_norm else None,
             is_fused=config.kernels is Kernels.FUSED,
+            has_columns=HAS_COLUMNS.get(config.kernels, False),
         )
         series = functools.partial(
             nn.remat(blocks.BlockSeries, static_argnums=(2,))  # 2: train

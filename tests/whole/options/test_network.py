@@ -140,12 +140,13 @@ def test_kernels(runs, tmp_path):
         "run__iterations": 1,
     }
     losses, programs = {}, {}
-    for kernels in ("xla", "fused"):
+    for kernels in ("xla", "columns", "fused"):
         config = runs.config(
             "train", tmp_path / kernels, network__kernels=kernels, **fields
         )
         with small_runs.lowered_programs() as read:
             losses[kernels] = small_runs.run_and_listen(config).losses
             programs[kernels] = read()
-    assert losses["fused"] == pytest.approx(losses["xla"], rel=1e-4)
-    assert programs["fused"] != programs["xla"]
+    for kernels in ("columns", "fused"):
+        assert losses[kernels] == pytest.approx(losses["xla"], rel=1e-4)
+        assert programs[kernels] != programs["xla"]
