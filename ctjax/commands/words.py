@@ -219,8 +219,12 @@ def _refuse_option(word: str) -> None:
 
 def _refuse_word(word: str, left: collections.deque[str]) -> None:
     """Refuses a word that is neither an option nor sets anything."""
-    if word in typed_values.FIELDS or (left and left[0] == "="):
-        value = next((w for w in left if w != "="), "VALUE")
+    is_apart = bool(left) and left[0].startswith("=")
+    if word in typed_values.FIELDS or is_apart:
+        values = (w.lstrip("=") for w in left if w != "=")
+        value = next(values, "VALUE")
+        if SETTING.fullmatch(value) or value.startswith("-"):
+            value = "VALUE"
         hint = f"; expected {word}={value}, without blanks"
     elif word in [mode.value for mode in ModeName]:
         hint = f"; did you mean mode={word}?"

@@ -35,6 +35,8 @@ MISTAKES = [
     ("events.h5", "events.h5: .*; did you mean data.file=events.h5?"),
     ("run.iterations 5", "expected run.iterations=5, without blanks"),
     ("run.iterations = 5", "expected run.iterations=5, without blanks"),
+    ("run.iterations =5", "expected run.iterations=5, without blanks"),
+    ("run.iterations mode=train", "expected run.iterations=VALUE, without blanks"),
     ("run.iterations:5", "run.iterations:5: .*; did you mean run.iterations=5?"),
     ("run.id= a", "run.id=: expected a value, got nothing"),
     ("run.id=", "run.id=: expected a value, got nothing"),
