@@ -42,7 +42,13 @@ MISTAKES = [
     ("run.id=", "run.id=: expected a value, got nothing"),
     ("run.id==a", "run.id==a: expected run.id=a"),
     ("\N{EN DASH}config a21", "config: expected --config NAME or FIELD=VALUE"),
+    ("bin/exec.py run.id=a", "bin/exec.py: .*; ctjax is a program by itself"),
+    ("mode = iotest", "expected mode=iotest, without blanks"),
+    ("mode=iotest 100", "100: expected --config NAME or FIELD=VALUE"),
+    ("config-name=SCC_21.yaml", "config-name=.*: expected --config SCC_21.yaml"),
     # Options.
+    ("--config_name SCC_21.yaml", "--config_name: expected --config NAME or FIELD=V"),
+    ("--confg=a21", "--confg=a21: expected --config NAME or FIELD=VALUE$"),
     ("--run.id=a", "--run.id=a: expected .*; did you mean run.id=a?"),
     ("--configs.run.id=a", "--configs.run.id=a: .*; did you mean run.id=a?"),
     ("--minibatch_size=8", "did you mean run.minibatch_size=8?"),
@@ -60,6 +66,8 @@ MISTAKES = [
     # hydra's ways to add, delete and sweep.
     ("+run.id=a", r"\+run.id=a: every field is there already; expected run.id=a"),
     ("++data.seed=1", r"\+\+data.seed=1: every field is there already; expected data"),
+    ("+data.file_name=a", r"data.file_name: no such field; did you mean data.file?"),
+    ("+framework.seed=7", "expected run.seed=7, its name here"),
     ("~data.aux_file", "~data.aux_file: no field .*; expected data.aux_file=VALUE, or"),
     (
         "hydra.run.dir=out",
