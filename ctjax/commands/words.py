@@ -6,6 +6,7 @@ them, `--config.run.id=a`. Whatever is neither ends in an error with the right f
 
 import collections
 import dataclasses
+import difflib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -168,6 +169,8 @@ def _set_nothing(words: Words, word: str, name: str, text: str) -> None:
     """Notes what ctjax does anyhow, and refuses all else that is no field."""
     if name.startswith(("hydra.", "hydra/")):
         raise ConfigError(f"{word}: ctjax has no hydra; expected output_dir=FOLDER")
+    if name in ("config", "config-name", "config_name"):
+        raise ConfigError(f"{word}: expected --config {text}")
     if name in original_words.OTHER_NAMES:
         right = original_words.OTHER_NAMES[name]
         raise ConfigError(f"{word}: expected {right}={text or 'VALUE'}, its name here")
@@ -192,12 +195,13 @@ def _set_nothing(words: Words, word: str, name: str, text: str) -> None:
 def _refuse_prefix(word: str) -> None:
     """Refuses hydra's ways to add fields and to delete them."""
     rest = word.lstrip("+~")
-    name = rest.partition("=")[0]
+    name, _, text = rest.partition("=")
     if word.startswith("~"):
         raise ConfigError(
             f"{word}: no field can be taken away; expected {name}=VALUE, or "
             f"{name}=null where it need not be set"
         )
+    _set(Words(), name, text)  # for its error, where it is no field or value
     raise ConfigError(f"{word}: every field is there already; expected {rest}")
 
 
@@ -211,6 +215,8 @@ def _refuse_option(word: str) -> None:
     rest = word.lstrip("-")
     name = rest.partition("=")[0]
     name = name.partition(".")[2] if name.startswith("configs.") else name
+    if difflib.get_close_matches(option, ["--config", "--config-name"], cutoff=0.8):
+        raise ConfigError(f"{word}: {EXPECTED}")
     near = resolve.nearest_name(name, typed_values.FIELDS)
     near = name if name in GROUPS else near
     hint = f"; did you mean {near}={'…' if not equals else word.partition('=')[2]}?"
@@ -219,13 +225,19 @@ def _refuse_option(word: str) -> None:
 
 def _refuse_word(word: str, left: collections.deque[str]) -> None:
     """Refuses a word that is neither an option nor sets anything."""
-    if word in typed_values.FIELDS or (left and left[0] == "="):
-        value = next((w for w in left if w != "="), "VALUE")
+    is_apart = bool(left) and left[0].startswith("=")
+    if word in typed_values.FIELDS or is_apart:
+        values = (w.lstrip("=") for w in left if w != "=")
+        value = next(values, "VALUE")
+        if SETTING.fullmatch(value) or value.startswith("-"):
+            value = "VALUE"
         hint = f"; expected {word}={value}, without blanks"
     elif word in [mode.value for mode in ModeName]:
         hint = f"; did you mean mode={word}?"
     elif word.endswith((".h5", ".hdf5")):
         hint = f"; did you mean data.file={word}?"
+    elif word.endswith("exec.py"):
+        hint = "; ctjax is a program by itself"
     elif word.endswith((".py", ".yaml")) or word in original_words.LABELS:
         hint = f"; did you mean --config {word}?"
     elif ":" in word and word.partition(":")[0] in typed_values.FIELDS:

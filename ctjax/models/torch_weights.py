@@ -28,9 +28,12 @@ _RENAMED = {
 }
 """Modules of CosmicTagger from before May 2022, the competition's, to today's names."""
 
+MOST_NAMED = 20
+"""Of the tensors that do not fit, how many a message names."""
+
 
 class WeightsError(UserError):
-    """Reports tensors that do not fit the network, all in one message."""
+    """Reports tensors that do not fit the network, in one message."""
 
 
 def _path_of(torch_name: str) -> tuple[str, ...]:
@@ -115,8 +118,11 @@ def to_variables(
         if path not in found and not any(torch_name(path) in p for p in problems)
     ]
     if problems:
+        more = len(problems) - MOST_NAMED
+        rest = [f"and {more} more"] if more > 0 else []
         raise WeightsError(
-            f"{len(problems)} tensors do not fit the network: " + "; ".join(problems)
+            f"{len(problems)} tensors do not fit the network: "
+            + "; ".join([*problems[:MOST_NAMED], *rest])
         )
     return flax.traverse_util.unflatten_dict(found)
 

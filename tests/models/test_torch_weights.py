@@ -117,6 +117,17 @@ def test_tensors_that_do_not_fit(variables, name, tensor, message):
         torch_weights.to_variables(tensors, variables)
 
 
+def test_of_many_tensors_the_first_are_named(variables):
+    tensors = torch_weights.from_variables(variables)
+    number = len(tensors)
+    with pytest.raises(torch_weights.WeightsError) as caught:
+        torch_weights.to_variables({}, variables)
+    assert str(caught.value).startswith(f"{number} tensors do not fit the network: ")
+    assert str(caught.value).count(": missing") == torch_weights.MOST_NAMED < number
+    rest = number - torch_weights.MOST_NAMED
+    assert str(caught.value).endswith(f"; and {rest} more")
+
+
 def test_weights_of_another_network(variables):
     other = Network(
         **SMALL, normalization=Normalization.NONE, connections=Connection.SUM
