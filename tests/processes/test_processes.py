@@ -127,7 +127,7 @@ def test_inference_by_two_is_that_of_one(
         "mode__weights_location": str(folder),
         "mode__allow_other_images": True,
         "mode__write_predictions": True,
-        "run__iterations": 0,
+        "run__iterations": None,
         "data__synthetic": False,
         "data__downsample": 0,
         "data__file": str(larcv_file),
