@@ -112,8 +112,9 @@ def find_local_devices() -> list[Any]:
 
     try:
         return jax.local_devices()
-    except RuntimeError as error:
-        words = " ".join(str(error).split())[:300]
+    # An assertion of jax's own where the package for GPUs is not installed at all.
+    except (RuntimeError, AssertionError) as error:
+        words = " ".join(str(error).split())[:300] or "no package for it"
         raise ConfigError(
             f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')}: found no such device "
             f"({words}); expected it unset, or run.compute_mode=CPU"

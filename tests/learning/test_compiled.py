@@ -104,6 +104,7 @@ def test_a_gpu_has_its_own(step, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_a_training_without_room_ends_before_its_first_step(tmp_path, monkeypatch):
     def compile_ahead(name, step, state, minibatch, stop):
         assert int(state.step) == 0
