@@ -172,8 +172,9 @@ def assert_near(found, expected, tolerance):
     for ours, theirs in zip(
         jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
     ):
-        # Gradients of biases before a normalization are 0 but for roundings.
-        scale = max(float(jnp.abs(theirs).max()), 1.0)
+        # Gradients of biases before a normalization are 0 but for roundings of the sums
+        # that they are of.
+        scale = max(float(jnp.abs(theirs).max()), 3.0)
         np.testing.assert_allclose(ours, theirs, atol=tolerance * scale, rtol=0)
 
 
@@ -241,7 +242,7 @@ def test_the_network_is_the_same(change, train):
     network = dataclasses.replace(BASE, **change)
     with_columns = dataclasses.replace(network, kernels=Kernels.COLUMNS)
     (_, found), (_, expected) = (results(n, train) for n in (with_columns, network))
-    assert_near(found, expected, 2e-5)
+    assert_near(found, expected, 1e-4)
 
 
 @pytest.mark.slow
@@ -293,4 +294,4 @@ def test_statistics_of_many_devices():
     image = image.astype(np.float32)
     found = jax.jit(on_all)(variables, image)
     expected = jax.jit(lambda v, x: apply(None, v, x))(variables, image)
-    assert_near(found, expected, 2e-5)
+    assert_near(found, expected, 1e-4)
