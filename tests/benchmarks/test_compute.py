@@ -13,18 +13,7 @@ import pytest
 
 from benchmarks import compute, compute_cases, compute_report
 from ctjax.config.fields import Precision
-
-TINY = {
-    "data": {"downsample": 5},
-    "network": {
-        "n_initial_filters": 2,
-        "depth": 2,
-        "blocks_per_layer": 1,
-        "blocks_deepest_layer": 1,
-        "blocks_final": 1,
-        "bottleneck_deepest": 4,
-    },
-}
+from tests.support.tiny_cases import TINY
 
 
 @pytest.fixture(scope="module")

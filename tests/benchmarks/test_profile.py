@@ -5,8 +5,8 @@ import sys
 import pytest
 
 from benchmarks import profile
-from tests.benchmarks.test_compute import TINY
 from tests.benchmarks.test_program import IMAGE, TEXT
+from tests.support.tiny_cases import TINY
 
 
 def named(kind, pid, tid, name):
