@@ -91,13 +91,10 @@ def open_validation(
                 if reports.wants_images(step):
                     reports.report_image("test", step, minibatch, results)
                 reader.release(minibatch)
-                is_finite = np.asarray(results["is_finite"])
-                if not is_finite.all():
-                    logger.warning(
-                        "test Step %d: class scores that are not finite in %d of %d "
-                        "events, which therefore has no score",
-                        *(step, np.sum(is_finite == 0), len(is_finite)),
-                    )
+                num_bad = int(np.sum(np.asarray(results["is_finite"]) == 0))
+                if num_bad:
+                    words = "test Step %d: no score, class scores of %d of %d events "
+                    logger.warning(words + "are not finite", step, num_bad, size)
                     return []
                 return [metrics.named(mean)[checkpoint.SCORE]]
 

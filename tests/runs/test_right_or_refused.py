@@ -144,7 +144,7 @@ def test_a_validation_that_is_no_number_has_no_score(runs, monkeypatch, caplog):
     ) as validate:
         assert validate(2, state) == []
     assert np.isnan(reports.rows[0][1]).all()
-    assert "test Step 2: class scores that are not finite in 2 of 4" in caplog.text
+    assert "test Step 2: no score, class scores of 2 of 4 events are not" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["params", "batch_stats"])
