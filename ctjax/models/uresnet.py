@@ -120,10 +120,8 @@ class Level(nn.Module):
             return deepest(x, train)
 
         width = x.shape[-1]
-        if config.growth_rate is GrowthRate.MULTIPLICATIVE:
-            width_below = 2 * width
-        else:
-            width_below = width + config.n_initial_filters
+        multiplies = config.growth_rate is GrowthRate.MULTIPLICATIVE
+        width_below = width + (width if multiplies else config.n_initial_filters)
         here = functools.partial(self.block, features=width)
         below = functools.partial(self.block, features=width_below)
         series = functools.partial(
