@@ -319,15 +319,7 @@ def measure(
                 continue
             contender = contenders[name]
             row["is_kept"] = _has_files(kept / name)
-            theirs = job | {
-                "framework": "ctjax" if contender.options is None else "torch",
-                "contender": contender.options,
-                "config": job["config"]
-                | {
-                    section: job["config"][section] | changes
-                    for section, changes in contender.fields.items()
-                },
-            }
+            theirs = _job_of(contender, job)
             until = deadline
             if deadline < math.inf:
                 until = min(deadline, time.monotonic() + contender.limit_s)
@@ -349,6 +341,19 @@ def measure(
             except WorkerError as error:
                 ours["failed"] = str(error)
     return rows
+
+
+def _job_of(contender: Contender, job: dict) -> dict:
+    """Returns the job of a contender's worker, with its fields changed."""
+    changed = {
+        section: job["config"][section] | changes
+        for section, changes in contender.fields.items()
+    }
+    return job | {
+        "framework": "ctjax" if contender.options is None else "torch",
+        "contender": contender.options,
+        "config": job["config"] | changed,
+    }
 
 
 def _has_files(folder: pathlib.Path) -> bool:

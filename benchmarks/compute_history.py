@@ -22,8 +22,8 @@ The same network, weights, events, minibatch and precision on all sides, by the 
 that `ctjax train` and `ctjax infer` run and by our own torch network
 (`benchmarks/torch_peer.py`). The networks of Tasks 2 to 4 are those of
 `configs/scc21_master.py`. Training: forward, focal loss, backward, Adam. Inference:
-forward, class and probabilities. Products of float32 are TF32 on all sides. One case, in
-four minutes at most, and what a profile says of it:
+forward, class and probabilities. Products of float32 are TF32 on all sides. One case,
+in four minutes at most, and what a profile says of it:
 
     benchmarks/gpu.sh --case task3 --wheels WHEELS_FOLDER --output docs/benchmarks
     python -m benchmarks.profile --device gpu --case task3 --output profiles
