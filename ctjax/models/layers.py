@@ -74,21 +74,15 @@ def _max_pool_backward(x, gradient):
     a, b, c, d = _windows(x)
     left, right = a >= b, c >= d
     upper = jnp.where(left, a, b) >= jnp.where(right, c, d)
-    if jax.default_backend() == "gpu":
-        return (_at_maxima(gradient, upper, jnp.where(upper, left, right)),)
-    masks = (upper & left, upper & ~left, ~upper & right, ~upper & ~right)
-    parts = [jnp.where(mask, gradient, 0) for mask in masks]
-    upper, lower = (
-        jnp.stack(pair, axis=3)[:, :, None] for pair in (parts[:2], parts[2:])
-    )
-    return (jnp.concatenate([upper, lower], axis=2).reshape(x.shape),)
+    return (_at_maxima(gradient, upper, jnp.where(upper, left, right)),)
 
 
 def _at_maxima(gradient, upper, left):
     """Puts gradients [N, H, W, C] where the maxima of windows are, zeros elsewhere.
 
-    Pixel by pixel: put together from four parts, as on CPUs, the result would be an
-    array that is written and read again before the activation's gradient is computed.
+    Pixel by pixel. Where four masked parts were put together, XLA's CPU backend got
+    gradients wrong by percents (jaxlib 0.10.2, where the pooled image had another
+    reader), and its GPU backend wrote and read the whole again before the activation's.
     """
     n, height, width, features = gradient.shape
     windows = (n, height, 2, width, 2, features)
