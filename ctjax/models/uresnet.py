@@ -17,9 +17,12 @@ from ctjax.config.fields import (
     Upsampling,
 )
 from ctjax.models import blocks, layers
+from ctjax.models.kernels.block import ConvolutionCall
 
-HAS_COLUMNS = {Kernels.AUTO: None, Kernels.COLUMNS: True}
-"""Whether columns become features, see `blocks.Block`; else they do not."""
+HAS_COLUMNS = {Kernels.AUTO: None, Kernels.COLUMNS: True, Kernels.FUSED: None}
+IS_FUSED = {Kernels.AUTO: None, Kernels.FUSED: True}
+"""Whether columns become features and whether kernels of our own are used, see
+`blocks.Block`; where it is not said, they are not."""
 
 
 class MaxPoolingDownsample(nn.Module):
@@ -210,7 +213,7 @@ class UResNet(nn.Module):
             num_planes=planes,
             dtype=self.dtype,
             axis_name=self.axis_name if config.sync_batch_norm else None,
-            is_fused=config.kernels is Kernels.FUSED,
+            is_fused=IS_FUSED.get(config.kernels, False),
             has_columns=HAS_COLUMNS.get(config.kernels, False),
         )
         series = functools.partial(
@@ -230,14 +233,24 @@ class UResNet(nn.Module):
             config.residual,
             name="final_layer",
         )(x, train)
-        logits, bias = layers.Convolution(
+        bottleneck = layers.Convolution(
             constants.NUM_CLASSES,
             kernel_size=1,
             use_bias=config.bias,
             dtype=self.dtype,
             name="bottleneck",
-        )(x)
-        logits = logits.astype(jnp.float32)
+        )
+        kernel, bias = bottleneck.parameters(x)
+        call = ConvolutionCall(
+            x=x,
+            kernel=kernel,
+            plain=bottleneck.convolve,
+            is_alone=True,
+            is_fused=False,
+            has_columns=HAS_COLUMNS.get(config.kernels, False),
+            dtype=self.dtype,
+        )
+        logits = call.result().astype(jnp.float32)
         if bias is not None:
             logits = logits + bias[None, None, None]
         return logits.reshape(events, planes, height, width, constants.NUM_CLASSES)

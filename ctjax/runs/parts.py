@@ -115,17 +115,15 @@ def make_network(
 
     Raises:
       ConfigError: the network's depth cannot halve the image, or network.kernels=fused
-        is asked for on a GPU with a jax that does not have Pallas for Triton.
+        is asked for on a GPU without what they need.
     """
+    missing = gpu.missing()
     if (
         config.network.kernels is Kernels.FUSED
         and jax.default_backend() == "gpu"
-        and not gpu.is_available()
+        and missing
     ):
-        raise ConfigError(
-            "network.kernels=fused: expected a jax with Pallas for Triton, jax "
-            f"{jax.__version__} has none"
-        )
+        raise ConfigError(f"network.kernels=fused: expected {missing}")
     height, width = image_shape
     step = 2**config.network.depth
     if height % step or width % step:
