@@ -106,7 +106,8 @@ def takes(
       unless `jax.default_matmul_precision` asks for more: then they do not.
     """
     if is_wanted is None:
-        is_wanted = jax.default_backend() == "gpu" and _is_measured() and is_available()
+        is_measured = _compute_capability() == MEASURED_ON
+        is_wanted = jax.default_backend() == "gpu" and is_measured and is_available()
     size, _, features, outputs = kernel_shape
     bytes_each = jnp.dtype(dtype).itemsize
     return (
@@ -119,10 +120,9 @@ def takes(
     )
 
 
-def _is_measured():
-    """Says whether this is such a GPU; one that is only compiled for counts as such."""
-    device = jax.local_devices()[0]
-    return getattr(device, "compute_capability", MEASURED_ON) == MEASURED_ON
+def _compute_capability():
+    """Returns that of the GPU, where there is none of what is compiled for one."""
+    return getattr(jax.local_devices()[0], "compute_capability", MEASURED_ON)
 
 
 def _rounds_products():
@@ -386,6 +386,7 @@ def _sizes(x, outputs, strip):
         "STAGES": strip.stages,
         "num_warps": strip.warps,
         "num_stages": strip.stages,
+        "compute_capability": int(_compute_capability().replace(".", "")),
         "backend_options": {"ptx_version": PTX_VERSION},
     }
 
