@@ -227,7 +227,7 @@ def _kinds(found: list[dict]) -> list[str]:
     """Bytes and launches of each kind of kernel."""
     kinds = list(dict.fromkeys(kind for one in found for kind in one["kinds"]))
     lines = [
-        "GB of each kind of kernel, and its launches:",
+        "GB of each kind of kernel, and its launches (other: kernels of our own):",
         "",
         _line(["case", "kernels", *kinds]),
         _line(["---", "---", *["---:"] * len(kinds)]),
