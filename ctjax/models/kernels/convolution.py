@@ -64,7 +64,7 @@ def convolve_biased(
       residual: [N, H, W, F], or None.
 
     Returns:
-      [N, H, W, F].
+      [N, H, W, F], of the type of `x`.
     """
     if not takes_bias(x, kernel):
         return plain_biased(x, kernel, bias, residual)
@@ -73,7 +73,8 @@ def convolve_biased(
 
 def takes_bias(x: jax.Array, kernel: jax.Array) -> bool:
     """Says whether `convolve_biased` is faster than separate passes."""
-    return not _is_small(x, kernel) and cpu.serve(x, kernel.shape[-1], kernel.shape[0])
+    size, outputs = kernel.shape[0], kernel.shape[-1]
+    return not _is_small(x, kernel) and cpu.serve_biased(x, outputs, size)
 
 
 def plain_biased(
@@ -83,7 +84,7 @@ def plain_biased(
     y = plain(x, kernel) + bias[None, None, None]
     if residual is not None:
         y = y + residual
-    return jnp.where(y > 0, y, SLOPE * y)
+    return jnp.where(y > 0, y, SLOPE * y).astype(x.dtype)
 
 
 def _biased_forward(x, kernel, bias, residual):
@@ -104,7 +105,7 @@ def _biased_backward(residuals, gradient):
 def _plain_activation_gradient(result, gradient):
     # The result has the sign of what was activated.
     gradient = jnp.where(result > 0, gradient, SLOPE * gradient)
-    return gradient, gradient.sum((0, 1, 2))
+    return gradient, gradient.sum((0, 1, 2), jnp.float32)
 
 
 convolve_biased.defvjp(_biased_forward, _biased_backward)
@@ -145,10 +146,10 @@ def _backward(residuals, gradient):
     of_input_plain = functools.partial(of_input, plain)
     of_input_cpu, of_kernel_cpu = of_input_plain, of_kernel
     if not _is_small(x, kernel):
-        if size == 1 and kernel.shape[-1] >= MIN_DOT_OUTPUTS:
-            of_input_cpu = functools.partial(of_input, _dot)
-        elif cpu.serve(gradient, x.shape[-1], size):
+        if cpu.serve(gradient, x.shape[-1], size):
             of_input_cpu = functools.partial(_native_of_input, kernel)
+        elif size == 1 and kernel.shape[-1] >= MIN_DOT_OUTPUTS:
+            of_input_cpu = functools.partial(of_input, _dot)
         if cpu.serve_gradient(x, kernel.shape[-1], size):
             of_kernel_cpu = functools.partial(cpu.gradient_of_kernel, size=size)
         else:

@@ -21,10 +21,13 @@ from ctjax.processes import launchers
 
 logger = logging.getLogger("ctjax")
 
-LANES = 8  # of a short vector in C: the features of the output are a multiple of it
+LANES = 8  # of a short vector in C: float32 features of the output are a multiple
 MAX_SIZE = 7  # of a kernel
-MIN_WIDTH = 16  # of an image; below, the kernel is read too often
+MIN_WIDTH = 16  # of a float32 image; below, the kernel is read too often
 MAX_PANEL = 1 << 10  # elements of the kernel to an output: what stays in a cache
+
+FLOAT32, BFLOAT16, BFLOAT16_PAIRS = range(3)
+"""How C computes products: bfloat16 as float32, or by instructions for pairs of it."""
 
 _CONVOLVE = "ctjax_convolve"
 _CONVOLVE_BIASED = "ctjax_convolve_biased"
@@ -95,6 +98,13 @@ def num_threads() -> int:
     return launchers.usable_cpus()
 
 
+@functools.cache
+def bfloat16_products() -> int:
+    """Returns how C computes bfloat16 here: by pairs where the processor can."""
+    library = _load()
+    return BFLOAT16 if library is None else library.ctjax_kernels_bfloat16()
+
+
 def serve(x: jax.Array, outputs: int, size: int) -> bool:
     """Says whether `convolve` can compute a convolution, and faster than XLA.
 
@@ -104,23 +114,38 @@ def serve(x: jax.Array, outputs: int, size: int) -> bool:
       size: of the kernel, odd.
     """
     panel = size * size * x.shape[-1]
-    return panel <= MAX_PANEL and serve_gradient(x, outputs, size)
+    return (panel <= MAX_PANEL or x.dtype == jnp.bfloat16) and serve_gradient(
+        x, outputs, size
+    )
+
+
+def serve_biased(x: jax.Array, outputs: int, size: int) -> bool:
+    """Says the same of `convolve_biased` and `activation_gradient`."""
+    return outputs % LANES == 0 and serve(x, outputs, size)
 
 
 def serve_gradient(x: jax.Array, outputs: int, size: int) -> bool:
     """Says the same of `gradient_of_kernel`."""
-    return (
+    # XLA converts bfloat16 to float32 and back: it is slower at all of them.
+    is_faster = x.dtype == jnp.bfloat16 or (
         x.dtype == jnp.float32
         and outputs % LANES == 0
-        and 1 < size <= MAX_SIZE
+        and size > 1
         and x.shape[2] >= MIN_WIDTH
+    )
+    return (
+        is_faster
+        and size <= MAX_SIZE
         and jax.default_backend() == "cpu"
         and are_usable()
     )
 
 
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Computes `convolution.plain` of [N, H, W, C] and [k, k, C, F], float32."""
+    """Computes `convolution.plain` of [N, H, W, C] and [k, k, C, F].
+
+    Both are float32 or bfloat16, as all images and kernels here.
+    """
     shape = (*x.shape[:-1], kernel.shape[-1])
     return _call(_CONVOLVE, [shape], (x, kernel), kernel.shape[-1], kernel.shape[0])[0]
 
@@ -128,7 +153,7 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def convolve_biased(
     x: jax.Array, kernel: jax.Array, bias: jax.Array, residual: jax.Array | None
 ) -> jax.Array:
-    """Computes `convolution.plain_biased` in one pass over the output, all float32."""
+    """Computes `convolution.plain_biased` in one pass over the output."""
     operands = (x, kernel, bias) if residual is None else (x, kernel, bias, residual)
     name = _CONVOLVE_BIASED if residual is None else _CONVOLVE_ADDED
     shape = (*x.shape[:-1], kernel.shape[-1])
@@ -141,16 +166,16 @@ def activation_gradient(
     """Propagates a gradient back through an activation and sums it over the pixels.
 
     Args:
-      result: of the activation, [N, H, W, F] float32.
+      result: of the activation, [N, H, W, F].
       gradient: of it, likewise.
 
     Returns:
-      The gradient of what was activated, likewise, and its sums [F].
+      The gradient of what was activated, likewise, and its sums [F] float32.
     """
     features = result.shape[-1]
     through, sums = _call(
         _ACTIVATION_GRADIENT,
-        [result.shape, (features,)],
+        [result.shape, ((features,), jnp.float32)],
         (result, gradient),
         features,
         1,
@@ -163,8 +188,8 @@ def gradient_of_kernel(x: jax.Array, gradient: jax.Array, size: int) -> jax.Arra
     """Computes the gradient of a kernel [k, k, C, F].
 
     Args:
-      x: [N, H, W, C] float32.
-      gradient: of the output, [N, H, W, F] float32.
+      x: [N, H, W, C].
+      gradient: of the output, [N, H, W, F].
       size: k.
     """
     features, outputs = x.shape[-1], gradient.shape[-1]
@@ -172,22 +197,38 @@ def gradient_of_kernel(x: jax.Array, gradient: jax.Array, size: int) -> jax.Arra
     return _call(_KERNEL_GRADIENT, [shape], (x, gradient), outputs, size)[0]
 
 
-def _call(name, shapes, operands, outputs, size, **options) -> Any:
-    """Calls a function of C whose results have these shapes."""
-    for operand in operands:
-        if operand.dtype != jnp.float32:
-            raise ValueError(f"expected float32, got {operand.dtype}")
+def _call(name, results, operands, outputs, size, **options) -> Any:
+    """Calls a function of C.
+
+    Args:
+      name: of the function.
+      results: shape of each, of the images' type, or shape and type.
+      operands: x first. A bias alone may be of another type than it, float32.
+      outputs: features of the output.
+      size: of the kernel.
+      **options: of `jax.ffi.ffi_call`.
+    """
     x = operands[0]
-    config = " ".join(map(str, (*x.shape, outputs, size, vector_lanes())))
+    products = {jnp.float32: FLOAT32, jnp.bfloat16: bfloat16_products()}
+    if x.dtype.type not in products:
+        raise ValueError(f"expected float32 or bfloat16, got {x.dtype}")
+    for operand in operands[1:]:
+        expected = jnp.dtype(jnp.float32) if operand.ndim == 1 else x.dtype
+        if operand.dtype != expected:
+            raise ValueError(f"expected {expected}, got {operand.dtype}")
+    numbers = (*x.shape, outputs, size, vector_lanes(), products[x.dtype.type])
+    config = " ".join(map(str, numbers))
     _reserve(name, config)
+
+    def result(shape):
+        shape, dtype = shape if isinstance(shape[-1], type) else (shape, x.dtype)
+        # Like x: on several devices, its own on each.
+        return jax.eval_shape(lambda x: jnp.zeros_like(x, dtype, shape=shape), x)
+
     # The form of call that needs no headers of XLA, whose versions must match.
     call = jax.ffi.ffi_call(
         name,
-        # Like x: on several devices, its own on each.
-        [
-            jax.eval_shape(lambda x, shape=shape: jnp.zeros_like(x, shape=shape), x)
-            for shape in shapes
-        ],
+        [result(shape) for shape in results],
         vmap_method="sequential",
         custom_call_api_version=3,
         legacy_backend_config=config,
