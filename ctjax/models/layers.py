@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ctjax.models.kernels import convolution
+from ctjax.models.kernels import convolution, cpu
 from ctjax.models.kernels.block import Images, Unfinished
 
 
@@ -24,6 +24,10 @@ def upsample_bilinear(x: jax.Array) -> jax.Array:
       [N, 2H, 2W, C]; beyond the edge the edge pixel is repeated, as by
       torch.nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False).
     """
+    return _upsample_in_c(x) if cpu.serve_passes(x) else _interpolate(x)
+
+
+def _interpolate(x):
     for axis in (1, 2):
         size = x.shape[axis]
         first = jax.lax.slice_in_dim(x, 0, 1, axis=axis)
@@ -37,6 +41,28 @@ def upsample_bilinear(x: jax.Array) -> jax.Array:
         pair = jnp.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], axis + 1)
         x = pair.reshape(*x.shape[:axis], 2 * size, *x.shape[axis + 1 :])
     return x
+
+
+@jax.custom_vjp
+def _upsample_in_c(x):
+    return convolution.on_cpu(cpu.upsample, _interpolate)(x)
+
+
+def _upsample_forward(x):
+    return _upsample_in_c(x), None
+
+
+def _upsample_backward(_, gradient):
+    def transposed(gradient):
+        n, height, width, features = gradient.shape
+        shape = (n, height // 2, width // 2, features)
+        x = jnp.zeros_like(gradient, shape=shape)
+        return jax.linear_transpose(_interpolate, x)(gradient)[0]
+
+    return (convolution.on_cpu(cpu.upsample_gradient, transposed)(gradient),)
+
+
+_upsample_in_c.defvjp(_upsample_forward, _upsample_backward)
 
 
 def _windows(x: jax.Array) -> list[jax.Array]:
@@ -60,6 +86,12 @@ def max_pool(x: jax.Array) -> jax.Array:
     Returns:
       [N, H/2, W/2, C].
     """
+    if cpu.serve_passes(x):
+        return convolution.on_cpu(cpu.pool, _max_of_windows)(x)
+    return _max_of_windows(x)
+
+
+def _max_of_windows(x):
     a, b, c, d = _windows(x)
     return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
 
@@ -69,12 +101,18 @@ def _max_pool_forward(x):
 
 
 def _max_pool_backward(x, gradient):
+    if cpu.serve_passes(x):
+        return (convolution.on_cpu(cpu.pool_gradient, _to_maxima)(x, gradient),)
+    return (_to_maxima(x, gradient),)
+
+
+def _to_maxima(x, gradient):
     # A knockout, not a comparison with the stored maximum: the compiler may compute x
     # anew and round it otherwise, and no pixel would equal its window's maximum.
     a, b, c, d = _windows(x)
     left, right = a >= b, c >= d
     upper = jnp.where(left, a, b) >= jnp.where(right, c, d)
-    return (_at_maxima(gradient, upper, jnp.where(upper, left, right)),)
+    return _at_maxima(gradient, upper, jnp.where(upper, left, right))
 
 
 def _at_maxima(gradient, upper, left):
@@ -125,7 +163,6 @@ class Convolution(nn.Module):
 
     def convolve(self, x: Images, kernel: jax.Array) -> jax.Array:
         """Convolves [N, H, W, C] with a kernel as `parameters` returns it."""
-        kernel = kernel.astype(self.dtype)
         if isinstance(x, tuple):
             parts = [part.astype(self.dtype) for part in x]
             return convolution.convolve_parts(parts, kernel)
@@ -133,7 +170,7 @@ class Convolution(nn.Module):
             return convolution.convolve(x.astype(self.dtype), kernel)
         return jax.lax.conv_general_dilated(
             x.astype(self.dtype),
-            kernel,
+            kernel.astype(self.dtype),
             window_strides=(self.stride, self.stride),
             padding="VALID",
             dimension_numbers=convolution.DIMENSION_NUMBERS,

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ctjax.models.kernels import activation, columns, convolution, gpu
+from ctjax.models.kernels import activation, columns, convolution, cpu, gpu
 
 Images = jax.Array | tuple[jax.Array, ...]
 """[N, H, W, C], or several whose features belong one after the other."""
@@ -80,6 +80,14 @@ class ConvolutionCall:
             self.x.astype(self.dtype), self.kernel
         )
 
+    def has_parts_on_cpu(self) -> bool:
+        """Says the same of images in several arrays."""
+        return (
+            self.is_alone
+            and isinstance(self.x, tuple)
+            and convolution.takes_bias(self.x[-1].astype(self.dtype), self.kernel)
+        )
+
     def is_on_gpu(self) -> bool:
         """Says whether the kernels for GPUs compute it."""
         return (
@@ -121,13 +129,18 @@ def by_known_affine(
         kernel = call.kernel if gain is None else call.kernel * gain[None, None, None]
         if bias is None:
             bias = jnp.zeros_like(kernel, shape=kernel.shape[-1:])
-        x, kernel = call.x.astype(call.dtype), kernel.astype(call.dtype)
+        x = call.x.astype(call.dtype)
         if residual is not None:
             residual = residual.astype(call.dtype)
         if is_on_cpu:
             return convolution.convolve_biased(x, kernel, bias, residual)
-        return gpu.biased(x, kernel, bias, residual, True)
+        return gpu.biased(x, kernel.astype(call.dtype), bias, residual, True)
+    if is_activated and gain is None and bias is not None and call.has_parts_on_cpu():
+        parts = [part.astype(call.dtype) for part in call.x]
+        return convolution.convolve_parts_biased(parts, call.kernel, bias)
     y = call.plain(call.x, call.kernel)
+    if is_activated and gain is None and bias is not None and cpu.serve_passes(y):
+        return convolution.add_bias_and_activate(y, bias)
     if gain is not None:
         y = y * gain.astype(y.dtype)[None, None, None]
     if bias is not None:

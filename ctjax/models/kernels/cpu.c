@@ -32,19 +32,24 @@ typedef uint32_t pair __attribute__((may_alias)); /* the first in the lower half
 
 typedef struct task {
     int64_t images, height, width, inputs, outputs, size, lanes, format;
+    int64_t is_turned; /* whether the kernel is of the convolution whose gradient of the
+                          input this is: [size, size, outputs, inputs], rows and columns
+                          the other way round */
     int64_t workers; /* threads that share the parts */
     int64_t columns; /* of a product: the outputs, in bfloat16 made a multiple of 8 */
     const void *x;      /* [images, height, width, inputs] */
-    const void *second; /* the kernel, or the gradient of the output */
+    const void *second; /* the kernel, float32, or the gradient of the output */
     const float *bias;  /* to be added before an activation, or NULL */
     const void *residual; /* likewise */
     void *out;
     double *sums;  /* [parts, outputs] */
-    const float *packed; /* the kernel, for products in bfloat16 */
+    float *packed; /* the kernel, for products in bfloat16 */
     float *space;  /* for each worker, as much as its function needs */
     int64_t parts; /* into which all rows are split */
     /* Brings a row of x, counted over all images, into the form of `Rows`. */
     void (*fill)(const struct task *, int64_t row, float *values);
+    /* Makes a row, or two, of the result. */
+    void (*pass)(const struct task *, int64_t row, float *between);
 } Task;
 
 /* ---- threads: they wait for one task after the other, and share its parts ---- */
@@ -275,6 +280,7 @@ typedef float vector __attribute__((vector_size(32)));
 typedef float unaligned __attribute__((vector_size(32), aligned(4), may_alias));
 typedef int32_t mask __attribute__((vector_size(32)));
 typedef uint32_t words __attribute__((vector_size(32)));
+typedef uint32_t unaligned_words __attribute__((vector_size(32), aligned(4), may_alias));
 typedef uint16_t halves __attribute__((vector_size(16)));
 typedef uint16_t unaligned_halves __attribute__((vector_size(16), aligned(2), may_alias));
 
@@ -334,6 +340,17 @@ static void pack(const Task *t, const bfloat16 *x, int64_t lines, float *out)
 static int64_t packed_lines(const Task *t, int64_t lines)
 {
     return t->format == BFLOAT16_PAIRS ? (lines + 1) / 2 : lines;
+}
+
+/* Rounds a number of the kernel and puts it where y of a product has it. */
+static void pack_one(const Task *t, float *packed, int64_t line, int64_t column,
+                     float value)
+{
+    const bfloat16 rounded = round_8(value - (vector){0})[0];
+    if (t->format == BFLOAT16_PAIRS)
+        ((bfloat16 *)packed)[(line / 2 * t->columns + column) * 2 + line % 2] = rounded;
+    else
+        ((pair *)packed)[line * t->columns + column] = (pair)rounded << 16;
 }
 
 #define NAME(name) name##_by_bits
@@ -630,7 +647,7 @@ static Task read_config(const char *text, size_t length)
 {
     Task t = {0};
     int64_t *fields[] = {&t.images,  &t.height, &t.width, &t.inputs,
-                         &t.outputs, &t.size,   &t.lanes, &t.format};
+                         &t.outputs, &t.size,   &t.lanes, &t.format, &t.is_turned};
     char copy[256], *position = copy;
     memcpy(copy, text, length < sizeof copy ? length : sizeof copy - 1);
     copy[length < sizeof copy ? length : sizeof copy - 1] = 0;
@@ -724,20 +741,19 @@ static void convolve(Task t, void *out)
         t.fill = copy_row;
         share(&t, convolve_part);
     } else {
-        const int64_t count = t.size * t.inputs;
-        float *packed = t.space;
-        for (int64_t i = 0; i < t.size; i++)
-            pack(&t, (const bfloat16 *)t.second + i * count * t.outputs, count,
-                 packed + i * packed_lines(&t, count) * t.columns);
-        t.packed = packed;
+        t.packed = t.space;
         t.space += floats_of_packed_kernel(&t);
         t.fill = is_paired ? copy_bfloat16_row : widen_row;
+        Task packing = t;
+        packing.parts = t.size;
+        share(&packing, PASS(&t, pack_kernel_part));
         share(&t, convolve_bfloat16_part);
     }
     end();
 }
 
-/* in: x [N, H, W, C] and kernel [k, k, C, F]; out: [N, H, W, F]. */
+/* in: x [N, H, W, C] and kernel [k, k, C, F] float32, or [k, k, F, C] that is to be
+   turned; out: [N, H, W, F]. */
 void ctjax_convolve(void *out, const void **in, const char *text, size_t length,
                     void *status)
 {
@@ -755,14 +771,15 @@ void ctjax_convolve_biased(void *out, const void **in, const char *text, size_t 
     convolve(t, out);
 }
 
-/* in: also an image [N, H, W, F] to be added. */
+/* in: after x also an image [N, H, W, F] to be added. */
 void ctjax_convolve_added(void *out, const void **in, const char *text, size_t length,
                           void *status)
 {
     (void)status;
     Task t = read_task(in, text, length);
-    t.bias = in[2];
-    t.residual = in[3];
+    t.residual = in[1];
+    t.second = in[2];
+    t.bias = in[3];
     convolve(t, out);
 }
 
@@ -795,14 +812,14 @@ void ctjax_activation_gradient(void *out, const void **in, const char *text,
     end();
 }
 
-/* in: x [N, H, W, C] and gradient [N, H, W, F]; out: [k, k, C, F]. */
+/* in: x [N, H, W, C] and gradient [N, H, W, F]; out: [k, k, C, F] float32. */
 void ctjax_kernel_gradient(void *out, const void **in, const char *text,
                            size_t length, void *status)
 {
     (void)status;
     Task t = read_task(in, text, length);
     const int64_t lines = t.size * t.size * t.inputs, elements = lines * t.columns;
-    float *total = begin(floats_for_kernel_gradient(&t));
+    float *of_kernel = out, *total = begin(floats_for_kernel_gradient(&t));
     t.parts = parts_with_sums(&t);
     t.out = total;
     t.fill = t.format == FLOAT32    ? copy_row
@@ -818,15 +835,148 @@ void ctjax_kernel_gradient(void *out, const void **in, const char *text,
         for (int64_t part = 1; part < t.parts; part++)
             for (int64_t i = 0; i < elements; i++)
                 total[i] += total[part * elements + i];
-        t.out = out;
-        if (t.format == FLOAT32)
-            memcpy(out, total, elements * sizeof(float));
-        else
-            PASS(&t, finish)(&t, 0, lines, total);
+        for (int64_t line = 0; line < lines; line++)
+            memcpy(of_kernel + line * t.outputs, total + line * t.columns,
+                   t.outputs * sizeof(float));
     } else {
-        fill_with_nan(&t, out, lines * t.outputs);
+        for (int64_t i = 0; i < lines * t.outputs; i++)
+            of_kernel[i] = NAN;
     }
     end();
+}
+
+/* ---- passes over bfloat16 images alone ---- */
+
+static inline words words_of(const bfloat16 *x)
+{
+    return __builtin_convertvector(*(const unaligned_halves *)x, words);
+}
+
+static inline words choose(mask first, words a, words b)
+{
+    return (a & (words)first) | (b & ~(words)first);
+}
+
+static inline void put(words x, bfloat16 *place)
+{
+    *(unaligned_halves *)place = __builtin_convertvector(x, halves);
+}
+
+/* Where the first of two bfloat16s is the larger, or as large. */
+static inline mask is_first(words a, words b)
+{
+    return (vector)(a << 16) >= (vector)(b << 16);
+}
+
+static inline words larger(words a, words b)
+{
+    const vector first = (vector)(a << 16);
+    return choose(is_first(a, b) | (first != first), a, b);
+}
+
+/* A row of the smaller image. */
+static void pool_row(const Task *t, int64_t row, float *between)
+{
+    (void)between;
+    const int64_t features = t->inputs, line = 2 * t->width * features;
+    const bfloat16 *x = (const bfloat16 *)t->x + 2 * row * line;
+    bfloat16 *out = (bfloat16 *)t->out + row * t->width * features;
+    for (int64_t column = 0; column < t->width; column++, x += features)
+        for (int64_t i = 0; i < features; i += 8, x += 8, out += 8)
+            put(larger(larger(words_of(x), words_of(x + features)),
+                       larger(words_of(x + line), words_of(x + line + features))),
+                out);
+}
+
+/* The gradient goes to the first of the maxima. */
+static void pool_gradient_row(const Task *t, int64_t row, float *between)
+{
+    (void)between;
+    const int64_t features = t->inputs, line = 2 * t->width * features;
+    const bfloat16 *x = (const bfloat16 *)t->x + 2 * row * line;
+    const bfloat16 *gradient = (const bfloat16 *)t->second + row * t->width * features;
+    bfloat16 *out = (bfloat16 *)t->out + 2 * row * line;
+    for (int64_t column = 0; column < t->width; column++, x += features, out += features)
+        for (int64_t i = 0; i < features; i += 8, x += 8, out += 8, gradient += 8) {
+            const words a = words_of(x), b = words_of(x + features);
+            const words c = words_of(x + line), d = words_of(x + line + features);
+            const mask left = is_first(a, b), right = is_first(c, d);
+            const mask upper = is_first(choose(left, a, b), choose(right, c, d));
+            const words value = words_of(gradient);
+            put(value & (words)(upper & left), out);
+            put(value & (words)(upper & ~left), out + features);
+            put(value & (words)(~upper & right), out + line);
+            put(value & (words)(~upper & ~right), out + line + features);
+        }
+}
+
+/* Of a row of the larger image, as floats. */
+static int64_t floats_between(const Task *t)
+{
+    return whole_lines(2 * t->width * t->inputs);
+}
+
+static void pass_part(const Task *t, int64_t part, int64_t worker)
+{
+    for (int64_t row = first_row(t, part); row < first_row(t, part + 1); row++)
+        t->pass(t, row, t->space + worker * floats_between(t));
+}
+
+static void run_pass(Task t, void *out, int64_t num_results, /* to a pixel */
+                     void (*row)(const Task *, int64_t row, float *between))
+{
+    t.out = out;
+    t.pass = row;
+    t.parts = smaller(4 * t.workers, t.images * t.height);
+    t.space = begin(t.workers * floats_between(&t));
+    if (t.space)
+        share(&t, pass_part);
+    else
+        fill_with_nan(&t, out, num_results * t.images * t.height * t.width * t.inputs);
+    end();
+}
+
+int64_t ctjax_pass_space(const char *text, size_t length)
+{
+    const Task t = read_config(text, length);
+    return t.workers * floats_between(&t);
+}
+
+/* in: x [N, 2 H, 2 W, C]; out: [N, H, W, C]. */
+void ctjax_pool(void *out, const void **in, const char *text, size_t length, void *status)
+{
+    (void)status;
+    Task t = read_config(text, length);
+    t.x = in[0];
+    run_pass(t, out, 1, pool_row);
+}
+
+/* in: also the gradient [N, H, W, C]; out: [N, 2 H, 2 W, C]. */
+void ctjax_pool_gradient(void *out, const void **in, const char *text, size_t length,
+                         void *status)
+{
+    (void)status;
+    run_pass(read_task(in, text, length), out, 4, pool_gradient_row);
+}
+
+/* in: x [N, H, W, C]; out: [N, 2 H, 2 W, C]. */
+void ctjax_upsample(void *out, const void **in, const char *text, size_t length,
+                    void *status)
+{
+    (void)status;
+    Task t = read_config(text, length);
+    t.x = in[0];
+    run_pass(t, out, 4, PASS(&t, upsample_row));
+}
+
+/* in: the gradient of that, [N, 2 H, 2 W, C]; out: [N, H, W, C]. */
+void ctjax_upsample_gradient(void *out, const void **in, const char *text, size_t length,
+                             void *status)
+{
+    (void)status;
+    Task t = read_config(text, length);
+    t.x = in[0];
+    run_pass(t, out, 1, PASS(&t, upsample_gradient_row));
 }
 
 /* Of the sources; setup.py defines it, native_library.py compares it. */

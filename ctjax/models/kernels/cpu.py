@@ -34,12 +34,20 @@ _CONVOLVE_BIASED = "ctjax_convolve_biased"
 _CONVOLVE_ADDED = "ctjax_convolve_added"
 _ACTIVATION_GRADIENT = "ctjax_activation_gradient"
 _KERNEL_GRADIENT = "ctjax_kernel_gradient"
+_POOL = "ctjax_pool"
+_POOL_GRADIENT = "ctjax_pool_gradient"
+_UPSAMPLE = "ctjax_upsample"
+_UPSAMPLE_GRADIENT = "ctjax_upsample_gradient"
 _SPACES = {
     _CONVOLVE: "ctjax_convolve_space",
     _CONVOLVE_BIASED: "ctjax_convolve_space",
     _CONVOLVE_ADDED: "ctjax_convolve_space",
     _ACTIVATION_GRADIENT: "ctjax_activation_gradient_space",
     _KERNEL_GRADIENT: "ctjax_kernel_gradient_space",
+    _POOL: "ctjax_pass_space",
+    _POOL_GRADIENT: "ctjax_pass_space",
+    _UPSAMPLE: "ctjax_pass_space",
+    _UPSAMPLE_GRADIENT: "ctjax_pass_space",
 }
 """The functions that XLA calls, and which says how many floats each works in."""
 
@@ -141,23 +149,45 @@ def serve_gradient(x: jax.Array, outputs: int, size: int) -> bool:
     )
 
 
-def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Computes `convolution.plain` of [N, H, W, C] and [k, k, C, F].
+def serve_passes(x: jax.Array) -> bool:
+    """Says whether pooling and the like of [N, H, W, C] are faster than XLA's."""
+    return (
+        x.dtype == jnp.bfloat16
+        and x.shape[-1] % LANES == 0
+        and jax.default_backend() == "cpu"
+        and are_usable()
+    )
 
-    Both are float32 or bfloat16, as all images and kernels here.
+
+def convolve(x: jax.Array, kernel: jax.Array, is_turned: bool = False) -> jax.Array:
+    """Computes `convolution.plain`.
+
+    Args:
+      x: [N, H, W, C].
+      kernel: [k, k, C, F] float32, rounded to the type of `x`.
+      is_turned: whether the kernel is [k, k, F, C], with rows and columns the other
+        way round: of the convolution the gradient of whose input this is. Of bfloat16
+        images alone.
     """
-    shape = (*x.shape[:-1], kernel.shape[-1])
-    return _call(_CONVOLVE, [shape], (x, kernel), kernel.shape[-1], kernel.shape[0])[0]
+    outputs = kernel.shape[2 if is_turned else 3]
+    shape = (*x.shape[:-1], outputs)
+    return _call(
+        _CONVOLVE, [shape], (x,), (kernel,), outputs, kernel.shape[0], is_turned
+    )[0]
 
 
 def convolve_biased(
     x: jax.Array, kernel: jax.Array, bias: jax.Array, residual: jax.Array | None
 ) -> jax.Array:
-    """Computes `convolution.plain_biased` in one pass over the output."""
-    operands = (x, kernel, bias) if residual is None else (x, kernel, bias, residual)
+    """Computes `convolution.plain_biased` in one pass over the output.
+
+    The kernel is as in `convolve`.
+    """
+    images = (x,) if residual is None else (x, residual)
     name = _CONVOLVE_BIASED if residual is None else _CONVOLVE_ADDED
-    shape = (*x.shape[:-1], kernel.shape[-1])
-    return _call(name, [shape], operands, kernel.shape[-1], kernel.shape[0])[0]
+    size, outputs = kernel.shape[0], kernel.shape[-1]
+    shape = (*x.shape[:-1], outputs)
+    return _call(name, [shape], images, (kernel, bias), outputs, size)[0]
 
 
 def activation_gradient(
@@ -177,15 +207,14 @@ def activation_gradient(
         _ACTIVATION_GRADIENT,
         [result.shape, ((features,), jnp.float32)],
         (result, gradient),
-        features,
-        1,
+        outputs=features,
         input_output_aliases={1: 0},
     )
     return through, sums
 
 
 def gradient_of_kernel(x: jax.Array, gradient: jax.Array, size: int) -> jax.Array:
-    """Computes the gradient of a kernel [k, k, C, F].
+    """Computes the gradient of a kernel, [k, k, C, F] float32.
 
     Args:
       x: [N, H, W, C].
@@ -193,35 +222,76 @@ def gradient_of_kernel(x: jax.Array, gradient: jax.Array, size: int) -> jax.Arra
       size: k.
     """
     features, outputs = x.shape[-1], gradient.shape[-1]
-    shape = (size, size, features, outputs)
-    return _call(_KERNEL_GRADIENT, [shape], (x, gradient), outputs, size)[0]
+    result = (size, size, features, outputs), jnp.float32
+    return _call(
+        _KERNEL_GRADIENT, [result], (x, gradient), outputs=outputs, size=size
+    )[0]
 
 
-def _call(name, results, operands, outputs, size, **options) -> Any:
+def pool(x: jax.Array) -> jax.Array:
+    """Computes `layers.max_pool` of a bfloat16 image."""
+    n, height, width, features = x.shape
+    shape = (n, height // 2, width // 2, features)
+    return _call(_POOL, [shape], (x,), smaller=shape)[0]
+
+
+def pool_gradient(x: jax.Array, gradient: jax.Array) -> jax.Array:
+    """Computes the gradient of the input of `pool`."""
+    images = (x, gradient)
+    return _call(_POOL_GRADIENT, [x.shape], images, smaller=gradient.shape)[0]
+
+
+def upsample(x: jax.Array) -> jax.Array:
+    """Computes `layers.upsample_bilinear` of a bfloat16 image, rounded once."""
+    n, height, width, features = x.shape
+    shape = (n, 2 * height, 2 * width, features)
+    return _call(_UPSAMPLE, [shape], (x,), smaller=x.shape)[0]
+
+
+def upsample_gradient(gradient: jax.Array) -> jax.Array:
+    """Computes the gradient of the input of `upsample`."""
+    n, height, width, features = gradient.shape
+    shape = (n, height // 2, width // 2, features)
+    return _call(_UPSAMPLE_GRADIENT, [shape], (gradient,), smaller=shape)[0]
+
+
+def _call(
+    name,
+    results,
+    images,
+    parameters=(),
+    outputs=0,
+    size=1,
+    is_turned=False,
+    smaller=None,
+    **options,
+) -> Any:
     """Calls a function of C.
 
     Args:
       name: of the function.
       results: shape of each, of the images' type, or shape and type.
-      operands: x first. A bias alone may be of another type than it, float32.
+      images: all float32 or all bfloat16.
+      parameters: float32.
       outputs: features of the output.
       size: of the kernel.
+      is_turned: as in `convolve`.
+      smaller: shape of the smallest image, where the first is not as large.
       **options: of `jax.ffi.ffi_call`.
     """
-    x = operands[0]
-    products = {jnp.float32: FLOAT32, jnp.bfloat16: bfloat16_products()}
-    if x.dtype.type not in products:
-        raise ValueError(f"expected float32 or bfloat16, got {x.dtype}")
-    for operand in operands[1:]:
-        expected = jnp.dtype(jnp.float32) if operand.ndim == 1 else x.dtype
-        if operand.dtype != expected:
-            raise ValueError(f"expected {expected}, got {operand.dtype}")
-    numbers = (*x.shape, outputs, size, vector_lanes(), products[x.dtype.type])
+    x = images[0]
+    types = [jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16)]
+    if any(image.dtype not in types or image.dtype != x.dtype for image in images):
+        found = ", ".join(str(image.dtype) for image in images)
+        raise ValueError(f"expected float32 or bfloat16, got {found}")
+    products = FLOAT32 if x.dtype == jnp.float32 else bfloat16_products()
+    lanes = vector_lanes()
+    numbers = (*(smaller or x.shape), outputs, size, lanes, products, int(is_turned))
     config = " ".join(map(str, numbers))
     _reserve(name, config)
 
     def result(shape):
-        shape, dtype = shape if isinstance(shape[-1], type) else (shape, x.dtype)
+        shape, dtype = shape if isinstance(shape[0], tuple) else (shape, x.dtype)
         # Like x: on several devices, its own on each.
         return jax.eval_shape(lambda x: jnp.zeros_like(x, dtype, shape=shape), x)
 
@@ -234,7 +304,7 @@ def _call(name, results, operands, outputs, size, **options) -> Any:
         legacy_backend_config=config,
         **options,
     )
-    return call(*operands)
+    return call(*images, *(part.astype(jnp.float32) for part in parameters))
 
 
 def _are_called() -> bool:
