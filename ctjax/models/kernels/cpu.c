@@ -16,11 +16,16 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #define SLOPE 0.01f /* of LeakyReLU, see activation.py */
 #define MAX_SIZE 7 /* of a kernel */
 #define MAX_THREADS 512
+#define PIXELS 96   /* of a row that a bfloat16 convolution reads again and again */
 #define COLUMNS 128 /* that are summed before the sums go back to memory */
+#define HUGE_PAGE (1 << 21)
 #define LINE 16     /* floats of a cache's line */
 #define SUMS 1024   /* of a bfloat16 convolution that wait to be rounded */
 
@@ -168,6 +173,22 @@ static void fill_with_nan(const Task *t, void *out, int64_t count)
             ((bfloat16 *)out)[i] = 0x7fc0;
 }
 
+/* Memory for a result is new in every step, and the system clears it page by page when
+   it is first written: huge pages are fewer. A hint, which may be refused. */
+static void prefer_huge_pages(void *out, int64_t bytes)
+{
+#if defined(MADV_HUGEPAGE)
+    const uintptr_t first = (uintptr_t)out / HUGE_PAGE * HUGE_PAGE;
+    const uintptr_t last = (uintptr_t)out + bytes;
+    if (bytes >= HUGE_PAGE)
+        (void)madvise((void *)first, (last - first + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE,
+                      MADV_HUGEPAGE);
+#else
+    (void)out;
+    (void)bytes;
+#endif
+}
+
 /* ---- the product ---- */
 
 /* out[m][n] (+)= sum over i < blocks, k < count of
@@ -175,7 +196,9 @@ static void fill_with_nan(const Task *t, void *out, int64_t count)
    for m < lines and n < columns, a multiple of 8; lines of out lie `stride` apart.
 
    Of pairs: at each of these places are two neighbours in bfloat16, in the space of a
-   float; the sum is over both. x is then counted in bfloat16s. */
+   float; the sum is over both. x is then counted in bfloat16s. Where `finished` is
+   given, it gets the sums, rounded, instead of out; with a bias, plus `more` if there is
+   any, activated. */
 typedef struct {
     const void *const *x;
     int64_t lines, line, step; /* the last two in elements of x */
@@ -183,6 +206,9 @@ typedef struct {
     int64_t columns, skip, stride, blocks, count;
     float *out;
     int add;
+    bfloat16 *finished;
+    const float *bias;
+    const bfloat16 *more;
 } Product;
 
 #define ELEMENT float
@@ -212,19 +238,54 @@ typedef struct {
 #define HAS_PAIRS 1
 typedef uint32_t unaligned_pair __attribute__((may_alias, aligned(2)));
 #define PAIR(address) *(const unaligned_pair *)(address)
+/* Fewer sums than 6 at a time wait for each other. */
+#define TILES_OF_ONE_OF_PAIRS(TILE)                                                    \
+    TILE(24, 1) TILE(16, 1) TILE(8, 1) TILE(5, 1) TILE(3, 1) TILE(1, 1)
 #define PAIRS_TARGET __attribute__((target("avx512f,avx512vl,avx512bf16")))
 #define ADDRESSES_OF_PAIRS(ADDRESS)                                                    \
     ADDRESS(2, p->step) /* gradients of a kernel */                                    \
     ADDRESS(16, 2) ADDRESS(32, 2) ADDRESS(48, 2) ADDRESS(64, 2)
+
+/* Writes the sums of 16 outputs from `column` on; `place` counts elements of the image. */
+PAIRS_TARGET static inline void finish_16(const Product *p, int64_t place, int64_t column,
+                                          __m512 sum)
+{
+    if (p->bias) {
+        sum += _mm512_loadu_ps(p->bias + column);
+        if (p->more) {
+            const __m256i more = _mm256_loadu_si256((const void *)(p->more + place));
+            sum += (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(more), 16);
+        }
+        const __mmask16 above = _mm512_cmp_ps_mask(sum, _mm512_setzero_ps(), _CMP_GT_OQ);
+        sum = _mm512_mask_mul_ps(sum, (__mmask16)~above, sum, _mm512_set1_ps(SLOPE));
+    }
+    _mm256_storeu_si256((void *)(p->finished + place), (__m256i)_mm512_cvtneps_pbh(sum));
+}
+
+PAIRS_TARGET static inline void finish_8(const Product *p, int64_t place, int64_t column,
+                                         __m256 sum)
+{
+    if (p->bias) {
+        sum += _mm256_loadu_ps(p->bias + column);
+        if (p->more) {
+            const __m128i more = _mm_loadu_si128((const void *)(p->more + place));
+            sum += (__m256)_mm256_slli_epi32(_mm256_cvtepu16_epi32(more), 16);
+        }
+        const __mmask8 above = _mm256_cmp_ps_mask(sum, _mm256_setzero_ps(), _CMP_GT_OQ);
+        sum = _mm256_mask_mul_ps(sum, (__mmask8)~above, sum, _mm256_set1_ps(SLOPE));
+    }
+    _mm_storeu_si128((void *)(p->finished + place), (__m128i)_mm256_cvtneps_pbh(sum));
+}
 
 #define ELEMENT bfloat16
 #define MULTIPLY_ADD(sum, a, row)                                                      \
     (vector)_mm512_dpbf16_ps((__m512)(sum), (__m512bh)_mm512_set1_epi32((int)PAIR(a)), \
                              (__m512bh)(row))
 #define ADDRESSES ADDRESSES_OF_PAIRS
+#define FINISH finish_16
 #define LANES 16
 #define TILES_OF_TWO(TILE) TILE(12, 2) TILE(8, 2) TILE(4, 2) TILE(1, 2)
-#define TILES_OF_ONE(TILE) TILE(24, 1) TILE(12, 1) TILE(8, 1) TILE(4, 1) TILE(1, 1)
+#define TILES_OF_ONE TILES_OF_ONE_OF_PAIRS
 #define NAME(name) name##_of_pairs_16
 #define TARGET PAIRS_TARGET
 #include "cpu_product.h"
@@ -234,9 +295,10 @@ typedef uint32_t unaligned_pair __attribute__((may_alias, aligned(2)));
     (vector)_mm256_dpbf16_ps((__m256)(sum), (__m256bh)_mm256_set1_epi32((int)PAIR(a)), \
                              (__m256bh)(row))
 #define ADDRESSES ADDRESSES_OF_PAIRS
+#define FINISH finish_8
 #define LANES 8
 #define TILES_OF_TWO(TILE) TILE(1, 2) /* never: wide vectors take these columns */
-#define TILES_OF_ONE(TILE) TILE(24, 1) TILE(12, 1) TILE(8, 1) TILE(4, 1) TILE(1, 1)
+#define TILES_OF_ONE TILES_OF_ONE_OF_PAIRS
 #define NAME(name) name##_of_pairs_8
 #define TARGET PAIRS_TARGET
 #include "cpu_product.h"
@@ -252,6 +314,12 @@ static void product_of_both(const Product *p, int64_t (*wide)(const Product *),
     rest.y += done;
     rest.out += done;
     rest.columns -= done;
+    if (rest.finished)
+        rest.finished += done;
+    if (rest.bias)
+        rest.bias += done;
+    if (rest.more)
+        rest.more += done;
     narrow(&rest);
 }
 
@@ -296,10 +364,12 @@ static inline vector slopes(vector x)
 
 static inline vector activate(vector x) { return x * slopes(x); }
 
-static inline vector widen_8(const bfloat16 *x)
+static inline words words_of(const bfloat16 *x)
 {
-    return (vector)(__builtin_convertvector(*(const unaligned_halves *)x, words) << 16);
+    return __builtin_convertvector(*(const unaligned_halves *)x, words);
 }
+
+static inline vector widen_8(const bfloat16 *x) { return (vector)(words_of(x) << 16); }
 
 /* To the nearest, ties to even; what is not a number stays none. */
 static inline halves round_8(vector x)
@@ -317,6 +387,16 @@ static void widen(const bfloat16 *x, int64_t count, float *out)
         ((pair *)out)[i] = (pair)x[i] << 16;
 }
 
+static inline void pair_up(const bfloat16 *first, const bfloat16 *second, int64_t count,
+                           pair *out)
+{
+    int64_t i = 0;
+    for (; i + 8 <= count; i += 8)
+        *(unaligned_words *)(out + i) = words_of(first + i) | words_of(second + i) << 16;
+    for (; i < count; i++)
+        out[i] = first[i] | (pair)second[i] << 16;
+}
+
 /* Brings [lines, outputs] into the form of y of a product, zeros where nothing is. */
 static void pack(const Task *t, const bfloat16 *x, int64_t lines, float *out)
 {
@@ -329,8 +409,7 @@ static void pack(const Task *t, const bfloat16 *x, int64_t lines, float *out)
         if (step == 1)
             widen(x, outputs, (float *)packed);
         else if (line + 1 < lines)
-            for (int64_t i = 0; i < outputs; i++)
-                packed[i] = x[i] | (pair)x[i + outputs] << 16;
+            pair_up(x, x + outputs, outputs, packed); /* pixels, or lines */
         else
             for (int64_t i = 0; i < outputs; i++)
                 packed[i] = x[i];
@@ -511,11 +590,13 @@ static int64_t worker_floats_to_convolve_bfloat16(const Task *t)
 static void convolve_bfloat16_part(const Task *t, int64_t part, int64_t worker)
 {
     const int64_t count = packed_lines(t, t->size * t->inputs);
-    const int64_t skip = count * t->columns, pixels = pixels_of_sums(t);
+    const int64_t skip = count * t->columns;
     const int64_t is_paired = t->format == BFLOAT16_PAIRS;
     const int64_t bytes = is_paired ? sizeof(bfloat16) : sizeof(float);
     float *own = t->space + worker * worker_floats_to_convolve_bfloat16(t);
     float *sums = own + whole_lines(floats_of_rows(t));
+    const int64_t is_finished = is_paired && t->columns == t->outputs;
+    const int64_t pixels = is_finished ? PIXELS : pixels_of_sums(t);
     /* As it is, but for a last pair that would reach beyond the image. */
     const int64_t is_ready = is_paired && t->size == 1 && t->inputs % 2 == 0;
     Rows rows = {0};
@@ -531,14 +612,19 @@ static void convolve_bfloat16_part(const Task *t, int64_t part, int64_t worker)
         for (int64_t column = 0; column < t->width; column += pixels) {
             const int64_t left = t->width - column;
             const int64_t lines = left < pixels ? left : pixels;
+            const int64_t place = (row * t->width + column) * t->outputs;
             for (int64_t i = 0; i < blocks; i++)
                 x[i] = (const char *)found[i] + column * t->inputs * bytes;
             product(t, &(Product){
                 .x = x, .lines = lines, .line = t->inputs, .step = 1 + is_paired,
                 .y = t->packed + first * skip, .columns = t->columns, .skip = skip,
                 .stride = t->columns, .blocks = blocks, .count = count, .out = sums,
+                .finished = is_finished ? (bfloat16 *)t->out + place : NULL,
+                .bias = t->bias,
+                .more = t->residual ? (const bfloat16 *)t->residual + place : NULL,
             });
-            PASS(t, finish)(t, row * t->width + column, lines, sums);
+            if (!is_finished)
+                PASS(t, finish)(t, row * t->width + column, lines, sums);
         }
     }
 }
@@ -731,7 +817,9 @@ int64_t ctjax_kernel_gradient_space(const char *text, size_t length)
 static void convolve(Task t, void *out)
 {
     const int64_t is_paired = t.format == BFLOAT16_PAIRS;
+    const int64_t bytes = t.format == FLOAT32 ? sizeof(float) : sizeof(bfloat16);
     t.out = out;
+    prefer_huge_pages(out, t.images * t.height * t.width * t.outputs * bytes);
     /* More than threads, so that one that other programs disturb does less. */
     t.parts = smaller(4 * t.workers, t.images * t.height);
     t.space = begin(floats_to_convolve(&t));
@@ -847,11 +935,6 @@ void ctjax_kernel_gradient(void *out, const void **in, const char *text,
 
 /* ---- passes over bfloat16 images alone ---- */
 
-static inline words words_of(const bfloat16 *x)
-{
-    return __builtin_convertvector(*(const unaligned_halves *)x, words);
-}
-
 static inline words choose(mask first, words a, words b)
 {
     return (a & (words)first) | (b & ~(words)first);
@@ -925,14 +1008,16 @@ static void pass_part(const Task *t, int64_t part, int64_t worker)
 static void run_pass(Task t, void *out, int64_t num_results, /* to a pixel */
                      void (*row)(const Task *, int64_t row, float *between))
 {
+    const int64_t results = num_results * t.images * t.height * t.width * t.inputs;
     t.out = out;
     t.pass = row;
+    prefer_huge_pages(out, results * sizeof(bfloat16));
     t.parts = smaller(4 * t.workers, t.images * t.height);
     t.space = begin(t.workers * floats_between(&t));
     if (t.space)
         share(&t, pass_part);
     else
-        fill_with_nan(&t, out, num_results * t.images * t.height * t.width * t.inputs);
+        fill_with_nan(&t, out, results);
     end();
 }
 

@@ -3,7 +3,8 @@
    TILES_OF_TWO and TILES_OF_ONE list tiles, lines by vectors, the largest first: its
    sums fill the registers. TARGET has the instructions, NAME makes the names. x holds
    ELEMENTs; MULTIPLY_ADD adds to a vector of sums what is at an address of x times a
-   vector of y. ADDRESSES lists the lines and steps that the compiler is to know. */
+   vector of y. ADDRESSES lists the lines and steps that the compiler is to know. FINISH, if it
+   is defined, writes a vector of sums where they are rounded at once. */
 
 /* M lines and V vectors of it from line m and column n on; sums stay in registers. */
 TARGET static inline __attribute__((always_inline)) void
@@ -32,6 +33,14 @@ NAME(tile)(const Product *p, const int64_t line, const int64_t step, int64_t m,
                         MULTIPLY_ADD(sums[j * V + v], a + j * line, row[v]);
         }
     }
+#if defined(FINISH)
+    if (p->finished) {
+#pragma GCC unroll 24
+        for (int i = 0; i < M * V; i++)
+            FINISH(p, (m + i / V) * stride + n + i % V * LANES, n + i % V * LANES, sums[i]);
+        return;
+    }
+#endif
     if (p->add)
 #pragma GCC unroll 24
         for (int i = 0; i < M * V; i++)
@@ -76,6 +85,7 @@ TARGET static int64_t NAME(product)(const Product *p)
 #undef ELEMENT
 #undef MULTIPLY_ADD
 #undef ADDRESSES
+#undef FINISH
 #undef TILES_OF_TWO
 #undef TILES_OF_ONE
 #undef NAME
