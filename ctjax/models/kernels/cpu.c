@@ -387,16 +387,6 @@ static void widen(const bfloat16 *x, int64_t count, float *out)
         ((pair *)out)[i] = (pair)x[i] << 16;
 }
 
-static inline void pair_up(const bfloat16 *first, const bfloat16 *second, int64_t count,
-                           pair *out)
-{
-    int64_t i = 0;
-    for (; i + 8 <= count; i += 8)
-        *(unaligned_words *)(out + i) = words_of(first + i) | words_of(second + i) << 16;
-    for (; i < count; i++)
-        out[i] = first[i] | (pair)second[i] << 16;
-}
-
 /* Brings [lines, outputs] into the form of y of a product, zeros where nothing is. */
 static void pack(const Task *t, const bfloat16 *x, int64_t lines, float *out)
 {
@@ -408,8 +398,13 @@ static void pack(const Task *t, const bfloat16 *x, int64_t lines, float *out)
             memset(packed + outputs, 0, (columns - outputs) * sizeof *packed);
         if (step == 1)
             widen(x, outputs, (float *)packed);
+        else if (line + 1 < lines && outputs % 8 == 0)
+            for (int64_t i = 0; i < outputs; i += 8)
+                *(unaligned_words *)(packed + i) =
+                    words_of(x + i) | words_of(x + i + outputs) << 16;
         else if (line + 1 < lines)
-            pair_up(x, x + outputs, outputs, packed); /* pixels, or lines */
+            for (int64_t i = 0; i < outputs; i++)
+                packed[i] = x[i] | (pair)x[i + outputs] << 16;
         else
             for (int64_t i = 0; i < outputs; i++)
                 packed[i] = x[i];
@@ -910,6 +905,7 @@ void ctjax_kernel_gradient(void *out, const void **in, const char *text,
     float *of_kernel = out, *total = begin(floats_for_kernel_gradient(&t));
     t.parts = parts_with_sums(&t);
     t.out = total;
+    prefer_huge_pages(out, lines * t.outputs * (int64_t)sizeof(float));
     t.fill = t.format == FLOAT32    ? copy_row
              : t.format == BFLOAT16 ? widen_row
                                     : pair_row;
