@@ -84,6 +84,7 @@ class Block(nn.Module):
         train: bool,
         residual: jax.Array | None = None,
         may_stay_unfinished: bool = False,
+        is_input_kept: bool = False,
     ) -> Any:
         """Maps [N, H, W, C] to [N, H', W', features].
 
@@ -94,7 +95,10 @@ class Block(nn.Module):
             other.
           may_stay_unfinished: whether another block is the only reader of the result,
             and may normalize and activate it.
+          is_input_kept: whether to return `x` too, as it goes on to another reader.
         """
+        if is_input_kept and self.normalization is not Normalization.NONE:
+            return self(x, train, residual, may_stay_unfinished), x
         kernel, bias = self.conv.parameters(x)
         call = block.ConvolutionCall(
             x=x,
@@ -123,6 +127,8 @@ class Block(nn.Module):
         gain = None
         if self.normalization is Normalization.BATCH:
             gain, bias = self.norm.affine(bias)
+        if is_input_kept:
+            return block.by_known_affine_and_keep(call, bias, self.is_activated)
         return block.by_known_affine(call, gain, bias, residual, self.is_activated)
 
     def _convolve(self, x, kernel):
@@ -145,7 +151,8 @@ class ResidualBlock(nn.Module):
         """Maps [N, H, W, C] to the same shape."""
         first = self.block(name="convolution_1")
         second = self.block(name="convolution_2", is_activated=False)
-        return second(first(x, train, may_stay_unfinished=True), train, residual=x)
+        y, x = first(x, train, may_stay_unfinished=True, is_input_kept=True)
+        return second(y, train, residual=x)
 
 
 class BlockSeries(nn.Module):

@@ -150,6 +150,20 @@ def by_known_affine(
     return add_residual(y, residual)
 
 
+def by_known_affine_and_keep(
+    call: ConvolutionCall, bias: jax.Array | None, is_activated: bool
+) -> tuple[jax.Array, jax.Array]:
+    """Computes `by_known_affine` and returns the input as well, for another reader.
+
+    In bfloat16 on CPUs one pass adds the gradients of both readers.
+    """
+    if is_activated and bias is not None and call.num_columns() == 1:
+        x = call.x.astype(call.dtype)
+        if call.is_on_cpu() and convolution.keeps_input(x, call.kernel):
+            return convolution.convolve_biased_and_keep(x, call.kernel, bias)
+    return by_known_affine(call, None, bias, None, is_activated), call.x
+
+
 def by_statistics(
     call: ConvolutionCall,
     normalize: Callable[[jax.Array], jax.Array],

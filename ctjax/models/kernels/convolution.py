@@ -97,12 +97,16 @@ def _biased_forward(x, kernel, bias, residual):
 
 def _biased_backward(residuals, gradient):
     x, kernel, y, has_residual = residuals
-    through = _plain_activation_gradient
-    if takes_bias(x, kernel):
-        through = on_cpu(cpu.activation_gradient, through)
-    gradient, of_bias = through(y, gradient)
+    gradient, of_bias = _through_activation(takes_bias(x, kernel), y, gradient)
     of_x, of_kernel = _backward((x, kernel), gradient)
     return of_x, of_kernel, of_bias, gradient if has_residual else None
+
+
+def _through_activation(is_in_c, result, gradient):
+    """Returns the gradient of what was activated, and its sums over the pixels."""
+    plain_gradient = _plain_activation_gradient
+    in_c = cpu.activation_gradient if is_in_c else plain_gradient
+    return on_cpu(in_c, plain_gradient)(result, gradient)
 
 
 def _plain_activation_gradient(result, gradient):
@@ -112,6 +116,38 @@ def _plain_activation_gradient(result, gradient):
 
 
 convolve_biased.defvjp(_biased_forward, _biased_backward)
+
+
+def keeps_input(x: jax.Array, kernel: jax.Array) -> bool:
+    """Says whether `convolve_biased_and_keep` saves a pass."""
+    return cpu.serve_passes(x) and takes_bias(x, kernel)
+
+
+@jax.custom_vjp
+def convolve_biased_and_keep(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Computes `convolve_biased` and returns `x` as well, for another reader.
+
+    Where `keeps_input` says so, the other reader's gradient is added in the pass that
+    computes this one's.
+    """
+    return convolve_biased(x, kernel, bias, None), x
+
+
+def _keep_forward(x, kernel, bias):
+    y = convolve_biased(x, kernel, bias, None)
+    return (y, x), (x, kernel, y)
+
+
+def _keep_backward(residuals, gradients):
+    x, kernel, y = residuals
+    gradient, other = gradients
+    gradient, of_bias = _through_activation(takes_bias(x, kernel), y, gradient)
+    return (*_backward((x, kernel), gradient, other), of_bias)
+
+
+convolve_biased_and_keep.defvjp(_keep_forward, _keep_backward)
 
 
 def convolve_parts(parts: Sequence[jax.Array], kernel: jax.Array) -> jax.Array:
@@ -160,8 +196,7 @@ def _add_bias_forward(y, bias):
 
 
 def _add_bias_backward(result, gradient):
-    through = on_cpu(cpu.activation_gradient, _plain_activation_gradient)
-    return through(result, gradient)
+    return _through_activation(cpu.serve_passes(result), result, gradient)
 
 
 add_bias_and_activate.defvjp(_add_bias_forward, _add_bias_backward)
@@ -171,7 +206,8 @@ def _forward(x, kernel):
     return convolve(x, kernel), (x, kernel)
 
 
-def _backward(residuals, gradient):
+def _backward(residuals, gradient, other=None):
+    """Returns the gradients of input, plus another if there is one, and kernel."""
     x, kernel = residuals
     size = kernel.shape[0]
 
@@ -198,10 +234,19 @@ def _backward(residuals, gradient):
             )
         elif size in WAYS_OF_KERNEL:
             of_kernel_cpu = in_type_of_kernel(WAYS_OF_KERNEL[size])
-    return (
-        on_cpu(of_input_cpu, of_input_plain)(gradient),
-        on_cpu(of_kernel_cpu, of_kernel)(x, gradient),
-    )
+    kernel_gradient = on_cpu(of_kernel_cpu, of_kernel)(x, gradient)
+    if other is None:
+        return on_cpu(of_input_cpu, of_input_plain)(gradient), kernel_gradient
+
+    def plus_in_c(gradient, other):
+        return cpu.gradient_of_input_plus(gradient, kernel, other)
+
+    def plus(gradient, other):
+        return of_input_plain(gradient) + other
+
+    is_in_c = keeps_input(x, kernel)
+    sum_of_both = on_cpu(plus_in_c if is_in_c else plus, plus)(gradient, other)
+    return sum_of_both, kernel_gradient
 
 
 convolve.defvjp(_forward, _backward)

@@ -45,7 +45,7 @@ typedef struct task {
     const void *x;      /* [images, height, width, inputs] */
     const void *second; /* the kernel, float32, or the gradient of the output */
     const float *bias;  /* to be added before an activation, or NULL */
-    const void *residual; /* likewise */
+    const void *residual; /* likewise; in bfloat16 without a bias too */
     void *out;
     double *sums;  /* [parts, outputs] */
     float *packed; /* the kernel, for products in bfloat16 */
@@ -197,8 +197,8 @@ static void prefer_huge_pages(void *out, int64_t bytes)
 
    Of pairs: at each of these places are two neighbours in bfloat16, in the space of a
    float; the sum is over both. x is then counted in bfloat16s. Where `finished` is
-   given, it gets the sums, rounded, instead of out; with a bias, plus `more` if there is
-   any, activated. */
+   given, it gets the sums instead of out, plus `more` and a bias if there are any, with a
+   bias activated, and rounded. */
 typedef struct {
     const void *const *x;
     int64_t lines, line, step; /* the last two in elements of x */
@@ -250,12 +250,12 @@ typedef uint32_t unaligned_pair __attribute__((may_alias, aligned(2)));
 PAIRS_TARGET static inline void finish_16(const Product *p, int64_t place, int64_t column,
                                           __m512 sum)
 {
+    if (p->more) {
+        const __m256i more = _mm256_loadu_si256((const void *)(p->more + place));
+        sum += (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(more), 16);
+    }
     if (p->bias) {
         sum += _mm512_loadu_ps(p->bias + column);
-        if (p->more) {
-            const __m256i more = _mm256_loadu_si256((const void *)(p->more + place));
-            sum += (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(more), 16);
-        }
         const __mmask16 above = _mm512_cmp_ps_mask(sum, _mm512_setzero_ps(), _CMP_GT_OQ);
         sum = _mm512_mask_mul_ps(sum, (__mmask16)~above, sum, _mm512_set1_ps(SLOPE));
     }
@@ -265,12 +265,12 @@ PAIRS_TARGET static inline void finish_16(const Product *p, int64_t place, int64
 PAIRS_TARGET static inline void finish_8(const Product *p, int64_t place, int64_t column,
                                          __m256 sum)
 {
+    if (p->more) {
+        const __m128i more = _mm_loadu_si128((const void *)(p->more + place));
+        sum += (__m256)_mm256_slli_epi32(_mm256_cvtepu16_epi32(more), 16);
+    }
     if (p->bias) {
         sum += _mm256_loadu_ps(p->bias + column);
-        if (p->more) {
-            const __m128i more = _mm_loadu_si128((const void *)(p->more + place));
-            sum += (__m256)_mm256_slli_epi32(_mm256_cvtepu16_epi32(more), 16);
-        }
         const __mmask8 above = _mm256_cmp_ps_mask(sum, _mm256_setzero_ps(), _CMP_GT_OQ);
         sum = _mm256_mask_mul_ps(sum, (__mmask8)~above, sum, _mm256_set1_ps(SLOPE));
     }
@@ -863,6 +863,17 @@ void ctjax_convolve_added(void *out, const void **in, const char *text, size_t l
     t.residual = in[1];
     t.second = in[2];
     t.bias = in[3];
+    convolve(t, out);
+}
+
+/* in: x in bfloat16, an image [N, H, W, F] to be added, and the kernel. */
+void ctjax_convolve_plus(void *out, const void **in, const char *text, size_t length,
+                         void *status)
+{
+    (void)status;
+    Task t = read_task(in, text, length);
+    t.residual = in[1];
+    t.second = in[2];
     convolve(t, out);
 }
 

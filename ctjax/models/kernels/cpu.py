@@ -32,6 +32,7 @@ FLOAT32, BFLOAT16, BFLOAT16_PAIRS = range(3)
 _CONVOLVE = "ctjax_convolve"
 _CONVOLVE_BIASED = "ctjax_convolve_biased"
 _CONVOLVE_ADDED = "ctjax_convolve_added"
+_CONVOLVE_PLUS = "ctjax_convolve_plus"
 _ACTIVATION_GRADIENT = "ctjax_activation_gradient"
 _KERNEL_GRADIENT = "ctjax_kernel_gradient"
 _POOL = "ctjax_pool"
@@ -42,6 +43,7 @@ _SPACES = {
     _CONVOLVE: "ctjax_convolve_space",
     _CONVOLVE_BIASED: "ctjax_convolve_space",
     _CONVOLVE_ADDED: "ctjax_convolve_space",
+    _CONVOLVE_PLUS: "ctjax_convolve_space",
     _ACTIVATION_GRADIENT: "ctjax_activation_gradient_space",
     _KERNEL_GRADIENT: "ctjax_kernel_gradient_space",
     _POOL: "ctjax_pass_space",
@@ -190,6 +192,23 @@ def convolve_biased(
     return _call(name, [shape], images, (kernel, bias), outputs, size)[0]
 
 
+def gradient_of_input_plus(
+    gradient: jax.Array, kernel: jax.Array, other: jax.Array
+) -> jax.Array:
+    """Computes the gradient of a bfloat16 convolution's input, plus another gradient.
+
+    Args:
+      gradient: of the output, [N, H, W, F].
+      kernel: [k, k, C, F] float32.
+      other: [N, H, W, C], C a multiple of 8.
+    """
+    size, features = kernel.shape[0], kernel.shape[2]
+    images = (gradient, other)
+    return _call(
+        _CONVOLVE_PLUS, [other.shape], images, (kernel,), features, size, True
+    )[0]
+
+
 def activation_gradient(
     result: jax.Array, gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
@@ -223,9 +242,9 @@ def gradient_of_kernel(x: jax.Array, gradient: jax.Array, size: int) -> jax.Arra
     """
     features, outputs = x.shape[-1], gradient.shape[-1]
     result = (size, size, features, outputs), jnp.float32
-    return _call(
-        _KERNEL_GRADIENT, [result], (x, gradient), outputs=outputs, size=size
-    )[0]
+    return _call(_KERNEL_GRADIENT, [result], (x, gradient), outputs=outputs, size=size)[
+        0
+    ]
 
 
 def pool(x: jax.Array) -> jax.Array:

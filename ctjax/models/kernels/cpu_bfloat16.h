@@ -15,15 +15,13 @@ TARGET static void NAME(finish)(const Task *t, int64_t pixel, int64_t lines,
         int64_t i = 0;
         for (; i + 8 <= outputs; i += 8) {
             vector sum = *(const unaligned *)(sums + i);
-            if (t->bias) {
-                sum += *(const unaligned *)(t->bias + i);
-                if (more)
-                    sum += widen_8(more + line * outputs + i);
-                sum = activate(sum);
-            }
+            if (more)
+                sum += widen_8(more + line * outputs + i);
+            if (t->bias)
+                sum = activate(sum + *(const unaligned *)(t->bias + i));
             *(unaligned_halves *)(out + i) = ROUND(sum);
         }
-        if (i < outputs) {
+        if (i < outputs) { /* where nothing is added */
             const halves rest = ROUND(*(const unaligned *)(sums + i));
             memcpy(out + i, &rest, (outputs - i) * sizeof(bfloat16));
         }
