@@ -2,7 +2,9 @@
 
 XLA calls the C functions by address and passes them what it would have read itself.
 Without a compiler at installation, or without AVX2 on x86, `convolution` computes the
-same by XLA's operations.
+same by XLA's operations. Of bfloat16 images C computes every convolution of stride 1,
+and what else passes over them (`serve_passes`), because XLA converts them to float32
+and back at each.
 """
 
 import ctypes
@@ -113,6 +115,21 @@ def bfloat16_products() -> int:
     """Returns how C computes bfloat16 here: by pairs where the processor can."""
     library = _load()
     return BFLOAT16 if library is None else library.ctjax_kernels_bfloat16()
+
+
+def find_slowness(dtype: jnp.dtype) -> str | None:
+    """Says how a compute type compares with float32 on this CPU, None if it is faster.
+
+    Args:
+      dtype: of convolutions and activations.
+    """
+    if dtype == jnp.float32:
+        return None
+    if dtype != jnp.bfloat16 or not are_usable():
+        return f"slower than float32, as XLA converts {dtype} to float32 and back"
+    if bfloat16_products() == BFLOAT16_PAIRS:
+        return None
+    return "no faster than float32, as the processor has no AVX512-BF16"
 
 
 def serve(x: jax.Array, outputs: int, size: int) -> bool:

@@ -357,3 +357,18 @@ def test_who_calls_them(cases, name, monkeypatch):
     assert is_called("cpu") and not is_called("cuda")
     monkeypatch.setattr(cpu, "are_usable", lambda: False)
     assert not is_called("cpu")
+
+
+def test_what_is_slow_here_is_said(monkeypatch):
+    half, wide = jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float32)
+    converts = "slower than float32, as XLA converts {} to float32 and back"
+    assert cpu.find_slowness(wide) is None
+    assert cpu.find_slowness(jnp.dtype("float16")) == converts.format("float16")
+    monkeypatch.setattr(cpu, "bfloat16_products", lambda: cpu.BFLOAT16_PAIRS)
+    assert cpu.find_slowness(half) is None
+    monkeypatch.setattr(cpu, "bfloat16_products", lambda: cpu.BFLOAT16)
+    assert cpu.find_slowness(half) == (
+        "no faster than float32, as the processor has no AVX512-BF16"
+    )
+    monkeypatch.setattr(cpu, "are_usable", lambda: False)
+    assert cpu.find_slowness(half) == converts.format("bfloat16")
