@@ -93,7 +93,7 @@ LEVERS: dict[str, tuple[object, str, object]] = {
     "kernels in C": (cpu, "are_usable", lambda: False),
     "wide vectors": (cpu, "vector_lanes", lambda: cpu.LANES),
     "epilogue": (convolution, "takes_bias", lambda x, kernel: False),
-    "convolution": (convolution, "_on_cpu", _same_everywhere),
+    "convolution": (convolution, "on_cpu", _same_everywhere),
     "activation": (activation, "leaky_relu", activation.leaky_relu.fun),
     "slices": (layers, "upsample_bilinear", _resize),
     "1 x 1 first": (uresnet, "InterpolationUpsample", _UpsampleFirst),

@@ -83,7 +83,8 @@ class Block(nn.Module):
         x: block.Images,
         train: bool,
         residual: jax.Array | None = None,
-    ) -> jax.Array:
+        is_input_kept: bool = False,
+    ) -> Any:
         """Maps [N, H, W, C] to [N, H', W', features].
 
         Args:
@@ -91,7 +92,10 @@ class Block(nn.Module):
           train: whether batch normalization takes their own statistics.
           residual: like the result, added before an activation; such a block has no
             other.
+          is_input_kept: whether to return `x` too, as it goes on to another reader.
         """
+        if is_input_kept and self.normalization is not Normalization.NONE:
+            return self(x, train, residual), x
         kernel, bias = self.conv.parameters(x)
         call = block.ConvolutionCall(
             x=x,
@@ -116,6 +120,8 @@ class Block(nn.Module):
         gain = None
         if self.normalization is Normalization.BATCH:
             gain, bias = self.norm.affine(bias)
+        if is_input_kept:
+            return block.by_known_affine_and_keep(call, bias, self.is_activated)
         return block.by_known_affine(call, gain, bias, residual, self.is_activated)
 
     def _convolve(self, x, kernel):
@@ -163,7 +169,8 @@ class ResidualBlock(nn.Module):
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps [N, H, W, C] to the same shape."""
-        return self.convolution_2(self.convolution_1(x, train), train, residual=x)
+        y, x = self.convolution_1(x, train, is_input_kept=True)
+        return self.convolution_2(y, train, residual=x)
 
     def blocks(self) -> list[Block]:
         """Returns the two blocks."""

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ctjax.models.kernels import convolution
+from ctjax.models.kernels import convolution, cpu
 from ctjax.models.kernels.block import Images
 
 
@@ -26,6 +26,12 @@ def upsample_bilinear(x: jax.Array) -> jax.Array:
       [N, 2H, 2W, C]; beyond the edge the edge pixel is repeated, as by
       torch.nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False).
     """
+    if not cpu.serve_passes(x):
+        return _interpolate(x)
+    return convolution.on_cpu(cpu.upsample, _interpolate)(x)
+
+
+def _interpolate(x):
     for axis in (1, 2):
         before = jnp.where(_is_at(x, axis, 0), x, _shifted(x, axis, 1))
         after = jnp.where(_is_at(x, axis, -1), x, _shifted(x, axis, -1))
@@ -46,6 +52,16 @@ def _upsample_forward(x):
 
 
 def _upsample_backward(_, gradient):
+    if not cpu.serve_passes(gradient):
+        return (_interpolation_gradient(gradient),)
+    on_cpu = convolution.on_cpu(cpu.upsample_gradient, _interpolation_gradient)
+    return (on_cpu(gradient),)
+
+
+upsample_bilinear.defvjp(_upsample_forward, _upsample_backward)
+
+
+def _interpolation_gradient(gradient):
     for axis in (2, 1):
         shape = gradient.shape
         pair = (*shape[:axis], shape[axis] // 2, 2, *shape[axis + 1 :])
@@ -58,10 +74,7 @@ def _upsample_backward(_, gradient):
         after = jnp.where(_is_at(first, axis, -1), second, _shifted(first, axis, -1))
         before = jnp.where(_is_at(first, axis, 0), first, _shifted(second, axis, 1))
         gradient = 0.75 * (first + second) + 0.25 * (before + after)
-    return (gradient,)
-
-
-upsample_bilinear.defvjp(_upsample_forward, _upsample_backward)
+    return gradient
 
 
 def _shifted(x, axis, by):
@@ -98,6 +111,12 @@ def max_pool(x: jax.Array) -> jax.Array:
     Returns:
       [N, H/2, W/2, C].
     """
+    if cpu.serve_passes(x):
+        return convolution.on_cpu(cpu.pool, _max_of_windows)(x)
+    return _max_of_windows(x)
+
+
+def _max_of_windows(x):
     a, b, c, d = _windows(x)
     return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
 
@@ -107,12 +126,18 @@ def _max_pool_forward(x):
 
 
 def _max_pool_backward(x, gradient):
+    if cpu.serve_passes(x):
+        return (convolution.on_cpu(cpu.pool_gradient, _to_maxima)(x, gradient),)
+    return (_to_maxima(x, gradient),)
+
+
+def _to_maxima(x, gradient):
     # A knockout, not a comparison with the stored maximum: the compiler may compute x
     # anew and round it otherwise, and no pixel would equal its window's maximum.
     a, b, c, d = _windows(x)
     left, right = a >= b, c >= d
     upper = jnp.where(left, a, b) >= jnp.where(right, c, d)
-    return (_at_maxima(gradient, upper, jnp.where(upper, left, right)),)
+    return _at_maxima(gradient, upper, jnp.where(upper, left, right))
 
 
 def _at_maxima(gradient, upper, left):
@@ -163,7 +188,6 @@ class Convolution(nn.Module):
 
     def convolve(self, x: Images, kernel: jax.Array) -> jax.Array:
         """Convolves [N, H, W, C] with a kernel as `parameters` returns it."""
-        kernel = kernel.astype(self.dtype)
         if isinstance(x, tuple):
             parts = [part.astype(self.dtype) for part in x]
             return convolution.convolve_parts(parts, kernel)
@@ -171,7 +195,7 @@ class Convolution(nn.Module):
             return convolution.convolve(x.astype(self.dtype), kernel)
         return jax.lax.conv_general_dilated(
             x.astype(self.dtype),
-            kernel,
+            kernel.astype(self.dtype),
             window_strides=(self.stride, self.stride),
             padding="VALID",
             dimension_numbers=convolution.DIMENSION_NUMBERS,

@@ -1,5 +1,6 @@
 """Makes the parts that training and inference share, from a configuration."""
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,10 +25,12 @@ from ctjax.learning.minibatch import (
 from ctjax.learning.precision import POLICIES
 from ctjax.learning.steps import StepOptions
 from ctjax.models import UResNet
-from ctjax.models.kernels import gpu
+from ctjax.models.kernels import cpu, gpu
 from ctjax.outputs import checkpoint, checksums
 from ctjax.processes import join
 from ctjax.processes.join import SINGLE_PROCESS, Processes
+
+logger = logging.getLogger("ctjax")
 
 
 def open_events(
@@ -133,6 +136,11 @@ def make_network(
             f"data.downsample={config.data.downsample}"
         )
     dtype = POLICIES[config.run.precision].compute_type
+    slowness = cpu.find_slowness(dtype) if jax.default_backend() == "cpu" else None
+    if slowness is not None:
+        logger.warning(
+            "run.precision=%s: on this CPU %s", config.run.precision.value, slowness
+        )
     model = UResNet(config.network, dtype, sharding.EVENT_AXIS, config.run.remat)
     return model, state.init_variables(model, config.network.depth, config.run.seed)
 

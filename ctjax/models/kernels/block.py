@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ctjax.models.kernels import activation, columns, convolution, gpu
+from ctjax.models.kernels import activation, columns, convolution, cpu, gpu
 
 Images = jax.Array | tuple[jax.Array, ...]
 """[N, H, W, C], or several whose features belong one after the other."""
@@ -71,6 +71,14 @@ class ConvolutionCall:
             self.x.astype(self.dtype), self.kernel
         )
 
+    def has_parts_on_cpu(self) -> bool:
+        """Says the same of images in several arrays."""
+        return (
+            self.is_alone
+            and isinstance(self.x, tuple)
+            and convolution.takes_bias(self.x[-1].astype(self.dtype), self.kernel)
+        )
+
     def _is_on_gpu(self):
         return gpu.takes(self.x.shape, self.kernel.shape, self.dtype, self.is_fused)
 
@@ -106,11 +114,16 @@ def by_known_affine(
         kernel = call.kernel if gain is None else call.kernel * gain[None, None, None]
         if bias is None:
             bias = jnp.zeros_like(kernel, shape=kernel.shape[-1:])
-        x, kernel = call.x.astype(call.dtype), kernel.astype(call.dtype)
+        x = call.x.astype(call.dtype)
         if residual is not None:
             residual = residual.astype(call.dtype)
         return convolution.convolve_biased(x, kernel, bias, residual)
+    if is_activated and gain is None and bias is not None and call.has_parts_on_cpu():
+        parts = [part.astype(call.dtype) for part in call.x]
+        return convolution.convolve_parts_biased(parts, call.kernel, bias)
     y = call.plain(call.x, call.kernel)
+    if is_activated and gain is None and bias is not None and cpu.serve_passes(y):
+        return convolution.add_bias_and_activate(y, bias)
     if gain is not None:
         y = y * gain.astype(y.dtype)[None, None, None]
     if bias is not None:
@@ -118,6 +131,20 @@ def by_known_affine(
     if is_activated:
         y = activation.leaky_relu(y)
     return add_residual(y, residual)
+
+
+def by_known_affine_and_keep(
+    call: ConvolutionCall, bias: jax.Array | None, is_activated: bool
+) -> tuple[jax.Array, jax.Array]:
+    """Computes `by_known_affine` and returns the input as well, for another reader.
+
+    In bfloat16 on CPUs one pass adds the gradients of both readers.
+    """
+    if is_activated and bias is not None and call.num_columns() == 1:
+        x = call.x.astype(call.dtype)
+        if call.is_on_cpu() and convolution.keeps_input(x, call.kernel):
+            return convolution.convolve_biased_and_keep(x, call.kernel, bias)
+    return by_known_affine(call, None, bias, None, is_activated), call.x
 
 
 def by_statistics(

@@ -8,7 +8,8 @@ backends get XLA's own convolutions.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,8 +32,9 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
     Args:
       x: [N, H, W, C].
-      kernel: [k, k, C, F], k odd; of the type of `x`. Where it is differentiated under
-        `shard_map`, it must be each device's own, see `sharding.varying`.
+      kernel: [k, k, C, F], k odd; it is rounded to the type of `x`. Where it is
+        differentiated under `shard_map`, it must be each device's own, see
+        `sharding.varying`.
 
     Returns:
       [N, H, W, F], of the type of `x`.
@@ -41,11 +43,12 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     if _is_small(x, kernel):
         return plain(x, kernel)
     if cpu.serve(x, kernel.shape[-1], size):
-        return _on_cpu(cpu.convolve, plain)(x, kernel)
+        return on_cpu(cpu.convolve, plain)(x, kernel)
+    kernel = kernel.astype(x.dtype)
     if size == 1:
-        return _on_cpu(_dot, plain)(x, kernel)
+        return on_cpu(_dot, plain)(x, kernel)
     if features == 1 and x.shape[2] % STEM_COLUMNS == 0:
-        return _on_cpu(_stem, plain)(x, kernel)
+        return on_cpu(_stem, plain)(x, kernel)
     return plain(x, kernel)
 
 
@@ -64,26 +67,27 @@ def convolve_biased(
       residual: [N, H, W, F], or None.
 
     Returns:
-      [N, H, W, F].
+      [N, H, W, F], of the type of `x`.
     """
     if not takes_bias(x, kernel):
         return plain_biased(x, kernel, bias, residual)
-    return _on_cpu(cpu.convolve_biased, plain_biased)(x, kernel, bias, residual)
+    return on_cpu(cpu.convolve_biased, plain_biased)(x, kernel, bias, residual)
 
 
 def takes_bias(x: jax.Array, kernel: jax.Array) -> bool:
     """Says whether `convolve_biased` is faster than separate passes."""
-    return not _is_small(x, kernel) and cpu.serve(x, kernel.shape[-1], kernel.shape[0])
+    size, outputs = kernel.shape[0], kernel.shape[-1]
+    return not _is_small(x, kernel) and cpu.serve_biased(x, outputs, size)
 
 
 def plain_biased(
     x: jax.Array, kernel: jax.Array, bias: jax.Array, residual: jax.Array | None
 ) -> jax.Array:
     """Computes `convolve_biased` by XLA."""
-    y = plain(x, kernel) + bias[None, None, None]
+    y = plain(x, kernel) + bias[None, None, None]  # float32, as the bias
     if residual is not None:
         y = y + residual
-    return jnp.where(y > 0, y, SLOPE * y)
+    return jnp.where(y > 0, y, SLOPE * y).astype(x.dtype)
 
 
 def _biased_forward(x, kernel, bias, residual):
@@ -93,21 +97,57 @@ def _biased_forward(x, kernel, bias, residual):
 
 def _biased_backward(residuals, gradient):
     x, kernel, y, has_residual = residuals
-    through = _plain_activation_gradient
-    if takes_bias(x, kernel):
-        through = _on_cpu(cpu.activation_gradient, through)
-    gradient, of_bias = through(y, gradient)
+    gradient, of_bias = _through_activation(takes_bias(x, kernel), y, gradient)
     of_x, of_kernel = _backward((x, kernel), gradient)
     return of_x, of_kernel, of_bias, gradient if has_residual else None
+
+
+def _through_activation(is_in_c, result, gradient):
+    """Returns the gradient of what was activated, and its sums over the pixels."""
+    plain_gradient = _plain_activation_gradient
+    in_c = cpu.activation_gradient if is_in_c else plain_gradient
+    return on_cpu(in_c, plain_gradient)(result, gradient)
 
 
 def _plain_activation_gradient(result, gradient):
     # The result has the sign of what was activated.
     gradient = jnp.where(result > 0, gradient, SLOPE * gradient)
-    return gradient, gradient.sum((0, 1, 2))
+    return gradient, gradient.sum((0, 1, 2), jnp.float32)
 
 
 convolve_biased.defvjp(_biased_forward, _biased_backward)
+
+
+def keeps_input(x: jax.Array, kernel: jax.Array) -> bool:
+    """Says whether `convolve_biased_and_keep` saves a pass."""
+    return cpu.serve_passes(x) and takes_bias(x, kernel)
+
+
+@jax.custom_vjp
+def convolve_biased_and_keep(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Computes `convolve_biased` and returns `x` as well, for another reader.
+
+    Where `keeps_input` says so, the other reader's gradient is added in the pass that
+    computes this one's.
+    """
+    return convolve_biased(x, kernel, bias, None), x
+
+
+def _keep_forward(x, kernel, bias):
+    y = convolve_biased(x, kernel, bias, None)
+    return (y, x), (x, kernel, y)
+
+
+def _keep_backward(residuals, gradients):
+    x, kernel, y = residuals
+    gradient, other = gradients
+    gradient, of_bias = _through_activation(takes_bias(x, kernel), y, gradient)
+    return (*_backward((x, kernel), gradient, other), of_bias)
+
+
+convolve_biased_and_keep.defvjp(_keep_forward, _keep_backward)
 
 
 def convolve_parts(parts: Sequence[jax.Array], kernel: jax.Array) -> jax.Array:
@@ -128,36 +168,85 @@ def convolve_parts(parts: Sequence[jax.Array], kernel: jax.Array) -> jax.Array:
     return y
 
 
+def convolve_parts_biased(
+    parts: Sequence[jax.Array], kernel: jax.Array, bias: jax.Array
+) -> jax.Array:
+    """Computes `convolve_parts`, adds a bias [F] and activates the sum.
+
+    The last part's convolution takes the sum of the others as a residual.
+    """
+    split = kernel.shape[2] - parts[-1].shape[-1]
+    others = convolve_parts(parts[:-1], kernel[:, :, :split])
+    return convolve_biased(parts[-1], kernel[:, :, split:], bias, others)
+
+
+@jax.custom_vjp
+def add_bias_and_activate(y: jax.Array, bias: jax.Array) -> jax.Array:
+    """Adds a bias [F] float32 to [N, H, W, F] and activates the sum, rounded once.
+
+    One pass on the way back, where `cpu.serve_passes` says so.
+    """
+    y, dtype = y + bias[None, None, None], y.dtype
+    return jnp.where(y > 0, y, SLOPE * y).astype(dtype)
+
+
+def _add_bias_forward(y, bias):
+    result = add_bias_and_activate(y, bias)
+    return result, result
+
+
+def _add_bias_backward(result, gradient):
+    return _through_activation(cpu.serve_passes(result), result, gradient)
+
+
+add_bias_and_activate.defvjp(_add_bias_forward, _add_bias_backward)
+
+
 def _forward(x, kernel):
     return convolve(x, kernel), (x, kernel)
 
 
-def _backward(residuals, gradient):
+def _backward(residuals, gradient, other=None):
+    """Returns the gradients of input, plus another if there is one, and kernel."""
     x, kernel = residuals
     size = kernel.shape[0]
 
     def of_input(function, gradient):
-        return jax.linear_transpose(lambda x: function(x, kernel), x)(gradient)[0]
+        narrow = kernel.astype(x.dtype)
+        return jax.linear_transpose(lambda x: function(x, narrow), x)(gradient)[0]
 
     def of_kernel(x, gradient):
         return jax.linear_transpose(lambda k: plain(x, k), kernel)(gradient)[0]
 
+    def in_type_of_kernel(function):
+        return lambda x, gradient: function(x, gradient).astype(kernel.dtype)
+
     of_input_plain = functools.partial(of_input, plain)
     of_input_cpu, of_kernel_cpu = of_input_plain, of_kernel
     if not _is_small(x, kernel):
-        if size == 1 and kernel.shape[-1] >= MIN_DOT_OUTPUTS:
-            of_input_cpu = functools.partial(of_input, _dot)
-        elif cpu.serve(gradient, x.shape[-1], size):
+        if cpu.serve(gradient, x.shape[-1], size):
             of_input_cpu = functools.partial(_native_of_input, kernel)
+        elif size == 1 and kernel.shape[-1] >= MIN_DOT_OUTPUTS:
+            of_input_cpu = functools.partial(of_input, _dot)
         if cpu.serve_gradient(x, kernel.shape[-1], size):
-            of_kernel_cpu = functools.partial(cpu.gradient_of_kernel, size=size)
-        else:
-            ways = {1: _dot_of_kernel, 3: _stacked_of_kernel}
-            of_kernel_cpu = ways.get(size, of_kernel)
-    return (
-        _on_cpu(of_input_cpu, of_input_plain)(gradient),
-        _on_cpu(of_kernel_cpu, of_kernel)(x, gradient),
-    )
+            of_kernel_cpu = in_type_of_kernel(
+                functools.partial(cpu.gradient_of_kernel, size=size)
+            )
+        elif size in WAYS_OF_KERNEL:
+            of_kernel_cpu = in_type_of_kernel(WAYS_OF_KERNEL[size])
+    kernel_gradient = on_cpu(of_kernel_cpu, of_kernel)(x, gradient)
+    if other is None:
+        return on_cpu(of_input_cpu, of_input_plain)(gradient), kernel_gradient
+
+    def plus_in_c(gradient, other):
+        return cpu.gradient_of_input_plus(gradient, kernel, other)
+
+    def plus(gradient, other):
+        return of_input_plain(gradient) + other
+
+    is_in_c = keeps_input(x, kernel)
+    sum_of_both = on_cpu(plus_in_c if is_in_c else plus, plus)(gradient, other)
+    return sum_of_both, kernel_gradient
 
 
 convolve.defvjp(_forward, _backward)
@@ -167,11 +256,11 @@ def _is_small(x, kernel):
     return x.size // x.shape[-1] * kernel.size < MIN_PRODUCTS
 
 
-def _on_cpu(on_cpu, elsewhere):
+def on_cpu(cpus: Callable[..., Any], elsewhere: Callable[..., Any]) -> Any:
     """Returns a function that is one on the CPU and another on other platforms."""
-    if on_cpu is elsewhere:
+    if cpus is elsewhere:
         return elsewhere
-    return functools.partial(jax.lax.platform_dependent, cpu=on_cpu, default=elsewhere)
+    return functools.partial(jax.lax.platform_dependent, cpu=cpus, default=elsewhere)
 
 
 def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -179,7 +268,7 @@ def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
     padding = (kernel.shape[0] - 1) // 2
     return jax.lax.conv_general_dilated(
         x,
-        kernel,
+        kernel.astype(x.dtype),
         window_strides=(1, 1),
         padding=[(padding, padding)] * 2,
         dimension_numbers=DIMENSION_NUMBERS,
@@ -188,6 +277,8 @@ def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def _native_of_input(kernel, gradient):
     """Computes the gradient of the input: a convolution with the kernel flipped."""
+    if gradient.dtype == jnp.bfloat16:
+        return cpu.convolve(gradient, kernel, is_turned=True)
     return cpu.convolve(gradient, kernel[::-1, ::-1].swapaxes(2, 3))
 
 
@@ -271,3 +362,7 @@ def _stem(x, kernel):
         x, kernel, (1, 1), "VALID", dimension_numbers=DIMENSION_NUMBERS
     )
     return y.reshape(n, height, width, outputs)
+
+
+WAYS_OF_KERNEL = {1: _dot_of_kernel, 3: _stacked_of_kernel}
+"""What is faster than XLA's gradient of a kernel without C, by its size."""

@@ -1,7 +1,10 @@
-/* The product of cpu.c for vectors of LANES floats; included once for each.
+/* The product of cpu.c for vectors of LANES sums; included once for each.
 
    TILES_OF_TWO and TILES_OF_ONE list tiles, lines by vectors, the largest first: its
-   sums fill the registers. TARGET has the instructions, NAME makes the names. */
+   sums fill the registers. TARGET has the instructions, NAME makes the names. x holds
+   ELEMENTs; MULTIPLY_ADD adds to a vector of sums what is at an address of x times a
+   vector of y. ADDRESSES lists the lines and steps that the compiler is to know. FINISH, if it
+   is defined, writes a vector of sums where they are rounded at once. */
 
 /* M lines and V vectors of it from line m and column n on; sums stay in registers. */
 TARGET static inline __attribute__((always_inline)) void
@@ -9,28 +12,42 @@ NAME(tile)(const Product *p, const int64_t line, const int64_t step, int64_t m,
            int64_t n, const int M, const int V)
 {
     typedef float vector __attribute__((vector_size(4 * LANES)));
-    typedef float unaligned __attribute__((vector_size(4 * LANES), aligned(4)));
+    typedef float unaligned
+        __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
     const int64_t stride = p->stride, blocks = p->blocks, count = p->count;
+    float *out = p->out + m * stride + n;
     vector sums[24];
     for (int i = 0; i < M * V; i++)
         sums[i] = (vector){0};
     for (int64_t i = 0; i < blocks; i++) {
-        const float *a = p->x[i] + m * line, *b = p->y + i * p->skip + n;
+        const ELEMENT *a = (const ELEMENT *)p->x[i] + m * line;
+        const float *b = p->y + i * p->skip + n;
         for (int64_t k = 0; k < count; k++, a += step, b += stride) {
             vector row[2];
             for (int v = 0; v < V; v++)
                 row[v] = *(const unaligned *)(b + v * LANES);
+#pragma GCC unroll 24
             for (int j = 0; j < M; j++)
                 for (int v = 0; v < V; v++)
-                    sums[j * V + v] += a[j * line] * row[v];
+                    sums[j * V + v] =
+                        MULTIPLY_ADD(sums[j * V + v], a + j * line, row[v]);
         }
     }
-    for (int j = 0; j < M; j++)
-        for (int v = 0; v < V; v++) {
-            unaligned *place =
-                (unaligned *)(p->out + (m + j) * stride + n + v * LANES);
-            *place = p->add ? *place + sums[j * V + v] : sums[j * V + v];
-        }
+#if defined(FINISH)
+    if (p->finished) {
+#pragma GCC unroll 24
+        for (int i = 0; i < M * V; i++)
+            FINISH(p, (m + i / V) * stride + n + i % V * LANES, n + i % V * LANES, sums[i]);
+        return;
+    }
+#endif
+    if (p->add)
+#pragma GCC unroll 24
+        for (int i = 0; i < M * V; i++)
+            sums[i] += *(const unaligned *)(out + i / V * stride + i % V * LANES);
+#pragma GCC unroll 24
+    for (int i = 0; i < M * V; i++)
+        *(unaligned *)(out + i / V * stride + i % V * LANES) = sums[i];
 }
 
 /* All lines of those columns that fill whole vectors; returns how many they are. */
@@ -53,16 +70,22 @@ NAME(tiles)(const Product *p, const int64_t line, const int64_t step)
 #undef TILE
 }
 
-/* 16 features are those of the largest images: with a number that the compiler knows,
-   addresses cost nothing. */
+/* With numbers that the compiler knows, addresses cost nothing. */
 TARGET static int64_t NAME(product)(const Product *p)
 {
-    if (p->line == 16 && p->step == 1)
-        return NAME(tiles)(p, 16, 1);
+#define ADDRESS(LINE, STEP)                                                            \
+    if (p->line == (LINE) && p->step == (STEP))                                        \
+        return NAME(tiles)(p, LINE, STEP);
+    ADDRESSES(ADDRESS)
+#undef ADDRESS
     return NAME(tiles)(p, p->line, p->step);
 }
 
 #undef LANES
+#undef ELEMENT
+#undef MULTIPLY_ADD
+#undef ADDRESSES
+#undef FINISH
 #undef TILES_OF_TWO
 #undef TILES_OF_ONE
 #undef NAME

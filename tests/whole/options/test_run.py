@@ -126,6 +126,8 @@ def test_precision(runs, truth, precision):
     exact = runs.train().losses[0]
     # Nearer to the network in this number format than to the one in float32.
     assert abs(run.losses[0] - expected) < 0.2 * abs(run.losses[0] - exact)
+    slower = f"run.precision={precision}: on this CPU slower than float32"
+    assert any(slower in line for line in run.messages) == (precision == "mixed")
     scale = 2.0**16 if precision == "mixed" else 1.0
     assert set(run.scalars("train")["loss_scale"].values()) == {scale}
     assert {leaf.dtype for leaf in run.params.values()} == {np.dtype("f4")}
