@@ -285,8 +285,8 @@ class Network:
         "which implementation runs convolutions of few features: XLA's, XLA's with "
         "columns of the image as features, or our own for GPUs, fused with bias, "
         "residual sum and activation, and columns for what they do not take (auto: "
-        "fused on GPUs with jax-triton, columns on others where they were measured to "
-        "be faster, xla elsewhere)",
+        "fused on H100 and H200 with jax-triton, columns on other GPUs where they were "
+        "measured to be faster, xla elsewhere)",
         keeps_parameters=True,
     )
 

@@ -140,7 +140,12 @@ class Block(nn.Module):
         is_affine_known = self.normalization is Normalization.NONE or (
             self.normalization is Normalization.BATCH and not train
         )
-        return is_affine_known and gpu.takes(x.shape, shape, self.dtype, self.is_fused)
+        return (
+            is_affine_known
+            and self.stride == 1
+            and self.upsample is None
+            and gpu.takes(x.shape, shape, self.dtype, self.is_fused)
+        )
 
     def parameters_in_series(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns kernel and bias, float32, with the known affine map in them."""

@@ -19,10 +19,21 @@ from ctjax.config.fields import (
 from ctjax.models import blocks, layers
 from ctjax.models.kernels.block import ConvolutionCall
 
-HAS_COLUMNS = {Kernels.AUTO: None, Kernels.COLUMNS: True, Kernels.FUSED: None}
-IS_FUSED = {Kernels.AUTO: None, Kernels.FUSED: True}
-"""Whether columns become features and whether kernels of our own are used, see
-`blocks.Block`; where it is not said, they are not."""
+IS_FUSED = {
+    Kernels.AUTO: None,
+    Kernels.XLA: False,
+    Kernels.COLUMNS: False,
+    Kernels.FUSED: True,
+}
+"""Whether kernels of our own are used, as in `blocks.Block`."""
+
+HAS_COLUMNS = {
+    Kernels.AUTO: None,
+    Kernels.XLA: False,
+    Kernels.COLUMNS: True,
+    Kernels.FUSED: None,
+}
+"""Whether columns become features, as in `blocks.Block`."""
 
 
 class MaxPoolingDownsample(nn.Module):
@@ -213,8 +224,8 @@ class UResNet(nn.Module):
             num_planes=planes,
             dtype=self.dtype,
             axis_name=self.axis_name if config.sync_batch_norm else None,
-            is_fused=IS_FUSED.get(config.kernels, False),
-            has_columns=HAS_COLUMNS.get(config.kernels, False),
+            is_fused=IS_FUSED[config.kernels],
+            has_columns=HAS_COLUMNS[config.kernels],
         )
         series = functools.partial(
             nn.remat(blocks.BlockSeries, static_argnums=(2,))  # 2: train
@@ -247,7 +258,7 @@ class UResNet(nn.Module):
             plain=bottleneck.convolve,
             is_alone=True,
             is_fused=False,
-            has_columns=HAS_COLUMNS.get(config.kernels, False),
+            has_columns=HAS_COLUMNS[config.kernels],
             dtype=self.dtype,
         )
         logits = call.result().astype(jnp.float32)

@@ -120,13 +120,9 @@ def make_network(
       ConfigError: the network's depth cannot halve the image, or network.kernels=fused
         is asked for on a GPU without what they need.
     """
-    missing = gpu.missing()
-    if (
-        config.network.kernels is Kernels.FUSED
-        and jax.default_backend() == "gpu"
-        and missing
-    ):
-        raise ConfigError(f"network.kernels=fused: expected {missing}")
+    is_fused = config.network.kernels is Kernels.FUSED
+    if is_fused and jax.default_backend() == "gpu" and (lacking := gpu.missing()):
+        raise ConfigError(f"network.kernels=fused: expected {lacking}")
     height, width = image_shape
     step = 2**config.network.depth
     if height % step or width % step:

@@ -23,7 +23,9 @@ def main() -> None:
     json.dump([run(**case) for case in json.load(sys.stdin)], sys.stdout)
 
 
-def run(program: str, x, other, outputs: int, options: dict, arrays: dict) -> list:
+def run(
+    program: str, x, other, outputs: int, options: dict, arrays: dict, dtype: str
+) -> list:
     """Runs one program on nested lists.
 
     Args:
@@ -33,21 +35,27 @@ def run(program: str, x, other, outputs: int, options: dict, arrays: dict) -> li
       outputs: F.
       options: of the program, beside sizes.
       arrays: bias, residual and mask of a convolution, null for none.
+      dtype: of all images and matrices.
 
     Returns:
       What it has written, NaN where it has not.
     """
-    x, other = torch.tensor(x), torch.tensor(other)
+    kind = getattr(torch, dtype)
+    x, other = torch.tensor(x, dtype=kind), torch.tensor(other, dtype=kind)
     n, height, width, features = x.shape
     grid = -(-width // (2 * PAIRS)), -(-height // ROWS), n
     sizes = {"H": height, "W": width, "C": features, "F": outputs, "M": PAIRS}
     sizes |= {"ROWS": ROWS, "STAGES": 1}
     if program == "fused_convolution":
         given = [
-            other if array is None else torch.tensor(array)
-            for array in (arrays[name] for name in ("bias", "residual", "mask"))
+            other
+            if arrays[name] is None
+            else torch.tensor(
+                arrays[name], dtype=torch.float32 if name == "bias" else kind
+            )
+            for name in ("bias", "residual", "mask")
         ]
-        written = torch.full((n, height, width, outputs), torch.nan)
+        written = torch.full((n, height, width, outputs), torch.nan, dtype=kind)
     else:
         given = []
         numbers = 24 * features * outputs + 2 * outputs

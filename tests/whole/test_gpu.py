@@ -124,24 +124,31 @@ def test_training_steps(places, network):
     assert missed < 1e-2 * total
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16, jnp.bfloat16])
-@pytest.mark.parametrize("features", [8, 16, 32])
+FUSED = [
+    (features, dtype)
+    for features, size in kernels_gpu.CONVOLUTIONS
+    for dtype in {2: (jnp.float16, jnp.bfloat16), 4: (jnp.float32,)}[size]
+]
+
+
+@pytest.mark.parametrize("features, dtype", FUSED)
 # Neither rows nor columns of the second fill their programs.
 @pytest.mark.parametrize("shape", [(3, 64, 256), (2, 37, 70)])
 def test_fused_convolutions(places, shape, features, dtype):
     kernel_shape = 3, 3, features, features
-    if not kernels_gpu.is_available():
-        pytest.skip(f"expected {kernels_gpu.missing()}")
+    if lacking := kernels_gpu.missing():
+        pytest.skip(f"expected {lacking}")
     with jax.default_matmul_precision("default"):
-        if not kernels_gpu.takes((*shape, features), kernel_shape, dtype, True):
-            return
+        assert kernels_gpu.takes((*shape, features), kernel_shape, dtype, None)
     random = np.random.default_rng(2)
 
     def draw(*shape, dtype=dtype):
         return np.asarray(random.normal(0, 1, shape)).astype(dtype)
 
     x, residual, mask = (draw(*shape, features) for _ in range(3))
-    kernel, bias = draw(*kernel_shape, dtype=np.float32), draw(features)
+    kernel, bias = (
+        draw(*part, dtype=np.float32) for part in (kernel_shape, (features,))
+    )
 
     def run(place, convolve, kernel_gradient):
         given = jax.device_put((x, kernel, bias, residual, mask), place)
@@ -161,6 +168,40 @@ def test_fused_convolutions(places, shape, features, dtype):
         # The last is a sum of exact numbers; float32 is rounded to TF32.
         rounding = 1e-6 if index == 5 else 3e-3 if dtype == jnp.float32 else 1e-2
         assert relative(found, expected) < rounding
+
+
+@pytest.mark.parametrize("is_residual", [True, False])
+def test_gradients_of_a_fused_series(places, is_residual):
+    if lacking := kernels_gpu.missing():
+        pytest.skip(f"expected {lacking}")
+    random = np.random.default_rng(2)
+    x, weights = (
+        random.normal(0, 1, (3, 37, 70, 16)).astype(jnp.bfloat16) for _ in range(2)
+    )
+    kernels = tuple(
+        random.normal(0, 0.1, (3, 3, 16, 16)).astype(np.float32) for _ in range(4)
+    )
+    biases = tuple(random.normal(0, 0.3, 16).astype(np.float32) for _ in range(4))
+
+    @jax.jit
+    def gradients(x, kernels, biases, weights):
+        def loss(*given):
+            y = kernels_gpu.series(*given, is_residual)
+            return (y.astype(jnp.float32) * weights).sum()
+
+        return jax.grad(loss, (0, 1, 2))(x, kernels, biases)
+
+    gpu, cpu = (
+        jax.tree.leaves(
+            gradients(*jax.device_put((x, kernels, biases, weights), place))
+        )
+        for place in places
+    )
+    for found, expected in zip(gpu, cpu, strict=True):
+        found, expected = (np.asarray(a, np.float64) for a in (found, expected))
+        # Activations at the kink of their unit fall on either side.
+        missed = np.linalg.norm(found - expected)
+        assert missed < 0.05 * np.linalg.norm(expected)
 
 
 def test_images_made_on_the_device_are_those_of_the_host(places):

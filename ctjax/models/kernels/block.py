@@ -47,6 +47,7 @@ class ConvolutionCall:
         if not self._is_simple():
             return 1
         if self._is_on_gpu():
+            # More than one: what the kernels take is narrow, with columns in pairs.
             return columns.most(self.x.shape)
         return columns.count(self.x.shape, self.kernel.shape, self.has_columns)
 

@@ -76,7 +76,9 @@ def spread(kernel: jax.Array, columns: int) -> jax.Array:
     """
     size, _, features, outputs = kernel.shape
     if size == 1:
-        blocks = jnp.einsum("aj,cf->acjf", jnp.eye(columns), kernel[0, 0])
+        # Not a product of matrices, which a GPU would round.
+        same = jnp.eye(columns)[:, None, :, None]
+        blocks = same * kernel[0, 0][None, :, None, :]
         return blocks.reshape(1, 1, columns * features, columns * outputs)
     first = columns - size // 2
     shifted = [

@@ -9,7 +9,7 @@ Triton (`gpu_programs`), called by jax-triton, which compiles them without a GPU
 
 import functools
 import importlib.metadata
-import importlib.util
+import re
 from typing import NamedTuple
 
 import jax
@@ -58,32 +58,43 @@ KERNEL_GRADIENTS = {
 """The same for the gradients of kernels."""
 
 
-TOO_NEW_A_JAX = (0, 12)
-"""The first that jax-triton 0.4.1, the newest so far, does not work with."""
-
-
 PTX_VERSION = 85
 """Of the programs: what every assembler that comes with CUDA for jax 0.11 takes, where
 Triton would write the newest."""
 
 MEASURED_ON = "9.0"
-"""Compute capability of the GPUs, H100 and H200, on which these kernels were faster."""
+"""Compute capability of the GPUs, H100 and H200, on which these kernels were measured.
+A block of others has less memory, or they need a newer PTX."""
 
 
 def missing() -> str | None:
     """Says what these kernels lack here, None where they can be used."""
-    for name in ("jax_triton", "triton"):
-        if not importlib.util.find_spec(name):
-            return "jax-triton (for Python 3.12 and later), which is not installed"
-    version = importlib.metadata.version("jax-triton")
-    if version == "0.4.1" and jax.__version_info__ >= TOO_NEW_A_JAX:
-        return f"a jax before 0.12 for jax-triton {version}, found {jax.__version__}"
+    version, triton = _installed("jax-triton"), _installed("triton")
+    if not version or not triton:
+        return "jax-triton (for Python 3.12 and later), which is not installed"
+    if version < (0, 4):
+        return f"jax-triton 0.4 or later, found {'.'.join(map(str, version))}"
+    # The rules of the newest jax-triton take fewer arguments than this jax gives.
+    if version <= (0, 4, 1) and jax.__version_info__ >= (0, 12):
+        return f"a jax before 0.12 for jax-triton 0.4, found {jax.__version__}"
+    found = _compute_capability()
+    if found != MEASURED_ON:
+        return f"a GPU of compute capability {MEASURED_ON} (H100, H200), found {found}"
     return None
 
 
-def is_available() -> bool:
-    """Says whether these kernels can be used, on a GPU that can."""
-    return missing() is None
+def _installed(package):
+    """Returns the numbers of a package's version, () where it is not installed."""
+    try:
+        version = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ()
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
+
+
+def _compute_capability():
+    """Returns the first GPU's; MEASURED_ON where there is none, to compile for one."""
+    return getattr(jax.local_devices()[0], "compute_capability", MEASURED_ON)
 
 
 def takes(
@@ -106,8 +117,7 @@ def takes(
       unless `jax.default_matmul_precision` asks for more: then they do not.
     """
     if is_wanted is None:
-        is_measured = _compute_capability() == MEASURED_ON
-        is_wanted = jax.default_backend() == "gpu" and is_measured and is_available()
+        is_wanted = jax.default_backend() == "gpu" and not missing()
     size, _, features, outputs = kernel_shape
     bytes_each = jnp.dtype(dtype).itemsize
     return (
@@ -118,11 +128,6 @@ def takes(
         and shape[2] % 2 == 0
         and (bytes_each == 2 or _rounds_products())
     )
-
-
-def _compute_capability():
-    """Returns that of the GPU, where there is none of what is compiled for one."""
-    return getattr(jax.local_devices()[0], "compute_capability", MEASURED_ON)
 
 
 def _rounds_products():
@@ -260,7 +265,7 @@ def _turned(kernel):
 def _fused(x, kernel, bias, residual, mask, is_activated):
     """Runs the convolution's kernel, on a CPU `plain`."""
     on_cpu = functools.partial(plain, is_activated=is_activated)
-    if not is_available():
+    if missing():
         return on_cpu(x, kernel, bias, residual, mask)
     return jax.lax.platform_dependent(
         *(x, kernel, bias, residual, mask),
@@ -279,7 +284,7 @@ def kernel_gradient(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.A
     Returns:
       [3, 3, C, F] and [F], float32.
     """
-    if not is_available():
+    if missing():
         return plain_kernel_gradient(x, gradient)
     return jax.lax.platform_dependent(
         x, gradient, cpu=plain_kernel_gradient, default=launch_kernel_gradient
@@ -313,7 +318,7 @@ def plain_kernel_gradient(x, gradient):
 @functools.partial(jax.jit, static_argnames=("is_activated",))
 def launch(x, kernel, bias, residual, mask, *, is_activated):
     """Runs `gpu_programs.fused_convolution`."""
-    # Here, as only GPUs need them; jax-triton is not made for Python 3.11.
+    # Here, as only GPUs need them; jax-triton 0.4 is not made for Python 3.11.
     import jax_triton  # pyright: ignore[reportMissingImports]
 
     from ctjax.models.kernels import gpu_programs
@@ -386,8 +391,9 @@ def _sizes(x, outputs, strip):
         "STAGES": strip.stages,
         "num_warps": strip.warps,
         "num_stages": strip.stages,
-        "compute_capability": int(_compute_capability().replace(".", "")),
-        "backend_options": {"ptx_version": PTX_VERSION},
+        "compute_capability": int(MEASURED_ON.replace(".", "")),
+        # The second is Triton's default until 3.10.
+        "backend_options": {"ptx_version": PTX_VERSION, "enable_fp_fusion": True},
     }
 
 

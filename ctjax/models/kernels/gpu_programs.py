@@ -81,6 +81,7 @@ def fused_convolution(
     here = tl.zeros((M, 2 * F), tl.float32)
     for step in tl.range(0, ROWS + 2, num_stages=STAGES):
         row = row0 + step - 1
+        # Within 32 bits: planes of 2^26 pixels (base/constants.py) of 32 features.
         pixels = tl.load(
             source + row * (W * C), mask=inside & (row >= 0) & (row < H), other=0.0
         )
