@@ -92,6 +92,7 @@ LEVERS: dict[str, tuple[object, str, object]] = {
     "libraries": (sharding, "_compiler_options", lambda platform: {}),
     "kernels in C": (cpu, "are_usable", lambda: False),
     "wide vectors": (cpu, "vector_lanes", lambda: cpu.LANES),
+    "pairs": (cpu, "bfloat16_products", lambda: cpu.BFLOAT16),
     "epilogue": (convolution, "takes_bias", lambda x, kernel: False),
     "convolution": (convolution, "on_cpu", _same_everywhere),
     "activation": (activation, "leaky_relu", activation.leaky_relu.fun),

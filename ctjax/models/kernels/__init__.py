@@ -3,7 +3,8 @@
 block        which implementation computes a block
 convolution  which implementation computes a convolution of stride 1
 columns      convolutions of few features with columns of the image as features
-cpu          convolutions in C (cpu.c, cpu_product.h) for CPUs
+cpu          convolutions and passes over images in C for CPUs (cpu.c with cpu_product.h
+             and cpu_bfloat16.h)
 gpu          convolutions with bias, residual sum and activation on GPUs
 gpu_programs their programs, in Triton
 activation   the activation, which all of them compute
