@@ -3,7 +3,8 @@
     python -m benchmarks.compute --device cpu --output docs/benchmarks
 
 Tasks 2, 3 and 4 of the competition guide and the a21 network at 640 x 1024; on a CPU
-those that fit, at sizes that fit. Each contender is a process of its own. It starts
+those that fit, at sizes that fit, and the networks beside UResNet, which have neither
+a peer in PyTorch nor a roofline. Each contender is a process of its own. It starts
 beside ctjax's, both get the same minibatch and weights, and blocks of steps of the two
 alternate: a row is the median of the blocks, a ratio that of neighbouring blocks. The
 memory's bandwidth and the rate of matrix products are measured in the same run, by both
@@ -85,6 +86,9 @@ CASES = {
         Case("task4", "Task 4, smaller: inference", "scc21", False, "float32", 2, 1),
         Case("a21", "a21: training", "a21", True, "float32", 1, 1),
         Case("a21-inference", "a21: inference", "a21", False, "float32", 1, 1),
+        Case("uresnet3d", "uresnet3d: training", "uresnet3d", True, "float32", 2, 1),
+        Case("segformer", "segformer: training", "segformer", True, "float32", 2, 1),
+        Case("cvt", "cvt: training", "cvt", True, "float32", 3, 1),
     ),
 }
 
@@ -264,7 +268,9 @@ def parse() -> argparse.Namespace:
     words = lambda text: text.split(",")  # noqa: E731
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument(
-        "--cases", type=words, help="some of task2,task3,task4,a21,a21-inference"
+        "--cases",
+        type=words,
+        help="some of task2,task3,task4,a21,a21-inference,uresnet3d,segformer,cvt",
     )
     parser.add_argument(
         "--contenders",
@@ -381,14 +387,19 @@ def run_case(
             "device": options.device,
             "cpus": options.cpus,
         }
-        least_s = roofline.seconds(
-            config.network,
-            tuple(job["image_shape"]),
-            case.training,
-            4 if precision == "float32" else 2,
-            limits["best"]["bytes"],
-            limits["best"][precision],
-        )
+        if not isinstance(config.network, config_fields.Network):
+            # Neither a roofline nor a peer.
+            least_s = {}
+            options = argparse.Namespace(**vars(options) | {"contenders": []})
+        else:
+            least_s = roofline.seconds(
+                config.network,
+                tuple(job["image_shape"]),
+                case.training,
+                4 if precision == "float32" else 2,
+                limits["best"]["bytes"],
+                limits["best"][precision],
+            )
         found = dataclasses.asdict(case) | {
             "precision": precision,
             "downsample": config.data.downsample,

@@ -12,7 +12,7 @@ from ml_collections import config_flags
 
 from ctjax.base.errors import ConfigError, UserError
 from ctjax.commands import configuration_files
-from ctjax.config import resolve
+from ctjax.config import fields, networks, resolve
 from ctjax.config.fields import Config, ModeName
 from ctjax.processes import stop_requests
 
@@ -81,7 +81,41 @@ def parse_config(
             )
     if mode is not None:
         words.append(f"--config.mode.name={mode.value}")
-    return resolve.resolve(_override(configuration_files.load(name), words))
+    config = configuration_files.load(name)
+    _choose_network(config, words)
+    return resolve.resolve(_override(config, words))
+
+
+def _choose_network(config: ml_collections.ConfigDict, words: Sequence[str]) -> None:
+    """Gives a configuration the section of the network that the words ask for.
+
+    What the configuration's own network has changed from its defaults is kept, and
+    refused where the other does not read it.
+
+    Raises:
+      ConfigError: no such network, or a field of the configuration or of the words that
+        it does not read.
+    """
+    values = config.to_dict()["network"]
+    fields_named = [field for word in words if (field := FIELD_ARGUMENT.match(word))]
+    chosen = dict(values)
+    for field in fields_named:
+        if field["name"] == "network.architecture":
+            chosen["architecture"] = field["value"]
+    own, section = map(resolve.network_section, (values, chosen))
+    if section is not own:
+        defaults = fields.to_dict(own())
+        changed = {
+            name: value for name, value in values.items() if value != defaults[name]
+        }
+        changed["architecture"] = chosen["architecture"]
+        for name in changed:
+            networks.check_reads(section, name)
+        config.network = fields.to_dict(section()) | changed
+    for field in fields_named:
+        group, _, name = field["name"].rpartition(".")
+        if group == "network":
+            networks.check_reads(section, name)
 
 
 def _override(

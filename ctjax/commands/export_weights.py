@@ -56,15 +56,16 @@ def export_weights(source: str, output: str) -> tuple[int, int]:
       MissingExtraError: torch is needed and not there.
     """
     # Imported late: --help needs no jax.
+    from ctjax import models
     from ctjax.learning import devices, state
-    from ctjax.models import UResNet, torch_weights
+    from ctjax.models import torch_weights
     from ctjax.outputs import checkpoint
 
     devices.select(ComputeMode.CPU)
     if os.path.exists(output):
         raise FileExistsError(f"{output}: exists, expected none to write over")
     network = checkpoint.read_network(source)
-    like = state.init_variables(UResNet(network), network.depth, 0)
+    like = state.init_variables(models.make(network), 0)
     variables, step = checkpoint.restore_weights(source, like, Config(network=network))
     tensors = torch_weights.from_variables(variables)
     if output.endswith(".npz"):

@@ -69,16 +69,16 @@ def import_weights(source: str, config: Config, output_dir: str) -> tuple[int, i
       MissingExtraError: torch is needed and not there.
     """
     # Imported late, here and below: --help needs no jax.
+    from ctjax import models
     from ctjax.learning import devices, state
-    from ctjax.models import UResNet, torch_weights
+    from ctjax.models import torch_weights
     from ctjax.models.torch_weights import WeightsError
     from ctjax.outputs import checkpoint
 
     devices.select(ComputeMode.CPU)
     path = find_file(source)
     tensors, step = _read_npz(path) if path.endswith(".npz") else _read_torch(path)
-    model = UResNet(config.network)
-    like = state.init_variables(model, config.network.depth, config.run.seed)
+    like = state.init_variables(models.make(config.network), config.run.seed)
     try:
         found = torch_weights.to_variables(tensors, like)
     except WeightsError as error:

@@ -11,6 +11,7 @@ from typing import Any
 
 import ml_collections
 
+from ctjax.config.architecture import AnyNetwork
 from ctjax.config.option import option, plain_type
 
 
@@ -220,12 +221,9 @@ class Data:
 
 
 @dataclasses.dataclass(frozen=True)
-class Network:
-    """Options of the UResNet; the defaults are CosmicTagger's uresnet."""
+class AnyUResNet(AnyNetwork):
+    """Options that UResNets of 2D and of 3D convolutions share."""
 
-    name: str = option(
-        "uresnet", "name of the network; part of output_dir", keeps_parameters=True
-    )
     bias: bool = option(True, "convolutions have biases")
     normalization: Normalization = option(
         Normalization.BATCH, "what follows a convolution"
@@ -247,13 +245,6 @@ class Network:
     )
     bottleneck_deepest: int = option(256, "features of the deepest level", 1)
     residual: bool = option(True, "blocks are residual")
-    block_concat: bool = option(False, "keep the planes apart in the deepest level")
-    weight_decay: float = option(
-        0.0,
-        "decoupled weight decay of the kernels (CosmicTagger's torch has none)",
-        0,
-        keeps_parameters=True,
-    )
     connections: Connection = option(
         Connection.CONCAT, "how skip connections join the way up"
     )
@@ -266,6 +257,13 @@ class Network:
     upsampling: Upsampling = option(
         Upsampling.INTERPOLATION, "how images are doubled on the way up"
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Network(AnyUResNet):
+    """Options of the UResNet; the defaults are CosmicTagger's uresnet."""
+
+    block_concat: bool = option(False, "keep the planes apart in the deepest level")
     kernels: Kernels = option(
         Kernels.AUTO,
         "which implementation runs 3 x 3 convolutions of 16 and 32 features: XLA's, or "
@@ -332,7 +330,7 @@ class Config:
 
     run: Run = dataclasses.field(default_factory=Run)
     data: Data = dataclasses.field(default_factory=Data)
-    network: Network = dataclasses.field(default_factory=Network)
+    network: AnyNetwork = dataclasses.field(default_factory=Network)
     mode: Mode = dataclasses.field(default_factory=Mode)
     output_dir: str = option(
         None,
@@ -341,9 +339,14 @@ class Config:
     )
 
 
-def default_config() -> ml_collections.ConfigDict:
-    """Returns the defaults of every option, choices as their strings."""
-    return ml_collections.ConfigDict(_with_references(Config()))
+def default_config(network: AnyNetwork | None = None) -> ml_collections.ConfigDict:
+    """Returns the defaults of every option, choices as their strings.
+
+    Args:
+      network: the section `network`; None for that of the UResNet.
+    """
+    config = Config(network=Network() if network is None else network)
+    return ml_collections.ConfigDict(_with_references(config))
 
 
 def _with_references(section: Any) -> dict[str, Any]:

@@ -153,12 +153,14 @@ class BlockSeries(nn.Module):
       residual: whether they are residual blocks.
       is_recomputed: whether the backward pass recomputes each block; only the blocks'
         inputs are stored.
+      block_name: of each block, before its number.
     """
 
     block: Callable[..., Block]
     n_blocks: int
     residual: bool
     is_recomputed: bool = False
+    block_name: str = "blocks"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -172,5 +174,5 @@ class BlockSeries(nn.Module):
         if self.is_recomputed:
             unit = nn.remat(unit, static_argnums=(2,))
         for index in range(self.n_blocks):
-            x = unit(self, x, f"blocks_{index}")
+            x = unit(self, x, f"{self.block_name}_{index}")
         return x

@@ -17,6 +17,7 @@ from ctjax.config.fields import (
     Upsampling,
 )
 from ctjax.models import blocks, layers
+from ctjax.models.pixel_network import ImageRule, PixelNetwork, glorot_bounds
 
 
 class MaxPoolingDownsample(nn.Module):
@@ -159,7 +160,7 @@ class Level(nn.Module):
         return series(name="up_blocks")(x, train)
 
 
-class UResNet(nn.Module):
+class UResNet(PixelNetwork):
     """Computes CosmicTagger's 2D UResNet.
 
     Attributes:
@@ -178,6 +179,17 @@ class UResNet(nn.Module):
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
     remat: Remat = Remat.NONE
+
+    @nn.nowrap
+    def image_rule(self) -> ImageRule:
+        """Says that every level but the first halves the image."""
+        step = 2**self.network.depth
+        return ImageRule(step, step, "depth")
+
+    @nn.nowrap
+    def initial_bounds(self, shapes) -> dict:
+        """Draws kernels as CosmicTagger does."""
+        return glorot_bounds(shapes)
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:

@@ -6,7 +6,8 @@ from typing import Any
 import ctjax
 from ctjax.base.errors import ConfigError, UserError
 from ctjax.config import fields, resolve
-from ctjax.config.fields import Config, Network
+from ctjax.config.architecture import AnyNetwork
+from ctjax.config.fields import Config
 
 FORMAT = 1
 """Format of the checkpoints written here, and the newest one read.
@@ -36,7 +37,7 @@ class SavedConfig:
     """
 
     version: str
-    network: Network
+    network: AnyNetwork
     optimizer: str
     precision: str
 
@@ -80,7 +81,7 @@ def from_item(item: Any, where: str) -> SavedConfig:
             f"{ctjax.__version__} reads"
         )
     try:
-        network = resolve.build(Network, network, "network.")
+        network = resolve.build(AnyNetwork, network, "network.")
     except ConfigError as error:
         raise CheckpointError(
             f"{where}: written by ctjax {version}, unknown to ctjax "
@@ -89,7 +90,7 @@ def from_item(item: Any, where: str) -> SavedConfig:
     return SavedConfig(version, network, optimizer, precision)
 
 
-def check_network(saved: SavedConfig, network: Network, where: str) -> None:
+def check_network(saved: SavedConfig, network: AnyNetwork, where: str) -> None:
     """Refuses a checkpoint of a network with other parameters, naming the fields.
 
     Args:
@@ -101,9 +102,11 @@ def check_network(saved: SavedConfig, network: Network, where: str) -> None:
       CheckpointError: fields differ that change the parameters.
     """
     theirs, ours = fields.to_dict(saved.network), fields.to_dict(network)
+    is_same_kind = type(saved.network) is type(network)
+    section = type(network) if is_same_kind else AnyNetwork
     different = [
         f"network.{field.name} is {theirs[field.name]}, expected {ours[field.name]}"
-        for field in dataclasses.fields(Network)
+        for field in dataclasses.fields(section)
         if theirs[field.name] != ours[field.name]
         and not field.metadata["option"].keeps_parameters
     ]

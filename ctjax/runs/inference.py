@@ -22,7 +22,7 @@ from ctjax.learning.compiled import compile_eval_step
 from ctjax.learning.one_behind import one_behind
 from ctjax.learning.state import count_parameters
 from ctjax.learning.steps import make_eval_step
-from ctjax.models import UResNet
+from ctjax.models import PixelNetwork
 from ctjax.outputs import checkpoint, predictions
 from ctjax.outputs.inference_reports import InferenceReports
 from ctjax.processes import join
@@ -77,7 +77,7 @@ def run(config: Config, processes: Processes = SINGLE_PROCESS) -> dict[str, floa
 
 
 def _compiled_step(
-    config: Config, model: UResNet, image_shape: tuple[int, int], mesh: Mesh
+    config: Config, model: PixelNetwork, image_shape: tuple[int, int], mesh: Mesh
 ) -> Callable:
     with_scores = config.mode.write_predictions
     step = make_eval_step(

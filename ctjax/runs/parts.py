@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from ctjax import models
 from ctjax.base.errors import ConfigError
-from ctjax.config.fields import Config, Data, Densify, Kernels, OnNonfinite
+from ctjax.config.fields import Config, Data, Densify, Kernels, Network, OnNonfinite
 from ctjax.config.file_names import file_patterns
 from ctjax.data import pipeline, sources
 from ctjax.data.larcv.file import LarcvFileError
@@ -22,7 +23,6 @@ from ctjax.learning.minibatch import (
 )
 from ctjax.learning.precision import POLICIES
 from ctjax.learning.steps import StepOptions
-from ctjax.models import UResNet
 from ctjax.models.kernels import gpu
 
 
@@ -79,7 +79,7 @@ def read_events(
 
 def make_network(
     config: Config, image_shape: tuple[int, int]
-) -> tuple[UResNet, dict[str, Any]]:
+) -> tuple[models.PixelNetwork, dict[str, Any]]:
     """Makes the network and draws its initial parameters.
 
     Args:
@@ -90,11 +90,13 @@ def make_network(
       The module and its variables, "params" and "batch_stats".
 
     Raises:
-      ConfigError: the network's depth cannot halve the image, or network.kernels=fused
-        is asked for on a GPU with a jax that does not have Pallas for Triton.
+      ConfigError: the network does not take images of that size, or
+        network.kernels=fused is asked for on a GPU with a jax that does not have Pallas
+        for Triton.
     """
     if (
-        config.network.kernels is Kernels.FUSED
+        isinstance(config.network, Network)
+        and config.network.kernels is Kernels.FUSED
         and jax.default_backend() == "gpu"
         and not gpu.is_available()
     ):
@@ -102,17 +104,18 @@ def make_network(
             "network.kernels=fused: expected a jax with Pallas for Triton, jax "
             f"{jax.__version__} has none"
         )
+    dtype = POLICIES[config.run.precision].compute_type
+    model = models.make(config.network, dtype, sharding.EVENT_AXIS, config.run.remat)
     height, width = image_shape
-    step = 2**config.network.depth
-    if height % step or width % step:
+    divisor, smallest, field = model.image_rule()
+    if height % divisor or width % divisor or min(height, width) < smallest:
+        least = f"of at least {smallest} x {smallest} and " * (smallest > divisor)
         raise ConfigError(
-            f"network.depth={config.network.depth}: expected an image divisible by "
-            f"{step}, got {height} x {width} with "
+            f"network.{field}={getattr(config.network, field)}: expected an image "
+            f"{least}divisible by {divisor}, got {height} x {width} with "
             f"data.downsample={config.data.downsample}"
         )
-    dtype = POLICIES[config.run.precision].compute_type
-    model = UResNet(config.network, dtype, sharding.EVENT_AXIS, config.run.remat)
-    return model, state.init_variables(model, config.network.depth, config.run.seed)
+    return model, state.init_variables(model, config.run.seed)
 
 
 def make_step_options(config: Config, image_shape: tuple[int, int]) -> StepOptions:

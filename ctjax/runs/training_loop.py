@@ -18,7 +18,7 @@ from ctjax.learning.compiled import describe_program
 from ctjax.learning.one_behind import one_behind
 from ctjax.learning.state import TrainState
 from ctjax.learning.steps import EvalStep, StepOptions
-from ctjax.models import UResNet
+from ctjax.models import PixelNetwork, make
 from ctjax.outputs import checkpoint
 from ctjax.outputs.timings import StepTimings
 from ctjax.outputs.train_reports import TrainReports, event_names
@@ -57,7 +57,7 @@ class Training:
 
     config: Config
     mesh: Mesh
-    model: UResNet
+    model: PixelNetwork
     options: StepOptions
     eval_step: EvalStep
     steps: range
@@ -216,7 +216,7 @@ def _describe_not_finite(
     results: dict[str, Any],
 ) -> str:
     """Writes the line that a training ends with, for this process's events."""
-    alone = UResNet(training.model.network, training.model.dtype)
+    alone = make(training.model.network, training.model.dtype)
     variables = jax.device_get(state.variables)
     arrays = parts.step_arrays(step.minibatch)
     image, _, _ = training.options.network_input(arrays)

@@ -143,7 +143,7 @@ def make_step(axis_name=None, spoil=False, **options):
             **options,
         ),
     )
-    return make_state(init_variables(model, NETWORK.depth, 0), rule, policy), step
+    return make_state(init_variables(model, 0), rule, policy), step
 
 
 def test_gradients_do_not_depend_on_the_scale():

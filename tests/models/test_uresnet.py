@@ -231,3 +231,34 @@ def test_what_is_computed_twice_changes_nothing(remat, residual):
     ):
         largest = max(np.abs(reference).max(), 1e-3)
         np.testing.assert_allclose(value, reference, atol=2e-6 * largest)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("residual", [True, False])
+def test_gradient_where_a_level_has_no_blocks(residual):
+    """What is pooled is skipped, too; compiled with the forward pass or apart."""
+    network = dataclasses.replace(
+        BASE,
+        n_initial_filters=4,
+        depth=2,
+        blocks_per_layer=0,
+        residual=residual,
+        normalization=Normalization.NONE,
+    )
+    params = random_variables(network)["params"]
+    # Mostly without charge, where pixels of a window tie.
+    image = np.random.default_rng(1).exponential(size=(2, 3, 32, 32))
+    image = (image * (image > 1.5)).astype(np.float32)
+    weight = np.random.default_rng(2).normal(size=(*image.shape, 3)).astype(np.float32)
+
+    def logits(params):
+        return UResNet(network).apply({"params": params}, image, train=True)
+
+    together = jax.jit(jax.grad(lambda params: jnp.sum(logits(params) * weight)))
+    _, pullback = jax.jit(lambda params: jax.vjp(logits, params))(params)
+    (expected,) = jax.jit(lambda pullback: pullback(weight))(pullback)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
+    for value, reference in zip(
+        jax.tree.leaves(together(params)), jax.tree.leaves(expected), strict=True
+    ):
+        np.testing.assert_allclose(value, reference, atol=1e-5 * largest)
