@@ -1,6 +1,7 @@
 """Computes the attention of the networks that have it."""
 
 import jax
+import jax.numpy as jnp
 
 
 def attend(query: jax.Array, key: jax.Array, value: jax.Array, heads: int) -> jax.Array:
@@ -16,8 +17,15 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, heads: int) -> ja
       [N, T, C].
     """
 
-    def split(x):
-        return x.reshape(*x.shape[:2], heads, -1)
+    def plain(*arrays):
+        parts = [x.reshape(*x.shape[:2], heads, -1) for x in arrays]
+        return jax.nn.dot_product_attention(*parts).reshape(query.shape)
 
-    y = jax.nn.dot_product_attention(*map(split, (query, key, value)))
-    return y.reshape(query.shape)
+    def in_float32(*arrays):
+        wide = plain(*(x.astype(jnp.float32) for x in arrays))
+        return wide.astype(query.dtype)
+
+    if query.dtype != jnp.float16:
+        return plain(query, key, value)
+    # XLA's CPU backend has no product of float16 that it sums in float32.
+    return jax.lax.platform_dependent(query, key, value, cpu=in_float32, default=plain)

@@ -15,6 +15,7 @@ from ctjax.config.architecture import Architecture
 from ctjax.config.fields import Normalization, Remat
 from ctjax.learning.state import init_variables
 from ctjax.models import cvt, segformer, uresnet3d
+from ctjax.models.attention import attend
 from ctjax.models.torch_weights import from_variables, to_variables
 from ctjax.runs import parts
 from tests.support.small_networks import OTHERS, other_network, random_variables
@@ -219,3 +220,16 @@ def test_a_run_says_which_images_its_network_takes():
         "network.sr_ratios=(8, 2, 4, 1): expected an image of at least 52 x 52 and "
         "divisible by 4, got 40 x 64 with data.downsample=5"
     )
+
+
+def test_attention_in_half_precision_on_this_platform():
+    query, key, value = (normal(1, 5, 4, seed=seed) for seed in range(3))
+
+    def total(dtype, *arrays):
+        return attend(*(x.astype(dtype) for x in arrays), 2).astype(jnp.float32).sum()
+
+    gradient = jax.jit(jax.grad(total, argnums=3), static_argnums=0)
+    expected = gradient(jnp.float32, query, key, value)
+    for dtype in (jnp.float16, jnp.bfloat16):
+        found = gradient(dtype, query, key, value)
+        np.testing.assert_allclose(found, expected, atol=2e-2)
