@@ -94,6 +94,7 @@ def test_training_has_the_network_that_is_asked_for(runs, tmp_path):
     assert {path: leaf.shape for path, leaf in trained.items()} == expected
 
 
+@pytest.mark.slow
 def test_architecture(runs, tmp_path):
     fields = {
         f"network__{name}": value
