@@ -22,16 +22,14 @@ import jax
 import numpy as np
 
 from benchmarks import compute, machine
-from benchmarks.compute import Case, Contender
+from benchmarks.compute_cases import Case, Contender
 
 PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 WORDS = {
     "ctjax": "plain",
     "pages": "glibc, huge pages alone",
     "glibc": "glibc, huge pages and memory kept",
-    "own": "launch/host_memory.c, and huge pages by glibc",
     "jemalloc": "jemalloc",
-    "mimalloc": "mimalloc",
 }
 WAYS = [name for name in WORDS if name not in ("ctjax", "pages")]
 """Values of KEEP_MEMORY."""
@@ -117,7 +115,9 @@ def parse() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--network", default="scc21", help="name of a file in configs/")
+    parser.add_argument(
+        "--network", default="scc21_master", help="name of a file in configs/"
+    )
     parser.add_argument("--downsample", type=int, default=2, help="2: 320 x 512")
     parser.add_argument("--repeats", type=int, default=9, help="pairs of blocks")
     parser.add_argument("--block-s", type=float, default=5.0, help="least of a block")
@@ -139,7 +139,7 @@ def main() -> int:
         return 2
     jax.config.update("jax_platforms", "cpu")  # the steps are the workers'
     contenders = find_contenders()
-    options.contenders = list(contenders)
+    options.keep = None
     loads = [os.getloadavg()[0]]
     lines, shape = [], ""
     for step, training in (("training", True), ("inference", False)):
@@ -154,7 +154,10 @@ def main() -> int:
                 "cpus": options.cpus,
             }
             shape = " x ".join(map(str, job["image_shape"]))
-            rows = compute.measure(job, options, folder, math.inf, contenders)
+            rows = compute.measure(
+                *(job, options, folder, math.inf, list(contenders)),
+                contenders=contenders,
+            )
         lines += [line(step, row) for row in rows]
     loads.append(os.getloadavg()[0])
     text = REPORT.format(

@@ -8,8 +8,10 @@ a peer in PyTorch nor a roofline. Each contender is a process of its own. It sta
 beside ctjax's, both get the same minibatch and weights, and blocks of steps of the two
 alternate: a row is the median of the blocks, a ratio that of neighbouring blocks. The
 memory's bandwidth and the rate of matrix products are measured in the same run, by both
-frameworks, and the better counts. Writes compute_cpu.json or compute_gpu.json, and
-compute.md of what is there of both.
+frameworks, and the better counts. Writes compute_cpu.json and compute.md; on a GPU
+gpu/COMMIT.json and gpu.md, which has the figures of all commits. There every contender
+has a time of its own, what it compiles may be kept, results are written after each, and
+a run adds to those that the same commit has written before.
 """
 
 import argparse
@@ -21,196 +23,29 @@ import os
 import pathlib
 import runpy
 import shlex
-import signal
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from benchmarks import compute_report, machine, roofline
+from benchmarks import compute_history, compute_report, machine, roofline
+from benchmarks.compute_cases import CASES, CONTENDERS, USUAL, Case, Contender
+from benchmarks.compute_process import ROOT, Worker, WorkerError
 from ctjax.config import fields as config_fields
 from ctjax.config import resolve
 from ctjax.models import torch_weights
 from ctjax.models.kernels import cpu
 from ctjax.runs import parts
 
-ROOT = pathlib.Path(__file__).parent.parent
 MOST_STEPS = 100  # of a block
 GPU_LIMIT_S = 480.0
 BLOCK_S = {"gpu": 0.3, "cpu": 1.0}
 GRACE_S = 30.0  # for ctjax's process, which is to outlive all that it is compared with
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """A network, what is done with it, and on how much at a time.
-
-    Attributes:
-      name: short, for the command line.
-      words: for the table.
-      network: the file of configs/ that has it.
-      training: whether it trains, else it predicts.
-      precision: a value of run.precision.
-      downsample: halvings of 1280 x 2048.
-      minibatch_size: events.
-      share: weight of this case when the time left is divided among the cases left.
-    """
-
-    name: str
-    words: str
-    network: str
-    training: bool
-    precision: str
-    downsample: int
-    minibatch_size: int
-    share: float = 1.0
-
-
-CASES = {
-    "gpu": (
-        Case("task2", "Task 2: training", "scc21", True, "float32", 2, 8, 3),
-        Case("task3", "Task 3: training", "scc21", True, "bfloat16", 0, 1, 4),
-        Case("task4", "Task 4: inference", "scc21", False, "bfloat16", 0, 2, 3),
-        Case("a21-inference", "a21: inference", "a21", False, "float32", 1, 8),
-        Case("a21", "a21: training", "a21", True, "float32", 1, 8),
-    ),
-    "cpu": (
-        Case("task2", "Task 2: training", "scc21", True, "float32", 2, 1),
-        Case("task4", "Task 4, smaller: inference", "scc21", False, "float32", 2, 1),
-        Case("a21", "a21: training", "a21", True, "float32", 1, 1),
-        Case("a21-inference", "a21: inference", "a21", False, "float32", 1, 1),
-        Case("uresnet3d", "uresnet3d: training", "uresnet3d", True, "float32", 2, 1),
-        Case("segformer", "segformer: training", "segformer", True, "float32", 2, 1),
-        Case("cvt", "cvt: training", "cvt", True, "float32", 3, 1),
-    ),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Contender:
-    """What ctjax is compared with.
-
-    Attributes:
-      options: of PyTorch; None for ctjax itself, otherwise set up.
-      environment: of its process, beside this one's.
-      fields: changes to the configuration.
-    """
-
-    options: dict[str, bool] | None
-    environment: dict[str, str] = dataclasses.field(default_factory=dict)
-    fields: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
-
-
-EAGER = {"channels_last": False, "compile": False}
-CHANNELS_LAST = {"channels_last": True, "compile": False}
-
-CONV_FUSION = "--xla_gpu_experimental_enable_conv_fusion=true"
-
-CONTENDERS = {
-    "channels-last": Contender(CHANNELS_LAST),
-    "compile": Contender({"channels_last": True, "compile": True}),
-    "eager": Contender(EAGER),
-    "fused": Contender(None, fields={"network": {"kernels": "fused"}}),
-    "conv-fusion": Contender(
-        None, {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {CONV_FUSION}"}
-    ),
-}
-
-USUAL = {
-    "cpu": ["channels-last", "compile", "eager"],
-    "gpu": ["channels-last", "fused", "eager", "compile", "conv-fusion"],
-}
-"""Those of a run that names none; the last are left out where time runs out."""
-
-
-class WorkerError(RuntimeError):
-    """A process that ended or had to be ended; the message says why."""
-
-
-class Worker:
-    """A process of benchmarks/compute_worker.py."""
-
-    def __init__(
-        self,
-        job: dict,
-        folder: str,
-        deadline: float,
-        changes: Mapping[str, str] = types.MappingProxyType({}),
-    ):
-        """Starts it; past the deadline (of time.monotonic) it is ended."""
-        self._deadline = deadline
-        environment = os.environ | {
-            # Each side compiles anew, and takes the memory that it needs.
-            "JAX_COMPILATION_CACHE_DIR": os.path.join(folder, "jax"),
-            "TORCHINDUCTOR_CACHE_DIR": os.path.join(folder, "inductor"),
-            "TRITON_CACHE_DIR": os.path.join(folder, "triton"),
-            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-            **changes,
-        }
-        self._log = tempfile.TemporaryFile("w+")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.compute_worker", json.dumps(job)],
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-            start_new_session=True,
-        )
-
-    def __enter__(self) -> "Worker":
-        """Nothing to do."""
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """Ends the process and what it started."""
-        self._end()
-        self._process.wait()
-        for channel in (self._process.stdin, self._process.stdout, self._log):
-            try:
-                channel.close()
-            except BrokenPipeError:
-                continue
-
-    def _end(self) -> None:
-        try:
-            os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return
-
-    def tell(self, word: object) -> dict:
-        """Sends a line and returns the answer."""
-        try:
-            self._process.stdin.write(f"{word}\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # the answer says it
-        return self.answer()
-
-    def answer(self) -> dict:
-        """Waits for one line."""
-        timer = threading.Timer(
-            max(0.0, min(self._deadline - time.monotonic(), 1e6)), self._end
-        )
-        timer.daemon = True
-        timer.start()
-        line = self._process.stdout.readline()
-        timer.cancel()
-        if line:
-            return json.loads(line)
-        if time.monotonic() > self._deadline:
-            raise WorkerError("ended: the time for this case was over")
-        self._log.seek(0)
-        lines = [line for line in self._log.read().splitlines() if line.strip()]
-        raise WorkerError(lines[-1].strip() if lines else "ended without a word")
 
 
 def main() -> int:
@@ -233,6 +68,7 @@ def main() -> int:
         "command": f"python -m benchmarks.compute {shlex.join(sys.argv[1:])}".strip(),
         "machine": machine.describe(*packages),
         "device": options.device,
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "threads": len(options.cpus),
         "convolutions": (
             f"C, vectors of {cpu.vector_lanes()}" if cpu.are_usable() else "XLA"
@@ -241,20 +77,26 @@ def main() -> int:
         "limits": measure_limits(options, precisions, deadline),
         "cases": [],
     }
+    before = compute_history.read(result, options.output)
     for number, (case, config) in enumerate(cases):
-        # What a case does not use of its share, those behind it may.
+        # What a case does not use of its part, those behind it may.
         until = deadline
         if deadline < math.inf:
             now = time.monotonic()
-            shares = sum(later.share for later, _ in cases[number:])
-            until = now + (deadline - now) * case.share / shares
-        found = run_case(case, config, options, result["limits"], until)
-        result["cases"].append(found)
+            until = now + (deadline - now) / (len(cases) - number)
+
+        def write(found, before=before):
+            # After each contender: what is done stays, whatever happens to the next.
+            result["cases"] = compute_history.merge(before, found)
+            pages = {"cpu": compute_report, "gpu": compute_history}
+            pages[options.device].write(result, options.output)
+
+        found = run_case(case, config, options, result["limits"], until, before, write)
+        before = result["cases"]
         sys.stdout.write("\n".join(compute_report.rows_of(found)) + "\n")
         sys.stdout.flush()
-        # After each: what is done stays, whatever happens to the next.
-        compute_report.write(result, options.output)
-    sys.stdout.write(f"Results: {options.output.resolve() / 'compute.md'}\n")
+    page = "compute.md" if options.device == "cpu" else "gpu.md"
+    sys.stdout.write(f"Results: {options.output.resolve() / page}\n")
     return 0
 
 
@@ -289,6 +131,11 @@ def parse() -> argparse.Namespace:
         help=f"end the run after so long (0: never; on a GPU {GPU_LIMIT_S:g})",
     )
     parser.add_argument(
+        "--keep",
+        type=pathlib.Path,
+        help="folder where each contender keeps what it compiles for later runs",
+    )
+    parser.add_argument(
         "--fields",
         type=json.loads,
         default={},
@@ -296,6 +143,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("compute"))
     options = parser.parse_args()
+    options.keep = options.keep and options.keep.resolve()
     if options.limit_s is None:
         options.limit_s = GPU_LIMIT_S if options.device == "gpu" else 0.0
     if options.block_s is None:
@@ -377,8 +225,24 @@ def run_case(
     options: argparse.Namespace,
     limits: dict,
     deadline: float,
+    before: list[dict],
+    write: Callable[[dict], None],
 ) -> dict:
-    """All contenders of a case."""
+    """Runs all contenders of a case.
+
+    Args:
+      case: what to run.
+      config: of it, with the changes of the command line.
+      options: of the command line.
+      limits: of the machine.
+      deadline: of time.monotonic.
+      before: cases of earlier runs of this commit; contenders that have no row there
+        come first.
+      write: takes the case with the rows so far, after each contender.
+
+    Returns:
+      The case with its rows.
+    """
     precision = config.run.precision.value
     loads = [os.getloadavg()[0]]
     with tempfile.TemporaryDirectory() as folder:
@@ -408,10 +272,16 @@ def run_case(
             "parameters": job["parameters"],
             "least_s": least_s,
         }
-        found["rows"] = measure(job, options, folder, deadline)
-    found["load_averages"] = [*loads, os.getloadavg()[0]]
-    for row in found["rows"]:
-        compute_report.summarize(row, found)
+
+        def add(rows):
+            found["rows"] = rows
+            found["load_averages"] = [*loads, os.getloadavg()[0]]
+            for row in rows:
+                compute_report.summarize(row, found)
+            write(found)
+
+        names = compute_history.missing_first(before, found, options.contenders)
+        add(measure(job, options, folder, deadline, names, add))
     return found
 
 
@@ -420,42 +290,56 @@ def measure(
     options: argparse.Namespace,
     folder: str,
     deadline: float,
+    names: list[str],
+    add: Callable[[list[dict]], None] = lambda rows: None,
     contenders: Mapping[str, Contender] = types.MappingProxyType(CONTENDERS),
 ) -> list[dict]:
-    """Rows of ctjax and of the contenders, each measured beside ctjax."""
+    """Measures ctjax and the contenders, each beside ctjax.
+
+    Args:
+      job: of the workers, but for framework and contender.
+      options: of the command line.
+      folder: for what is not kept.
+      deadline: of time.monotonic.
+      names: of the contenders.
+      add: takes the rows so far, after each contender.
+      contenders: by name.
+
+    Returns:
+      The rows, ctjax's first.
+    """
     ours: dict[str, Any] = {"contender": "ctjax", "seconds": [], "processor_s": []}
     rows = [ours]
     our_job = job | {"framework": "ctjax", "contender": None}
     # Each in a folder of its own: none finds what another has compiled.
-    with Worker(our_job, os.path.join(folder, "ctjax"), deadline + GRACE_S) as a:
+    kept = options.keep or pathlib.Path(folder)
+    ours["is_kept"] = _has_files(kept / "ctjax")
+    with Worker(our_job, str(kept / "ctjax"), deadline + GRACE_S) as a:
         try:
             ours |= a.answer()
         except WorkerError as error:
             ours["failed"] = str(error)
-        for name in options.contenders:
+        for name in names:
             row: dict[str, Any] = {"contender": name, "seconds": [], "processor_s": []}
             rows.append(row)
             if time.monotonic() > deadline:
                 row["failed"] = "left out: the time for this case was over"
                 continue
             contender = contenders[name]
-            theirs = job | {
-                "framework": "ctjax" if contender.options is None else "torch",
-                "contender": contender.options,
-                "config": job["config"]
-                | {
-                    section: job["config"][section] | changes
-                    for section, changes in contender.fields.items()
-                },
-            }
-            where, environment = os.path.join(folder, name), contender.environment
-            with Worker(theirs, where, deadline, environment) as b:
+            row["is_kept"] = _has_files(kept / name)
+            theirs = _job_of(contender, job)
+            until = deadline
+            if deadline < math.inf:
+                until = min(deadline, time.monotonic() + contender.limit_s)
+            where, environment = str(kept / name), contender.environment
+            with Worker(theirs, where, until, environment) as b:
                 try:
                     row |= b.answer()
                     alternate(a, b, ours, row, options)
                     row |= b.tell("end")
                 except WorkerError as error:
                     row["failed"] = str(error)
+            add(rows)
         if not ours["seconds"]:
             for _ in range(options.repeats):
                 attempt(a, ours, options)
@@ -465,6 +349,23 @@ def measure(
             except WorkerError as error:
                 ours["failed"] = str(error)
     return rows
+
+
+def _job_of(contender: Contender, job: dict) -> dict:
+    """Returns the job of a contender's worker, with its fields changed."""
+    changed = {
+        section: job["config"][section] | changes
+        for section, changes in contender.fields.items()
+    }
+    return job | {
+        "framework": "ctjax" if contender.options is None else "torch",
+        "contender": contender.options,
+        "config": job["config"] | changed,
+    }
+
+
+def _has_files(folder: pathlib.Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
 
 
 def alternate(

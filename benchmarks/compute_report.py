@@ -6,13 +6,13 @@ import statistics
 
 from benchmarks import machine, roofline
 
-DEVICES = {"gpu": "GPU", "cpu": "CPU"}
-
 WORDS = {
     "ctjax": "ctjax",
     "eager": "torch, eager",
     "channels-last": "torch, channels last",
     "compile": "torch, channels last, compile",
+    "xla": "ctjax, columns not as features",
+    "columns": "ctjax, columns as features wherever they can be",
     "fused": "ctjax, fused kernels",
     "conv-fusion": "ctjax, XLA's fusion of convolutions",
 }
@@ -50,11 +50,21 @@ def summarize(row: dict, case: dict) -> None:
 
 def rows_of(case: dict) -> list[str]:
     """The lines of a case in the table."""
+    return [f"| {' | '.join(cells)} |" for cells in cells_of(case)]
+
+
+def words_of(case: dict) -> str:
+    """A case with what it computes on."""
     height, width = case["image_shape"]
-    words = (
+    return (
         f"{case['words']}, {case['precision']}, {height} x {width}, "
         f"minibatch {case['minibatch_size']}"
     )
+
+
+def cells_of(case: dict) -> list[list[str]]:
+    """The cells of a case's lines in the table, as many as `HEADER` has."""
+    words = words_of(case)
     lines = []
     for row in case["rows"]:
         name = WORDS[row["contender"]]
@@ -62,7 +72,7 @@ def rows_of(case: dict) -> list[str]:
             name = name.replace("torch", "torch autocast")
         if not row["seconds"]:
             reason = row.get("failed", "not measured").replace("|", "/")[:100]
-            lines.append(f"| {words} | {name} | {reason} |" + " |" * 9)
+            lines.append([words, name, reason] + [""] * 9)
             continue
         rate, ratio = row["images_per_s"], row.get("ratio")
         spread = f"{rate['low']:.3g} to {rate['high']:.3g}"
@@ -80,59 +90,47 @@ def rows_of(case: dict) -> list[str]:
         ]
         peak = row.get("peak_bytes")
         cells.append(f"{peak / 1e9:.2f} GB" if peak else "")
-        cells.append(f"{row['setup_s'] + row['first_s']:.0f} s")
-        lines.append("| " + " | ".join(cells) + " |")
+        first = f"{row['setup_s'] + row['first_s']:.0f} s"
+        cells.append(f"{first}, kept" if row.get("is_kept") else first)
+        lines.append(cells)
     return lines
 
 
 def write(result: dict, folder: pathlib.Path) -> None:
-    """Writes a device's JSON, and the table of all devices that have one."""
+    """Writes the JSON of a CPU and its page; those of GPUs: compute_history.py."""
     folder.mkdir(parents=True, exist_ok=True)
-    name = f"compute_{result['device']}.json"
-    (folder / name).write_text(json.dumps(result, indent=1) + "\n")
+    (folder / "compute_cpu.json").write_text(json.dumps(result, indent=1) + "\n")
     lines = [
         "# Computation: ctjax beside PyTorch",
         "",
         "The same network, weights, events, minibatch and precision on both sides, by",
         "the steps that `ctjax train` and `ctjax infer` run and by our own torch",
         "network (`benchmarks/torch_peer.py`, equal to CosmicTagger's by a test). The",
-        "networks of Tasks 2 to 4 are those of `configs/scc21.py`. Training: forward,",
-        "focal loss, backward, Adam. Inference: forward, class and probabilities.",
+        "network of Tasks 2 to 4 is that of `configs/scc21_master.py`. Training:",
+        "forward, focal loss, backward, Adam. Inference: forward, class, scores.",
         "ctjax's steps also compute the accuracies and the norm of the gradient or the",
         "loss, as they always do; the peer's do not. Minibatches are on the device.",
-        "Products of float32 are TF32 on GPUs, on both sides.",
+        "GPUs have [a page of their own](gpu.md).",
         "",
-    ]
-    for device, words in DEVICES.items():
-        path = folder / f"compute_{device}.json"
-        lines += [f"## {words}", ""]
-        if path.exists():
-            lines += _section(json.loads(path.read_text()))
-        else:
-            lines += [
-                "Not measured. On a machine with one:",
-                "",
-                "    benchmarks/gpu.sh",
-                "",
-            ]
-    lines += [
+        "## CPU",
+        "",
+        *_section(result),
         "## Columns",
         "",
         "Blocks of steps of ctjax and of one contender alternate, each side in a",
         "process of its own with the same number of threads; a step before each block",
-        "is not timed. ctjax asks for huge pages and keeps freed memory, as",
-        "`ctjax.main` does (docs/compute.md); PyTorch does where its row says so.",
+        "is not timed. Both leave the C library as it is, as the plain command does",
+        "(docs/compute.md).",
         'Images a second: median and quartiles of the blocks. "ctjax over it":',
         "ctjax's rate over the contender's, median and quartiles of neighbouring",
         "blocks; above 1 ctjax is faster. By processor time: the same of the seconds",
-        "that the threads of each process ran, which other programs disturb less; of",
-        "no meaning on a GPU. A, B, C: the rate that the bandwidth and matrix rate",
-        "above allow a program that runs every operation by itself (A), fuses between",
-        "convolutions (B) or with them (C), see `benchmarks/roofline.py`; the",
-        "percentage is what was reached of it. Peak memory: of the device's allocator",
-        "on a GPU, of the whole process with its compiler on a CPU. First result:",
-        "seconds from the start of the framework to the end of the first step, nothing",
-        "compiled before.",
+        "that the threads of each process ran, which other programs disturb less.",
+        "A, B, C: the rate that the bandwidth and matrix rate above allow a program",
+        "that runs every operation by itself (A), fuses between convolutions (B) or",
+        "with them (C), see `benchmarks/roofline.py`; the percentage is what was",
+        "reached of it. Peak memory: of the whole process with its compiler. First",
+        "result: seconds from the start of the framework to the end of the first step;",
+        'nothing was compiled before, unless "kept" says so.',
     ]
     (folder / "compute.md").write_text("\n".join(lines) + "\n")
 

@@ -34,6 +34,7 @@ class Side:
       check: a number or several of what a step returned, to compare the sides by.
       peak: bytes of the most memory that was in use.
       more: what else the first answer says.
+      program: text of the compiled step; None where the framework has none.
     """
 
     step: Callable[[], Any]
@@ -41,6 +42,7 @@ class Side:
     check: Callable[[Any], Any]
     peak: Callable[[], int]
     more: dict[str, Any]
+    program: str | None = None
 
     def __init__(self) -> None:
         """The memory of the process, until a side says better."""
@@ -53,9 +55,7 @@ def ctjax_side(job: dict) -> Side:
     import jax
 
     from ctjax.config import resolve
-    from ctjax.learning import compiled as learning_compiled
-    from ctjax.learning import devices, sharding, state, steps
-    from ctjax.learning import optimizer as learning_optimizer
+    from ctjax.learning import devices, sharding
     from ctjax.learning.minibatch import DenseMinibatch
     from ctjax.models import torch_weights
     from ctjax.runs import parts
@@ -69,25 +69,15 @@ def ctjax_side(job: dict) -> Side:
     model, variables = parts.make_network(config, image_shape)
     weights = torch_weights.to_variables(_load(job["weights"]), variables)
     variables = {"batch_stats": {}} | weights
-    rule = config.mode.optimizer
-    options = parts.make_step_options(config, tuple(image_shape))
     arrays: tuple = (sharding.distribute(minibatch, mesh),)
     if job["training"]:
         arrays += (sharding.distribute(np.zeros(size, np.float32), mesh),)
-        schedule = learning_optimizer.make_schedule(rule, 1, 1)
-        update = learning_optimizer.make_optimizer(
-            rule, schedule, config.network.weight_decay
-        )
-        train_step = steps.make_train_step(
-            model=model, optimizer=update, schedule=schedule, options=options
-        )
-        program = learning_compiled.compile_train_step(train_step, mesh)
-        held = sharding.replicate(state.make_state(variables, update), mesh)
-    else:
-        eval_step = steps.make_eval_step(model=model, options=options, with_scores=True)
-        program = learning_compiled.compile_eval_step(eval_step, mesh, with_scores=True)
-        held = sharding.replicate(variables, mesh)
+    program, held = make_program(
+        job["training"], config, model, variables, tuple(image_shape), mesh
+    )
+    held = sharding.replicate(held, mesh)
     compiled = program.lower(held, *arrays).compile()
+    side.program = compiled.as_text()
     memory = compiled.memory_analysis()
     if memory is not None:
         side.more["program_bytes"] = (
@@ -116,6 +106,48 @@ def ctjax_side(job: dict) -> Side:
     return side
 
 
+def make_program(
+    training: bool,
+    config: Any,
+    model: Any,
+    variables: Any,
+    image_shape: tuple,
+    mesh: Any,
+) -> tuple[Any, Any]:
+    """Returns the jitted step of a training or an inference, and what it steps on.
+
+    Args:
+      training: whether it trains, else it predicts.
+      config: the configuration.
+      model: its network.
+      variables: of the network.
+      image_shape: (H, W).
+      mesh: of the devices that the program is for.
+
+    Returns:
+      The function, and the state or variables, which are yet to be put on the devices.
+    """
+    from ctjax.learning import compiled, state, steps
+    from ctjax.learning import optimizer as learning_optimizer
+    from ctjax.runs import parts
+
+    options = parts.make_step_options(config, image_shape)
+    if not training:
+        eval_step = steps.make_eval_step(model=model, options=options, with_scores=True)
+        program = compiled.compile_eval_step(eval_step, mesh, with_scores=True)
+        return program, variables
+    rule = config.mode.optimizer
+    schedule = learning_optimizer.make_schedule(rule, 1, 1)
+    update = learning_optimizer.make_optimizer(
+        rule, schedule, config.network.weight_decay
+    )
+    train_step = steps.make_train_step(
+        model=model, optimizer=update, schedule=schedule, options=options
+    )
+    program = compiled.compile_train_step(train_step, mesh)
+    return program, state.make_state(variables, update)
+
+
 def torch_side(job: dict) -> Side:
     """The peer's network and step, as the contender of the job wants them."""
     import torch
@@ -131,13 +163,7 @@ def torch_side(job: dict) -> Side:
     if contender["channels_last"]:
         layout = torch.channels_last
     model = torch_peer.UResNet(config.network)
-    tensors = {name: torch.tensor(a) for name, a in _load(job["weights"]).items()}
-    counters = {
-        name: tensor
-        for name, tensor in model.state_dict().items()
-        if name.endswith("num_batches_tracked")
-    }
-    model.load_state_dict(tensors | counters, strict=True)
+    _load_weights(torch, model, job["weights"])
     model = model.to(device, memory_format=layout).train(job["training"])
     minibatch = _load(job["minibatch"])
     image = torch.tensor(minibatch["image"], device=device)
@@ -178,6 +204,17 @@ def torch_side(job: dict) -> Side:
         side.wait = torch.cuda.synchronize
         side.peak = torch.cuda.max_memory_allocated
     return side
+
+
+def _load_weights(torch: Any, model: Any, path: str) -> None:
+    """Loads weights into the peer; how many batches it has seen stays at none."""
+    tensors = {name: torch.tensor(a) for name, a in _load(path).items()}
+    counters = {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if name.endswith("num_batches_tracked")
+    }
+    model.load_state_dict(tensors | counters, strict=True)
 
 
 def _set_up_torch(torch: Any, job: dict) -> Any:

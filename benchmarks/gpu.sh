@@ -1,22 +1,45 @@
 #!/usr/bin/env bash
-# The GPU tests and the benchmark beside PyTorch, in under ten minutes, by one command:
-#   benchmarks/gpu.sh [WHEELS_FOLDER [OUTPUT_FOLDER [ARGUMENT...]]]
-# Needs a Python with jax (CUDA), flax, optax, orbax, h5py and torch (CUDA). What else is
-# missing, all pure Python, comes from the wheels of WHEELS_FOLDER, made elsewhere by
-#   python -m pip download --only-binary :all: --no-deps -d WHEELS_FOLDER PACKAGES
+# One case of the benchmark beside PyTorch on a GPU, in four minutes at most:
+#   benchmarks/gpu.sh --case CASE [--wheels FOLDER] [--output FOLDER] [-- ARGUMENT...]
+# CASE is one of those of benchmarks.compute (task2, task3, task4, a21, a21-inference), or
+# "tests" for the tests that need a GPU. Results are written after every contender to
+# FOLDER/gpu/COMMIT.json and FOLDER/gpu.md, beside those of other cases and commits, else
+# to docs/benchmarks; a second run of a case begins with the contenders that have no
+# figure yet. What the contenders compile is kept in build/gpu. ARGUMENTs are those of
+# benchmarks.compute (--contenders compile).
+# Needs a Python with jax (CUDA), flax, optax, orbax, h5py and torch (CUDA); PYTHON names
+# another than python3. What else is missing, all pure Python, comes from the wheels of
+# --wheels, made elsewhere by
+#   python -m pip download --only-binary :all: --no-deps -d FOLDER PACKAGES
 # and goes to a temporary folder; nothing is installed. mpi4py is not needed.
-# Results go to OUTPUT_FOLDER, else to docs/benchmarks. ARGUMENTs are those of
-# benchmarks.compute (--cases task3 --contenders compile, for what a first run left out);
-# with any, the tests do not run. PYTHON names another interpreter than python3.
 set -euo pipefail
 
-usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0"; }
-case ${1:-} in -h | --help) usage; exit 0 ;; esac
+CASES="task2 task3 task4 a21 a21-inference tests"
+MOST_S=240
+ENDING_S=35 # for the last contender to end and for ctjax's process
 
-ALL_S=550 TESTS_S=120
-wheels=${1:+$(realpath -- "$1")}
-output=$(realpath -m -- "${2:-$(dirname "$0")/../docs/benchmarks}")
-shift $(($# < 2 ? $# : 2))
+usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0"; }
+fail() { echo "gpu.sh: $*" >&2; exit 2; }
+
+case= wheels= output=$(dirname "$0")/../docs/benchmarks
+while [ $# -gt 0 ]; do
+    case $1 in
+    -h | --help) usage; exit 0 ;;
+    --) shift; break ;;
+    --case | --wheels | --output)
+        [ $# -ge 2 ] || fail "$1: expected a value, found none"
+        declare "${1#--}=$2"
+        shift 2 ;;
+    *) fail "expected --case, --wheels or --output, found $1" ;;
+    esac
+done
+[ -n "$case" ] || fail "expected --case with one of $CASES"
+[[ " $CASES " == *" $case "* ]] || fail "--case: expected one of $CASES, found $case"
+if [ -n "$wheels" ]; then
+    [ -d "$wheels" ] || fail "--wheels: expected a folder, found $wheels"
+    wheels=$(realpath -- "$wheels")
+fi
+output=$(realpath -m -- "$output")
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 has() { "$python" -c "import importlib.util as u, sys; sys.exit(not u.find_spec('$1'))"; }
@@ -44,18 +67,20 @@ export PYTHONPATH=$PWD:$added${PYTHONPATH:+:$PYTHONPATH}
 export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES:-0}
 export XLA_PYTHON_CLIENT_PREALLOCATE=false
 
-# Without conftest.py, which wants more packages and sets four CPU devices up.
-status=0
-if [ $# -eq 0 ]; then
-    timeout "$TESTS_S" "$python" -m pytest -q --noconftest -p no:cacheprovider \
-        -o addopts= -o filterwarnings=default -m gpu -rs tests/whole/test_gpu.py || status=$?
-fi
-if [ "$status" -ne 0 ]; then echo "gpu.sh: tests ended with status $status" >&2; fi
+left() { echo $((MOST_S - SECONDS)); }
 
-"$python" -m benchmarks.compute --device gpu --limit-s $((ALL_S - SECONDS)) \
-    --output "$output" "$@" || status=$?
-if [ -f "$output/compute_gpu.json" ]; then
-    sed -n '/^## GPU/,/^## CPU/{/^## CPU/d;p;}' "$output/compute.md"
-    echo "Results: $output/compute_gpu.json, $output/compute.md"
+if [ "$case" = tests ]; then
+    # Without conftest.py, which wants more packages and sets four CPU devices up.
+    timeout -k 5 "$(left)" "$python" -m pytest -q --noconftest -p no:cacheprovider \
+        -o addopts= -o filterwarnings=default -m gpu -rs tests/whole/test_gpu.py
+    exit
+fi
+
+status=0
+timeout -k 5 "$(left)" "$python" -m benchmarks.compute --device gpu --cases "$case" \
+    --limit-s $(($(left) - ENDING_S)) --keep build/gpu --output "$output" "$@" || status=$?
+if [ -f "$output/gpu.md" ]; then
+    sed -n '/^## Measured/,/^## Counted/{/^## Counted/d;p;}' "$output/gpu.md"
+    echo "Results: $output/gpu, $output/gpu.md"
 fi
 exit "$status"

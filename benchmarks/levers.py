@@ -4,7 +4,7 @@ A step of each kind is compiled with all levers (`all`) and with one of them tak
 then they take turns; a ratio is the median over the turns of the time without a lever
 over the time with it, so that other work on the machine meets both alike.
 
-    python -m benchmarks.levers --network scc21 --turns 15
+    python -m benchmarks.levers --network scc21_master --turns 15
 """
 
 import argparse
@@ -32,7 +32,7 @@ from ctjax.learning import compiled as learning_compiled
 from ctjax.learning import losses, sharding, steps
 from ctjax.learning.minibatch import DenseMinibatch, make_input
 from ctjax.learning.precision import POLICIES
-from ctjax.learning.state import init_variables, make_state
+from ctjax.learning.state import TrainState, init_variables, make_state
 from ctjax.learning.steps import StepOptions
 from ctjax.models import UResNet, layers, normalization, uresnet
 from ctjax.models.kernels import activation, convolution, cpu
@@ -153,23 +153,14 @@ def make_call(
     if kind == "inference":
         step = steps.make_eval_step(model=model, options=options, with_scores=False)
         state = sharding.replicate(variables, mesh)
-        compiled = (
-            learning_compiled.compile_eval_step(step, mesh)
-            .lower(state, minibatch)
-            .compile()
-        )
+        program = learning_compiled.compile_eval_step(step, mesh)
+        compiled = program.lower(state, minibatch).compile()
 
         def call() -> None:
             jax.block_until_ready(compiled(state, minibatch))
     else:
-        rule = optax.adam(LEARNING_RATE)
-        step = steps.make_train_step(
-            model=model,
-            optimizer=rule,
-            schedule=lambda _: LEARNING_RATE,
-            options=options,
-        )
-        states = [sharding.replicate(make_state(variables, rule), mesh)]
+        step, state = make_training(model, variables, options)
+        states = [sharding.replicate(state, mesh)]
         never = np.zeros(config.run.minibatch_size, np.float32)
         stop = sharding.distribute(never, mesh)
         program = learning_compiled.compile_train_step(step, mesh)
@@ -187,6 +178,17 @@ def make_call(
 
     memory = compiled.memory_analysis()
     return call, {"temporary": memory.temp_size_in_bytes}
+
+
+def make_training(
+    model: UResNet, variables: Any, options: StepOptions
+) -> tuple[Callable, TrainState]:
+    """Returns a training step by Adam at one learning rate, and its first state."""
+    rule = optax.adam(LEARNING_RATE)
+    step = steps.make_train_step(
+        model=model, optimizer=rule, schedule=lambda _: LEARNING_RATE, options=options
+    )
+    return step, make_state(variables, rule)
 
 
 def step_options(config: fields.Config, shape: tuple[int, int]) -> StepOptions:
@@ -259,7 +261,9 @@ def summarize(seconds: dict[str, list], memory: dict[str, dict]) -> dict[str, di
 def main(arguments: list[str]) -> None:
     """Measures and prints one table line a lever, and all as JSON where asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--network", default="scc21", help="name of a file in configs/")
+    parser.add_argument(
+        "--network", default="scc21_master", help="name of a file in configs/"
+    )
     parser.add_argument(
         "--kind", choices=("train", "inference", "loop"), default="train"
     )

@@ -8,18 +8,29 @@ import subprocess
 
 
 def commit() -> str:
-    """The commit that is measured, "unknown" outside of a git checkout."""
+    """The commit that is measured, "unknown" outside of a git checkout.
+
+    "-dirty" follows where files differ from it, but for results of earlier runs.
+    """
+    name = _git("describe", "--always", "--abbrev=7")
+    changes = ("status", "--porcelain", "--untracked-files=no", "--", ":/")
+    is_dirty = _git(*changes, ":(exclude,top)docs/benchmarks")
+    return (f"{name}-dirty" if is_dirty else name) or "unknown"
+
+
+def _git(*arguments: str) -> str:
+    """What git says, "" where it fails or is not there."""
     try:
         result = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=7"],
+            ["git", *arguments],
             cwd=pathlib.Path(__file__).parent,
             capture_output=True,
             text=True,
             check=False,
         )
-    except FileNotFoundError:  # no git
-        return "unknown"
-    return result.stdout.strip() or "unknown"
+    except FileNotFoundError:
+        return ""
+    return result.stdout.strip()
 
 
 def describe(*packages: str) -> dict:

@@ -29,7 +29,7 @@ from ctjax.config.fields import Network, Normalization, Precision, Remat, Run
 from ctjax.learning.precision import POLICIES
 from ctjax.models import UResNet, blocks
 
-NETWORKS = ("uresnet", "scc21", "a21")
+NETWORKS = ("uresnet", "scc21_master", "a21")
 SHAPES = ((1280, 2048), (640, 1024), (320, 512))
 PRECISIONS = (Precision.FLOAT32, Precision.BFLOAT16)
 DEVICES_GB = (16, 40, 80, 141)

@@ -6,12 +6,13 @@ devices already. "whole": reading, transfer and step as a training has them. The
 differences are what communication and reading cost beyond what they hide.
 """
 
+import itertools
 import json
 import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -52,27 +53,27 @@ def seconds_per_step(loop: Callable[[int], None], num_steps: int) -> float:
     return (time.perf_counter() - start) / num_steps
 
 
+def draw_entries(
+    num_events: int, minibatch_size: int, processes: Any, num_devices: int
+) -> Iterator[np.ndarray]:
+    """Yields the entries that this process reads of every minibatch, without end."""
+    for step in itertools.count():
+        entries = order.training_entries(num_events, minibatch_size, 0, step)
+        yield order.local_entries(
+            entries, processes.index, processes.count, num_devices
+        )
+
+
 def measure(config: Config, processes: Any, repeats: int, num_steps: int) -> dict:
     """Medians over the repeats of the three loops, by this process."""
     everywhere = devices.select(config.run.compute_mode)
     here = sharding.make_mesh(jax.local_devices())
     size = config.run.minibatch_size
     with parts.open_events(config.data, config.data.file, True) as source:
-
-        def entries():
-            step = 0
-            while True:
-                yield order.local_entries(
-                    order.training_entries(source.num_events, size, 0, step),
-                    processes.index,
-                    processes.count,
-                    everywhere.size,
-                )
-                step += 1
-
+        entries = draw_entries(source.num_events, size, processes, everywhere.size)
         together, state = compile_step(config, everywhere, source.image_shape)
         apart, own_state = compile_step(config, here, source.image_shape)
-        with parts.read_events(config.data, source, entries()) as reader:
+        with parts.read_events(config.data, source, entries) as reader:
             minibatch = jax.tree.map(np.copy, parts.step_arrays(next(reader)))
             never = np.zeros(len(minibatch.mask), np.float32)
             arrays = sharding.distribute((minibatch, never), everywhere)

@@ -3,7 +3,7 @@
 Its attention is over all pixels of a plane, whose number counts squared: images are
 downsampled three times.
 
-    ctjax train --config cvt --config.data.synthetic=True
+    ctjax train --config cvt data.synthetic=True
 """
 
 from ml_collections import ConfigDict

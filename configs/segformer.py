@@ -1,6 +1,6 @@
 """SegFormer as CosmicTagger v2.1 has it: 4,221,475 parameters.
 
-ctjax train --config segformer --config.data.synthetic=True
+ctjax train --config segformer data.synthetic=True
 """
 
 from ml_collections import ConfigDict

@@ -1,8 +1,6 @@
 """CosmicTagger's UResNet of 3D convolutions: 18,381,459 parameters.
 
-    ctjax train --config uresnet3d --config.data.synthetic=True
-
-`--config.network.depth=7` makes it CosmicTagger's sn-at, with 19,366,755.
+ctjax train --config uresnet3d data.synthetic=True
 """
 
 from ml_collections import ConfigDict

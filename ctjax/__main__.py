@@ -2,12 +2,12 @@
 
 import difflib
 import importlib
+import shlex
 import sys
 from collections.abc import Sequence
 
-import ctjax
 from ctjax import main as run
-from ctjax.base import version
+from ctjax.base import standard_streams, version
 from ctjax.config import describe
 from ctjax.config.fields import ModeName
 
@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       where no command is given; 75 where a run has been stopped that the same command
       goes on with.
     """
+    standard_streams.open_closed()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words:
         sys.stderr.write(help_text())
@@ -52,8 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(help_text())
         return 0
     if "--version" in words:
-        commit = version.find_commit()
-        sys.stdout.write(f"ctjax {ctjax.__version__} (commit {commit})\n")
+        sys.stdout.write(f"{version.describe()}\n")
         return 0
     if name in RUNS:
         if "--help" in rest or "-h" in rest:
@@ -66,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return command.main(rest)
     near = difflib.get_close_matches(name, [*RUNS, *COMMANDS], n=1)
     hint = f"did you mean {near[0]}?" if near else "see ctjax --help"
+    if "=" in name or name.startswith(("--config", "-config", "-cn")):
+        hint = f"did you mean ctjax run {shlex.join(words)}?"
     sys.stderr.write(f"ctjax: error: {name}: no such command; {hint}\n")
     return 1
 
@@ -81,7 +83,7 @@ def help_text() -> str:
             *lines,
             "",
             "example:",
-            "  ctjax train --config scc21 --config.data.file=events.h5",
+            "  ctjax train --config scc21 data.file=events.h5",
             "",
             "ctjax COMMAND --help tells more, ctjax --version which version this is.",
             "",

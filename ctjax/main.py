@@ -1,4 +1,4 @@
-"""Runs what a configuration says: `python -m ctjax.main --config configs/<name>.py`."""
+"""Runs what a command line says: `python -m ctjax.main --config NAME FIELD=VALUE …`."""
 
 import contextlib
 import importlib
@@ -9,10 +9,12 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
+from ctjax.base import standard_streams, version
+from ctjax.base.errors import UserError
 from ctjax.commands import command_line
 from ctjax.config import describe
 from ctjax.config.fields import Config, ModeName
-from ctjax.outputs import lock, log, run_record
+from ctjax.outputs import fresh, lock, log, older_results, run_record
 from ctjax.processes import join, launchers, liveness, stop_requests
 from ctjax.processes.join import SINGLE_PROCESS, Processes
 from ctjax.processes.launchers import Launch
@@ -36,29 +38,54 @@ def main(
       Exit status: 0; 1 after one line about what the user can mend; 75 where a signal
       or run.max_time has stopped a training that the same command goes on with.
     """
+    standard_streams.open_closed()
     if "--help" in arguments or "-h" in arguments:
         sys.stdout.write(describe.help_text("run"))
         return 0
+    if "--version" in arguments:
+        sys.stdout.write(f"{version.describe()}\n")
+        return 0
+    standard_streams.outlive_readers()
     started, processes = None, SINGLE_PROCESS
     try:
-        config = command_line.parse_config(arguments, mode, default)
+        config, notes = command_line.parse_config(arguments, mode, default)
         if config.run.distributed:
             started = launchers.find(os.environ)
         processes = join.start(config, started)
-        run(config, processes)
+        with _taking_signals(config.mode.name, processes):
+            run(config, processes, notes)
     except Interrupted:
         return stop_requests.STATUS
+    except KeyboardInterrupt:
+        return _end_after(UserError(command_line.INTERRUPTED), started, processes)
     except Exception as error:
         return _end_after(error, started, processes)
     return 0
 
 
-def run(config: Config, processes: Processes = SINGLE_PROCESS) -> Any:
+def _taking_signals(
+    mode: ModeName, processes: Processes
+) -> contextlib.AbstractContextManager[None]:
+    """Takes signals outside of the steps of a training, which take them themselves."""
+    if mode is ModeName.TRAIN:
+        return stop_requests.ending_at_once()
+    if processes.count > 1:
+        # One that waits for another would never get to an exception.
+        return contextlib.nullcontext()
+    return stop_requests.interrupting()
+
+
+def run(
+    config: Config,
+    processes: Processes = SINGLE_PROCESS,
+    notes: Sequence[str] = (),
+) -> Any:
     """Does what a configuration says: lock, log, run, report page.
 
     Args:
       config: of the run.
       processes: of the run, which have joined already.
+      notes: lines for the log about words of the command line that have no effect.
 
     Returns:
       What the `run` of the mode's module returns.
@@ -67,14 +94,22 @@ def run(config: Config, processes: Processes = SINGLE_PROCESS) -> Any:
       UserError: for what the user can mend.
       Interrupted: a signal or run.max_time has stopped a training.
     """
+    moved = fresh.move_aside(config, processes)
     with contextlib.ExitStack() as stack:
         if processes.is_first:
             stack.enter_context(lock.hold(config.output_dir))
         log.start_logging(config.output_dir, processes.index)
         stack.callback(log.stop_logging)
+        log.log_launch_arguments()
+        if moved is not None:
+            logger.info("run.fresh=True: the former run is now in %s", moved)
         logger.info("Resolved configuration\n%s", describe.describe(config))
+        for note in notes:
+            logger.warning(note)
         run_record.log_missing_libraries(config.mode.name)
         if processes.is_first:
+            if config.mode.name is ModeName.INFERENCE:
+                older_results.set_aside(config.output_dir)
             run_record.save_config(config)
         # Imported late: the IO test needs neither jax nor a device.
         mode = importlib.import_module(f"ctjax.runs.{config.mode.name.value}")

@@ -29,7 +29,8 @@ def main():
     run = options.folder / "run"
 
     # The configuration of the training, with three changes.
-    fields = json.loads((run / "train_config.json").read_text())["config"]
+    written = (run / "train_config.json").read_text(encoding="utf-8")
+    fields = json.loads(written)["config"]
     fields["mode"].update(name="inference", write_predictions=True)
     fields["data"]["file"] = "test.h5"
     fields["run"]["iterations"] = None  # the whole file
@@ -37,7 +38,7 @@ def main():
     print(f"mean over the events of all metrics: mIoU {averages['Average/mIoU']:.3f}")
 
     # The table has a row per event; the truth has the energy of each neutrino.
-    with open(run / "inference_metrics.csv", newline="") as file:
+    with open(run / "inference_metrics.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     iou = np.array([float(row["Average/Neutrino_IoU"]) for row in rows])
     events = str(options.folder / "test.h5")

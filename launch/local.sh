@@ -3,8 +3,8 @@
 #   launch/local.sh configs/scc21.py --config.run.minibatch_size=8
 # --dry-run as the first word prints the command instead of running it.
 #
-# KEEP_MEMORY  on a CPU: who keeps the memory of a step for the next one, see host_memory.sh.
-#              Default: the C library as it is.
+# KEEP_MEMORY  on a CPU: who keeps the memory of a step for the next one (glibc, jemalloc),
+#              see host_memory.sh. Default: the C library as it is.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 run=(exec)

@@ -1,1 +1,1 @@
-"""What imports nothing of ours: constants, errors, libraries, the user's cache."""
+"""What imports nothing of ours: constants, errors, libraries, what a machine has."""

@@ -13,8 +13,9 @@ CLASS_NAMES = ("background", "cosmic", "neutrino")
 IMAGE_PRODUCT = "sbndwire"
 """Producer of the sparse2d product that holds the charge of each pixel."""
 
-MAX_CHARGE = 1e6
-"""A larger charge is taken for damage; the largest in the light events is 2,772."""
+CHARGE_LIMIT = 1e6
+"""A larger charge is taken for damage unless data.charge_limit says otherwise; those of
+the light events are 5.0 to 2,772."""
 
 LABEL_PRODUCT = "sbnd_cosmicseg"
 """Producer of the sparse2d product that holds the class of each pixel."""

@@ -45,6 +45,11 @@ def find_commit() -> str:
     return "unknown" if ".dev" in number else f"v{number}"
 
 
+def describe() -> str:
+    """Returns what `--version` says: version and commit, in one line."""
+    return f"ctjax {find_version()} (commit {find_commit()})"
+
+
 def _ask_git() -> str:
     """Returns what git says of the clone."""
     command = ["describe", "--always", "--exclude=*", "--abbrev=9"]
@@ -52,7 +57,8 @@ def _ask_git() -> str:
         result = subprocess.run(
             ["git", "-C", str(ROOT), *command, "--dirty= with changes"],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=GIT_TIMEOUT_S,
         )
     except (OSError, subprocess.SubprocessError):

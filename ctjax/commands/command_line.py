@@ -1,27 +1,23 @@
 """Reads command lines, and ends commands in one line after errors of the user."""
 
 import argparse
-import re
+import functools
+import operator
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-import ml_collections
-from absl import flags
-from ml_collections import config_flags
-
+from ctjax.base import home
 from ctjax.base.errors import ConfigError, UserError
-from ctjax.commands import configuration_files
+from ctjax.commands import configuration_files, original_words, typed_values, words
 from ctjax.config import fields, networks, resolve
 from ctjax.config.fields import Config, ModeName
 from ctjax.processes import stop_requests
 
-FIELD_ARGUMENT = re.compile(r"--?(?:no)?config\.(?P<name>[^=]+)(?:=(?P<value>.*))?")
-
-EXPECTED = "expected --config NAME or --config.FIELD=VALUE"
-
 MENDABLE = (UserError, OSError)
 """Errors whose message tells the user all; others are defects, with a traceback."""
+
+INTERRUPTED = "interrupted; nothing unfinished was kept"
 
 
 class Parser(argparse.ArgumentParser):
@@ -37,15 +33,32 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
+    def parse_known_args(self, args=None, namespace=None) -> Any:
+        """Parses words in which `~` is the home folder, after `=` as well."""
+        words = sys.argv[1:] if args is None else args
+        try:
+            words = [_with_home(word) for word in words]
+        except UserError as error:
+            self.error(str(error))
+        return super().parse_known_args(words, namespace)
+
     def error(self, message: str) -> NoReturn:
         """Ends the process with the message in one line and status 1."""
         raise SystemExit(f"ctjax: error: {one_line(message)}")
 
 
+def _with_home(word: str) -> str:
+    """Puts the home folder for `~` in a path or in `--option=PATH`."""
+    option, equals, value = word.partition("=")
+    if option.startswith("--") and equals:
+        return f"{option}={home.expand(value)}"
+    return home.expand(word)
+
+
 def parse_config(
     arguments: Sequence[str], mode: ModeName | None = None, default: str = "default"
-) -> Config:
-    """Reads `--config NAME` and `--config.FIELD=VALUE`, in any order.
+) -> tuple[Config, list[str]]:
+    """Reads `--config NAME`, `network=NAME` and `FIELD=VALUE`, in any order.
 
     Args:
       arguments: of the command line, without the program's name.
@@ -53,102 +66,89 @@ def parse_config(
       default: name of the configuration where none is given.
 
     Returns:
-      The configuration.
+      The configuration, and a line for the log about each word that has no effect.
 
     Raises:
-      ConfigError: no such file or field, a value that cannot be used, or an argument
-        that is neither.
+      ConfigError: no such file or field, a value that cannot be used, words that
+        contradict each other, or a word that says nothing.
     """
-    name, words = default, []
-    following = iter(arguments)
-    for word in following:
-        if word in ("--config", "-config"):
-            name = next(following, "")
-        elif word.startswith(("--config=", "-config=")):
-            name = word.partition("=")[2]
-        else:
-            words.append(word)
-    for word in words:
-        field = FIELD_ARGUMENT.match(word)
-        if field is None:
-            if word.startswith("-"):
-                raise ConfigError(f"{word}: {EXPECTED}")
-            continue
-        resolve.check_name(field["name"])
-        if mode is not None and field["name"] == "mode.name":
-            raise ConfigError(
-                f"mode.name: expected none, the command stands for {mode.value}"
-            )
-    if mode is not None:
-        words.append(f"--config.mode.name={mode.value}")
-    config = configuration_files.load(name)
-    _choose_network(config, words)
-    return resolve.resolve(_override(config, words))
-
-
-def _choose_network(config: ml_collections.ConfigDict, words: Sequence[str]) -> None:
-    """Gives a configuration the section of the network that the words ask for.
-
-    What the configuration's own network has changed from its defaults is kept, and
-    refused where the other does not read it.
-
-    Raises:
-      ConfigError: no such network, or a field of the configuration or of the words that
-        it does not read.
-    """
-    values = config.to_dict()["network"]
-    fields_named = [field for word in words if (field := FIELD_ARGUMENT.match(word))]
-    chosen = dict(values)
-    for field in fields_named:
-        if field["name"] == "network.architecture":
-            chosen["architecture"] = field["value"]
-    own, section = map(resolve.network_section, (values, chosen))
-    if section is not own:
-        defaults = fields.to_dict(own())
-        changed = {
-            name: value for name, value in values.items() if value != defaults[name]
-        }
-        changed["architecture"] = chosen["architecture"]
-        for name in changed:
-            networks.check_reads(section, name)
-        config.network = fields.to_dict(section()) | changed
-    for field in fields_named:
-        group, _, name = field["name"].rpartition(".")
-        if group == "network":
-            networks.check_reads(section, name)
-
-
-def _override(
-    config: ml_collections.ConfigDict, words: Sequence[str]
-) -> dict[str, Any]:
-    """Sets the fields of a configuration as `--config.FIELD=VALUE` says.
-
-    None can be said of every field; `resolve` knows which ones may have it.
-    """
-    program = ["ctjax"]
-    unset = set()
-    for word in words:
-        field = FIELD_ARGUMENT.match(word)
-        if field:
-            unset.discard(field["name"])
-        if field and field["value"] == "None":
-            unset.add(field["name"])
-        else:
-            program.append(word)
-    # Flags of our own: the program that imports ctjax may have a --config itself.
-    values = flags.FlagValues()
-    try:
-        holder = config_flags.DEFINE_config_dict(
-            "config", config, lock_config=True, sys_argv=program, flag_values=values
+    typed = words.sort(arguments)
+    values = typed.values()
+    if mode is not None and values.setdefault("mode.name", mode.value) != mode.value:
+        raise ConfigError(
+            f"mode.name={values['mode.name']}: expected none, the command stands for "
+            f"{mode.value}"
         )
-        left = values(program)[1:]
-    except (flags.Error, ValueError) as error:
-        raise ConfigError(str(error)) from error
-    if left:
-        raise ConfigError(f"{left[0]}: {EXPECTED}")
-    config = holder.value
-    config.update_from_flattened_dict(dict.fromkeys(unset))
-    return config.to_dict()
+    name = default if typed.configuration is None else typed.configuration
+    config = configuration_files.load(name).to_dict()
+    if typed.network is not None:
+        config["network"] = _load_network(typed.network)
+    if "network.architecture" in values:
+        architecture = values["network.architecture"]
+        config["network"] = _choose_network(config["network"], architecture)
+    if "network.name" in values:
+        _check_label(values["network.name"], config["network"])
+    for name, value in values.items():
+        *sections, field = name.split(".")
+        functools.reduce(operator.getitem, sections, config)[field] = value
+    return resolve.resolve(config), typed.notes
+
+
+def _load_network(name: str) -> dict[str, Any]:
+    """Loads the network of a configuration, as the original's group `network`."""
+    return configuration_files.load(name, "network").to_dict()["network"]
+
+
+def _choose_network(network: dict[str, Any], architecture: Any) -> dict[str, Any]:
+    """Returns the fields of the network that a command line asks for.
+
+    Args:
+      network: fields of the configuration's own. What it has changed from its defaults
+        is kept.
+      architecture: that is asked for.
+
+    Raises:
+      ConfigError: no such architecture, or one that does not read a changed field.
+    """
+    chosen = {**network, "architecture": architecture}
+    own, section = map(resolve.network_section, (network, chosen))
+    if section is own:
+        return network
+    defaults = fields.to_dict(own())
+    changed = {
+        name: value
+        for name, value in chosen.items()
+        if name == "architecture" or value != defaults[name]
+    }
+    for name in changed:
+        networks.check_reads(section, name)
+    return fields.to_dict(section()) | changed
+
+
+def _check_label(label: Any, network: Mapping[str, Any]) -> None:
+    """Refuses a network's name that is the original's for another network.
+
+    Args:
+      label: the name to be given to the network.
+      network: its fields before others than the architecture are changed.
+    """
+    name = str(label).lower().replace("scc_21", "scc21")
+    if name == str(network["name"]).lower():
+        return
+    if name in original_words.ABSENT_NETWORKS:
+        raise ConfigError(
+            f"network.name={label}: a label for the output, expected another one than "
+            f"of {original_words.ABSENT_NETWORKS[name]}"
+        )
+    if name in original_words.LABELS and any(
+        network.get(field) != value
+        for field, value in _load_network(name).items()
+        if not typed_values.FIELDS[f"network.{field}"][1].keeps_parameters
+    ):
+        raise ConfigError(
+            f"network.name={label}: a label for the output, which changes no network; "
+            f"expected network={name}"
+        )
 
 
 def one_line(error: Exception | str) -> str:
@@ -165,13 +165,13 @@ def end_in_one_line(command: Callable[[], None]) -> int:
     Returns:
       Exit status: 0, 1 after an error.
     """
-    stop_requests.take_sigterm_as_interrupt()
     try:
-        command()
+        with stop_requests.interrupting():
+            command()
     except MENDABLE as error:
         sys.stderr.write(f"ctjax: error: {one_line(error)}\n")
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write("ctjax: error: interrupted; nothing unfinished was kept\n")
+        sys.stderr.write(f"ctjax: error: {INTERRUPTED}\n")
         return 1
     return 0

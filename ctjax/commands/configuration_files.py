@@ -10,7 +10,9 @@ from typing import Any
 
 import ml_collections
 
+from ctjax.base import home
 from ctjax.base.errors import ConfigError
+from ctjax.commands import original_words
 from ctjax.config import fields, resolve
 from ctjax.config.fields import Config
 
@@ -24,12 +26,13 @@ FOLDERS = (
 """Where a configuration is looked for that is named without its path."""
 
 
-def load(name: str) -> ml_collections.ConfigDict:
+def load(name: str, option: str = "--config") -> ml_collections.ConfigDict:
     """Loads what a configuration file says, with defaults for what it leaves out.
 
     Args:
       name: path of the file, or name of one in `configs/` here or of ctjax; what
         follows a colon is the argument of its `get_config`.
+      option: that has named it, for messages.
 
     Returns:
       Every option.
@@ -39,7 +42,7 @@ def load(name: str) -> ml_collections.ConfigDict:
         message names the file and, for an error inside it, the line.
     """
     file_name, colon, argument = name.partition(":")
-    path = find(file_name)
+    path = find(file_name, option)
     try:
         values = _call_get_config(path, [argument] if colon else [])
         network = resolve.build(Config, values).network  # or messages naming fields
@@ -77,29 +80,42 @@ def _call_get_config(path: str, arguments: list[str]) -> Mapping[str, Any]:
     return values
 
 
-def find(name: str) -> str:
+def find(name: str, option: str = "--config") -> str:
     """Finds a configuration file.
 
     Args:
-      name: its path, or the name of one in `configs/` here or of ctjax.
+      name: its path, or the name of one in `configs/` here or of ctjax, which may be
+        CosmicTagger's name and end in `.yaml`.
+      option: that has named it, for messages.
 
     Returns:
       Its path.
 
     Raises:
-      ConfigError: there is none.
+      ConfigError: there is none, or ctjax does not have what CosmicTagger calls so.
     """
     if not name:
-        raise ConfigError("--config: expected a configuration file, see configs/")
-    if os.path.isfile(name):
+        raise ConfigError(f"{option}: expected a configuration file, see configs/")
+    name = home.expand(name)
+    stem, suffix = os.path.splitext(name)
+    if os.path.isfile(name) and suffix not in (".yaml", ".yml"):
         return name
     if not os.path.dirname(name):
-        file_name = f"{name.removesuffix('.py')}.py"
+        stem = stem if suffix in (".py", ".yaml", ".yml") else name
+        file_name = f"{original_words.CONFIGURATIONS.get(stem, stem)}.py"
         for folder in FOLDERS:
             if (folder / file_name).is_file():
                 return str(folder / file_name)
+        if stem.lower() in original_words.ABSENT_CONFIGURATIONS:
+            reason = original_words.ABSENT_CONFIGURATIONS[stem.lower()]
+            raise ConfigError(f"{option}: {name}: {reason}")
     known = sorted({path.stem for folder in FOLDERS for path in folder.glob("*.py")})
-    found = "found a folder" if os.path.isdir(name) else "no such file"
+    if os.path.isdir(name):
+        found = "found a folder"
+    elif os.path.isfile(name):
+        found = "found a file of hydra's, not of Python"
+    else:
+        found = "no such file"
     raise ConfigError(
-        f"--config: {name}: {found}; expected a file or one of {', '.join(known)}"
+        f"{option}: {name}: {found}; expected a file or one of {', '.join(known)}"
     )

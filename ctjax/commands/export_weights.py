@@ -14,7 +14,7 @@ import numpy as np
 
 from ctjax.base import optional_packages
 from ctjax.commands import command_line
-from ctjax.config.fields import ComputeMode, Config
+from ctjax.config.fields import ComputeMode, Config, Mode
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -66,7 +66,8 @@ def export_weights(source: str, output: str) -> tuple[int, int]:
         raise FileExistsError(f"{output}: exists, expected none to write over")
     network = checkpoint.read_network(source)
     like = state.init_variables(models.make(network), 0)
-    variables, step = checkpoint.restore_weights(source, like, Config(network=network))
+    config = Config(network=network, mode=Mode(allow_other_images=True))
+    variables, step = checkpoint.restore_weights(source, like, config)
     tensors = torch_weights.from_variables(variables)
     if output.endswith(".npz"):
         os.makedirs(os.path.dirname(os.path.abspath(output)), exist_ok=True)
@@ -90,5 +91,5 @@ def _write_torch(folder: str, tensors: dict[str, np.ndarray], step: int) -> None
     torch.save(
         {"global_step": step, "state_dict": weights}, os.path.join(folder, file_name)
     )
-    with open(os.path.join(folder, "checkpoint"), "w") as file:
+    with open(os.path.join(folder, "checkpoint"), "w", encoding="utf-8") as file:
         file.write(f"latest: {file_name}\n{step}: {file_name}\n")

@@ -1,10 +1,12 @@
 """Converts weights of CosmicTagger's torch network to a checkpoint of ctjax.
 
 CHECKPOINT is CosmicTagger's folder of checkpoints, one of its .ckpt files, any file of
-a torch state dictionary, or an .npz of arrays under their torch names. DIR is then a
-mode.weights_location for training and inference.
+a torch state dictionary, or an .npz of arrays under their torch names, those of before
+May 2022 too. DIR is then a mode.weights_location for training and inference, as
+CHECKPOINT itself is.
 """
 
+import glob
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,12 +14,20 @@ from typing import Any
 
 import numpy as np
 
-from ctjax.base import optional_packages
+from ctjax.base import npz, optional_packages, regular_files
 from ctjax.commands import command_line
 from ctjax.config.fields import ComputeMode, Config
 
+MAX_NAMED = 5
+"""Tensors that a message names."""
+
 TORCH_INDEX = "checkpoint"
 """CosmicTagger's text file beside its checkpoints; `latest: model-40.ckpt`."""
+
+OF_TENSORFLOW = (
+    "weights of TensorFlow, which ctjax does not read yet; expected those of "
+    "CosmicTagger's torch code"
+)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -37,12 +47,17 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--source", required=True, help="checkpoint to take")
     parser.add_argument("--output", required=True, help="folder to make")
     parser.add_argument(
-        "--config", required=True, help="configuration with the network"
+        *("--config", "--config-name"),
+        required=True,
+        help="configuration with the network; fields may follow, as for a run",
     )
     options, fields = parser.parse_known_args(arguments)
 
     def command():
-        config = command_line.parse_config(["--config", options.config, *fields])
+        words = ["--config", options.config, *fields]
+        config, notes = command_line.parse_config(words)
+        for note in notes:
+            sys.stderr.write(f"ctjax: {note}\n")
         step, count = import_weights(options.source, config, options.output)
         sys.stdout.write(
             f"{options.output}: {count} parameters of {options.source}, step {step}\n"
@@ -64,30 +79,95 @@ def import_weights(source: str, config: Config, output_dir: str) -> tuple[int, i
       trainable parameters.
 
     Raises:
-      WeightsError: the source cannot be read or does not fit the network.
+      WeightsError: the source cannot be read, holds numbers that are not finite, or
+        does not fit the network.
       FileExistsError: there are checkpoints in the output folder.
       MissingExtraError: torch is needed and not there.
     """
     # Imported late, here and below: --help needs no jax.
     from ctjax import models
     from ctjax.learning import devices, state
-    from ctjax.models import torch_weights
-    from ctjax.models.torch_weights import WeightsError
     from ctjax.outputs import checkpoint
 
     devices.select(ComputeMode.CPU)
+    like = state.init_variables(models.make(config.network), config.run.seed)
+    variables, step = read_weights(source, like, config.network.name)
+    checkpoint.save_weights(output_dir, variables, step, config)
+    return step, state.count_parameters(variables["params"])
+
+
+def read_weights(
+    source: str, like: Mapping[str, Any], network: str
+) -> tuple[dict[str, Any], int]:
+    """Reads weights of CosmicTagger.
+
+    Args:
+      source: CosmicTagger's folder, a torch file or an .npz.
+      like: variables of the network, for their shapes.
+      network: its name, for messages.
+
+    Returns:
+      The variables, numpy float32, and the step at which they were saved, 0 where
+      unknown.
+
+    Raises:
+      WeightsError: the source cannot be read or does not fit the network.
+      MissingExtraError: torch is needed and not there.
+    """
+    from ctjax.models import torch_weights
+    from ctjax.models.torch_weights import WeightsError
+
     path = find_file(source)
     tensors, step = _read_npz(path) if path.endswith(".npz") else _read_torch(path)
-    like = state.init_variables(models.make(config.network), config.run.seed)
+    _check_numbers(path, tensors)
     try:
         found = torch_weights.to_variables(tensors, like)
     except WeightsError as error:
-        raise WeightsError(
-            f"{path}: network {config.network.name} of --config: {error}"
-        ) from error
-    variables = {"batch_stats": {}, **found}
-    checkpoint.save_weights(output_dir, variables, step, config)
-    return step, state.count_parameters(variables["params"])
+        raise WeightsError(f"{path}: network {network} of --config: {error}") from error
+    return {"batch_stats": {}, **found}, step
+
+
+def is_foreign(location: str) -> bool:
+    """Says whether a location is of weights that are no checkpoint of ctjax.
+
+    Args:
+      location: as `mode.weights_location` names it.
+
+    Returns:
+      Whether it is a file, or a folder that torch or TensorFlow code has written.
+    """
+    if not os.path.isdir(location):
+        return os.path.exists(location) or os.path.exists(f"{location}.index")
+    if _find_indices(location):
+        return True
+    names = os.listdir(location)
+    is_ours = "checkpoints" in names or any(name.isdigit() for name in names)
+    return not is_ours and bool(_find_files(location))
+
+
+def _find_indices(folder: str) -> list[str]:
+    """Finds the text index in a folder of checkpoints, or in a run's folder."""
+    candidates = [
+        os.path.join(folder, *between, TORCH_INDEX)
+        for between in ((), ("checkpoints",))
+    ]
+    return [path for path in candidates if os.path.isfile(path)]
+
+
+def _find_files(folder: str) -> list[str]:
+    """Finds the files of a folder that look like weights of torch or TensorFlow."""
+    return sorted(
+        path
+        for path in glob.glob(os.path.join(glob.escape(folder), "*"))
+        if path.endswith((".ckpt", ".pt", ".pth", ".npz")) or _is_of_tensorflow(path)
+    )
+
+
+def _is_of_tensorflow(path: str) -> bool:
+    """Says whether a file, or the beginning of names of files, is TensorFlow's."""
+    endings = (".index", ".weights.h5", ".keras", "saved_model.pb")
+    is_there = os.path.isfile(f"{path}.index") and not os.path.exists(path)
+    return path.endswith(endings) or ".data-00000-of-" in path or is_there
 
 
 def find_file(source: str) -> str:
@@ -104,22 +184,29 @@ def find_file(source: str) -> str:
     """
     from ctjax.models.torch_weights import WeightsError
 
-    if not os.path.exists(source):
-        raise WeightsError(f"{source}: no such file or folder")
     index = source
     if os.path.isdir(source):
-        candidates = [
-            os.path.join(source, *folders, TORCH_INDEX)
-            for folders in ((), ("checkpoints",))
-        ]
-        found = [path for path in candidates if os.path.isfile(path)]
-        if not found:
-            raise WeightsError(f"{source}: expected a text file {TORCH_INDEX} in it")
-        index = found[0]
+        indices, files = _find_indices(source), _find_files(source)
+        if not indices and any(_is_of_tensorflow(path) for path in files):
+            raise WeightsError(f"{source}: {OF_TENSORFLOW}")
+        if not indices:
+            names = ", ".join(os.path.basename(path) for path in files)
+            hint = f", or the name of one of its files: {names}" if names else ""
+            raise WeightsError(
+                f"{source}: expected a text file {TORCH_INDEX} in it{hint}"
+            )
+        index = indices[0]
+    elif _is_of_tensorflow(source):
+        raise WeightsError(f"{source}: {OF_TENSORFLOW}")
+    elif not os.path.exists(source):
+        raise WeightsError(f"{source}: no such file or folder")
     elif os.path.basename(source) != TORCH_INDEX:
         return source
-    with open(index, errors="replace") as file:
-        names = [line[8:].strip() for line in file if line.startswith("latest: ")]
+    with open(index, encoding="utf-8", errors="replace") as file:
+        lines = file.read().splitlines()
+    if any(line.startswith("model_checkpoint_path:") for line in lines):
+        raise WeightsError(f"{source}: {OF_TENSORFLOW}")
+    names = [line[8:].strip() for line in lines if line.startswith("latest: ")]
     if not names:
         raise WeightsError(f"{index}: expected a line 'latest: FILE'")
     path = os.path.join(os.path.dirname(index), names[0])
@@ -128,13 +215,36 @@ def find_file(source: str) -> str:
     return path
 
 
+def _check_numbers(path: str, tensors: Mapping[str, np.ndarray]) -> None:
+    """Raises WeightsError for what is no number, or none in float32."""
+    from ctjax.models.torch_weights import WeightsError
+
+    wrong = []
+    for name, tensor in tensors.items():
+        if tensor.dtype.kind not in "fiub":
+            raise WeightsError(
+                f"{path}: {name} is of type {tensor.dtype}, expected real numbers"
+            )
+        with np.errstate(over="ignore"):
+            if not np.isfinite(tensor.astype(np.float32)).all():
+                wrong.append(name)
+    if wrong:
+        more = f" and {len(wrong) - MAX_NAMED} more" * (len(wrong) > MAX_NAMED)
+        raise WeightsError(
+            f"{path}: found numbers that are not finite in "
+            f"{', '.join(wrong[:MAX_NAMED])}{more}, expected finite ones"
+        )
+
+
 def _read_npz(path: str) -> tuple[dict[str, np.ndarray], int]:
     from ctjax.models.torch_weights import WeightsError
 
+    regular_files.check(path)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        npz.check_sizes(path)
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays}, 0
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # of any kind, where an archive is damaged
         raise WeightsError(f"{path}: expected an .npz of arrays: {error}") from error
 
 
@@ -142,6 +252,7 @@ def _read_torch(path: str) -> tuple[dict[str, np.ndarray], int]:
     """Tensors and step of a torch file, unpickled as data, never as code."""
     from ctjax.models.torch_weights import WeightsError
 
+    regular_files.check(path)
     torch = optional_packages.import_optional("torch", "torch")
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)

@@ -84,20 +84,21 @@ def help_text(command: str) -> str:
       command: what the user has typed after `ctjax`.
     """
     lines = [
-        f"usage: ctjax {command} [--config NAME] [--config.FIELD=VALUE ...]",
+        f"usage: ctjax {command} [--config NAME] [network=NAME] [FIELD=VALUE ...]",
         "",
         "example:",
-        f"  ctjax {command} --config scc21 --config.data.file=events.h5",
+        f"  ctjax {command} --config scc21 data.file=events.h5",
         "",
-        "NAME is a configuration file, or the name of one of ctjax's. None stands for",
-        "a field that is not set. The fields, with their defaults:",
+        "NAME is a configuration file, or the name of one of ctjax's; network=NAME is",
+        "its network alone. Of a field that is set twice, the last word holds. None or",
+        "null stands for a field that is not set. The fields, with their defaults:",
         "",
     ]
     section = None
     for field in _described_fields(Config()):
         if section != (section := field.section) and "=" in section:
-            lines += ["", f"  With --config.network.{section.partition(', ')[2]}:"]
-        lines.append(f"  --config.{field.name}={field.default}  ({field.kind})")
+            lines += ["", f"  With network.{section.partition(', ')[2]}:"]
+        lines.append(f"  {field.name}={field.default}  ({field.kind})")
         lines.append(f"      {field.meaning}")
     return "\n".join(lines) + "\n"
 
@@ -108,10 +109,12 @@ def configuration_page() -> str:
         "# Configuration",
         "",
         "Every field of a run, as `ctjax run --help` has it, to be set by",
-        "`--config.FIELD=VALUE` beside `--config configs/NAME.py`, or in such a file.",
-        "None unsets a field whose meaning says what stands for it when it is not set.",
+        "`FIELD=VALUE` or `--config.FIELD=VALUE` beside `--config NAME`, or in a file",
+        "like those in `configs/`. `None` or `null` unsets a field whose meaning says",
+        "what stands for it when it is not set; of a field that is set twice, the last",
+        "word holds.",
         "",
-        "This page is made from `ctjax/config/fields.py`; after a change there:",
+        "This page is made from the fields in `ctjax/config/`; after a change there:",
         "",
         "    python -m ctjax.config.describe > docs/configuration.md",
     ]

@@ -11,6 +11,7 @@ from typing import Any
 
 import ml_collections
 
+from ctjax.base.constants import CHARGE_LIMIT
 from ctjax.config.architecture import AnyNetwork
 from ctjax.config.option import option, plain_type
 
@@ -54,6 +55,7 @@ class Kernels(enum.Enum):
 
     AUTO = "auto"
     XLA = "xla"
+    COLUMNS = "columns"
     FUSED = "fused"
 
 
@@ -191,6 +193,9 @@ class Run:
         "the memory and arithmetic of the compiled step",
     )
     seed: int = option(0, "seed of the initial parameters", 0)
+    fresh: bool = option(
+        False, "move an output_dir that is there aside and start anew, in an empty one"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +216,16 @@ class Data:
         1, "how often the image is halved before it enters the network", 0
     )
     synthetic: bool = option(False, "random events instead of a file")
-    img_transform: bool = option(False, "feed log(1 + charge) instead of charge")
+    img_transform: bool = option(
+        False,
+        "feed log(1 + charge) instead of charge; of a negative charge -log(1 - charge)",
+    )
+    charge_limit: float = option(
+        CHARGE_LIMIT,
+        "the largest charge of a voxel, of either sign; a larger one is taken for "
+        "damage and refused",
+        0,
+    )
     seed: int = option(0, "seed of the order of events in training", 0)
     io_threads: int | None = option(
         None, "reading threads", 1, if_unset="one for each CPU this process may use"
@@ -266,9 +280,10 @@ class Network(AnyUResNet):
     block_concat: bool = option(False, "keep the planes apart in the deepest level")
     kernels: Kernels = option(
         Kernels.AUTO,
-        "which implementation runs 3 x 3 convolutions of 16 and 32 features: XLA's, or "
-        "our own for GPUs, fused with normalization and activation (auto is xla: fused "
-        "has not been measured)",
+        "which implementation runs convolutions of few features: XLA's, XLA's with "
+        "columns of the image as features, or our own for GPUs, fused with "
+        "normalization and activation (auto: columns on GPUs where they were measured "
+        "to be faster, xla elsewhere; fused has not been measured)",
         keeps_parameters=True,
     )
 
@@ -308,7 +323,16 @@ class Mode:
         "folder of the checkpoint to take weights from",
         if_unset="that of output_dir",
     )
+    allow_other_images: bool = option(
+        False,
+        "take weights that were trained with another data.downsample or "
+        "data.img_transform",
+    )
     start_index: int = option(0, "first event of inference and iotest", 0)
+    wrap: bool = option(
+        False,
+        "inference that is asked for more entries than the data has goes round again",
+    )
     checkpoint_iteration: int = option(500, "training steps between checkpoints", 1)
     logging_iteration: int = option(1, "steps between lines of the log", 1)
     summary_iteration: int = option(1, "steps between TensorBoard summaries", 1)

@@ -1,6 +1,7 @@
 """Declares one option of a section, in the words that help and checks need."""
 
 import dataclasses
+import functools
 import typing
 from typing import Any
 
@@ -36,6 +37,7 @@ def option(
     return dataclasses.field(default=default, metadata={"option": declared})
 
 
+@functools.cache
 def plain_type(section: type, name: str) -> type:
     """Returns the type of an option that is set: `int` where it is `int | None`.
 

@@ -4,16 +4,20 @@ import dataclasses
 import difflib
 import enum
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import ml_collections
 
+from ctjax.base import home
 from ctjax.base.errors import ConfigError
 from ctjax.config import networks
 from ctjax.config.architecture import AnyNetwork, Architecture
 from ctjax.config.fields import Config, Data, ModeName, Precision
 from ctjax.config.option import Option, plain_type
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 DEFAULT_ITERATIONS = 500  # CosmicTagger's run.iterations
 
@@ -32,7 +36,7 @@ def resolve(config: Mapping[str, Any]) -> Config:
       ConfigError: an unknown field, a value of the wrong type or out of range, or
         fields that contradict each other; the message names the field.
     """
-    result = build(Config, config)
+    result = _with_home(build(Config, config))
     run, mode, network = result.run, result.mode, result.network
     trains = mode.name in (ModeName.TRAIN, ModeName.QUICKSTART)
     if trains and run.precision is Precision.FLOAT16:
@@ -50,6 +54,32 @@ def resolve(config: Mapping[str, Any]) -> Config:
     if output_dir is None:
         output_dir = os.path.join("output", network.name, run.id)
     return dataclasses.replace(result, run=run, output_dir=output_dir)
+
+
+def _with_home(config: Config) -> Config:
+    """Puts the user's home folder for `~` in paths, which the shell leaves after =."""
+
+    def expand(names: str | None) -> str | None:
+        if names is None or "~" not in names:
+            return names
+        return ",".join(home.expand(name.strip()) for name in names.split(","))
+
+    data, mode = config.data, config.mode
+    data = dataclasses.replace(
+        data,
+        data_directory=home.expand(data.data_directory),
+        file=expand(data.file),
+        aux_file=expand(data.aux_file),
+    )
+    location, output_dir = mode.weights_location, config.output_dir
+    return dataclasses.replace(
+        config,
+        data=data,
+        mode=dataclasses.replace(
+            mode, weights_location=location and home.expand(location)
+        ),
+        output_dir=output_dir and home.expand(output_dir),
+    )
 
 
 def _check_files(data: Data, mode: ModeName) -> None:
@@ -72,27 +102,51 @@ def _check_files(data: Data, mode: ModeName) -> None:
 
 def check_name(name: str) -> None:
     """Raises ConfigError where no field has this dotted name, with the nearest one."""
-    _check_known(name, list(field_names(Config)))
+    _check_known(name, field_types(Config))
 
 
-def field_names(section: type, prefix: str = "") -> Iterator[str]:
-    """Yields the dotted name of every field of a section and of those inside it."""
+def field_types(section: type, prefix: str = "") -> dict[str, tuple[type, Option]]:
+    """Returns type and declaration of every field, by its dotted name.
+
+    Those of every network are among them; a name has one type in all of them.
+    """
+    found = {}
     for field in dataclasses.fields(section):
-        kind = plain_type(section, field.name)
+        kind, name = plain_type(section, field.name), f"{prefix}{field.name}"
         if kind is AnyNetwork:
             for network in networks.SECTIONS.values():
-                yield from field_names(network, f"{prefix}{field.name}.")
+                found |= field_types(network, f"{name}.")
         elif dataclasses.is_dataclass(kind):
-            yield from field_names(kind, f"{prefix}{field.name}.")
+            found |= field_types(kind, f"{name}.")
         else:
-            yield f"{prefix}{field.name}"
+            found[name] = (kind, field.metadata["option"])
+    return found
 
 
-def _check_known(name: str, known: Iterable[str]) -> None:
+def nearest_name(name: str, known: Collection[str]) -> str | None:
+    """Finds what a name was meant to be.
+
+    Args:
+      name: dotted, as somebody has written it.
+      known: dotted names.
+
+    Returns:
+      The nearest of those that end in the same word, else the nearest of all, else
+      None where none is near.
+    """
+    word = name.lower()
+    last = word.rpartition(".")[2]
+    alike = [other for other in known if other.rpartition(".")[2] == last]
+    near = difflib.get_close_matches(word, alike, n=1, cutoff=0.0)
+    near = near or difflib.get_close_matches(word, known, n=1)
+    return near[0] if near else None
+
+
+def _check_known(name: str, known: Collection[str]) -> None:
     """Raises ConfigError where a name is unknown."""
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        near = nearest_name(name, known)
+        hint = f"; did you mean {near}?" if near else ""
         raise ConfigError(f"{name}: no such field{hint}")
 
 
@@ -186,4 +240,9 @@ def _convert(value: Any, expected: type, name: str) -> Any:
         isinstance(value, bool) and expected is not bool
     ):
         raise ConfigError(f"{name}: expected {expected.__name__}, got {value!r}")
+    if isinstance(value, str) and _CONTROL.search(value):
+        raise ConfigError(
+            f"{name}: expected no line breaks or other control characters, "
+            f"got {value!r}"
+        )
     return value

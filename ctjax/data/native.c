@@ -17,18 +17,17 @@
 /* Of the sources; setup.py defines it, native_library.py compares it. */
 const char *ctjax_source_hash(void) { return CTJAX_SOURCE_HASH; }
 
-/* As in constants.py. Not a number is not less either. */
-#define MAX_CHARGE 1e6f
-
 /* Splits records (id uint64 at byte 0, value float at byte 8 of 16) into lists.
 
    planes is [num_planes][2]: first record and the one after the last. Exactly one of
    charges and classes takes the values. Returns 0 unless in each plane ids ascend
-   strictly, and every id is inside the image and every value of its kind. */
+   strictly, and every id is inside the image and every value of its kind: a charge of
+   at most charge_limit either way (not a number is not less), or a class. */
 int32_t ctjax_split_records(const uint8_t *restrict records,
                             const int64_t (*planes)[2], int64_t num_planes,
-                            int64_t num_pixels, int32_t *restrict ids,
-                            float *restrict charges, uint8_t *restrict classes) {
+                            int64_t num_pixels, float charge_limit,
+                            int32_t *restrict ids, float *restrict charges,
+                            uint8_t *restrict classes) {
   int32_t usual = 1;
   for (int64_t plane = 0; plane < num_planes; plane++) {
     int64_t before = -1, stop = planes[plane][1];
@@ -41,7 +40,7 @@ int32_t ctjax_split_records(const uint8_t *restrict records,
       before = id;
       ids[i] = (int32_t)id;
       if (charges) {
-        usual &= fabsf(value) <= MAX_CHARGE;
+        usual &= fabsf(value) <= charge_limit;
         charges[i] = value;
       } else {
         int32_t inside = value >= 0 && value <= 2;
@@ -52,6 +51,13 @@ int32_t ctjax_split_records(const uint8_t *restrict records,
     usual &= before < num_pixels;
   }
   return usual;
+}
+
+/* Whether there are pixels, and no more than an int32 can count over all planes. */
+static inline int32_t is_image(int32_t num_rows, int32_t num_columns,
+                               int64_t num_planes) {
+  return num_rows > 0 && num_columns > 0 && num_planes >= 0 &&
+         num_planes <= INT32_MAX / num_rows / num_columns;
 }
 
 /* Row of an id; start and column follow it, mostly without a division. */
@@ -71,12 +77,15 @@ static inline int32_t row_of(int32_t id, int32_t num_rows, int32_t *start,
 
    Either of charges and classes may be null, and what is made of it. cells, sums and
    highest have room for every voxel, spans takes the planes of the cells. Returns 0
-   unless ids ascend strictly in each plane, inside of the image. */
+   unless cells divide both sides of the image, and ids ascend strictly in each plane,
+   inside of the image. */
 int32_t ctjax_pool(const int32_t *restrict ids, const float *restrict charges,
                    const uint8_t *restrict classes, const int64_t (*planes)[2],
                    int64_t num_planes, int32_t num_rows, int32_t num_columns, int32_t d,
                    int32_t *restrict cells, float *restrict sums,
                    uint8_t *restrict highest, int64_t (*spans)[2]) {
+  if (d < 0 || d > 15 || !is_image(num_rows, num_columns, num_planes)) return 0;
+  if ((num_rows | num_columns) & ((1 << d) - 1)) return 0;
   int32_t rows = num_rows >> d, num_words = rows / 64 + 1, usual = 0;
   float share = 1.0f / (1 << 2 * d);
   int64_t num_cells = 0;
@@ -127,13 +136,14 @@ end:
    are first sorted by row, which is one count and one move.
 
    charges and image, or classes and label, may be null. pixels takes the flat places
-   written. Returns 0 where an id is outside of the image, or where there is no memory,
-   with nothing written. */
+   written. Returns 0 where an id is outside of the image, where there is no image, or
+   where there is no memory, with nothing written. */
 int32_t ctjax_fill(const int32_t *restrict ids, const float *restrict charges,
                    const uint8_t *restrict classes, const int64_t (*planes)[2],
                    int64_t num_planes, int32_t num_rows, int32_t num_columns,
                    float *restrict image, uint8_t *restrict label,
                    int32_t *restrict pixels) {
+  if (!is_image(num_rows, num_columns, num_planes)) return 0;
   int64_t num_voxels = 0, num_bins = num_planes * num_rows, sum = 0;
   for (int64_t plane = 0; plane < num_planes; plane++)
     num_voxels += planes[plane][1] - planes[plane][0];

@@ -20,7 +20,7 @@ def _load() -> ctypes.CDLL | None:
         return None
     pointer, count, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
     routines.ctjax_split_records.argtypes = [
-        *(pointer, pointer, count, count),
+        *(pointer, pointer, count, count, ctypes.c_float),
         *(pointer, pointer, pointer),
     ]
     routines.ctjax_pool.argtypes = [
@@ -46,7 +46,10 @@ def language() -> str:
 
 
 def split_records(
-    records: np.ndarray, planes: tuple[slice, ...], num_pixels: int, *, charges: bool
+    records: np.ndarray,
+    planes: tuple[slice, ...],
+    num_pixels: int,
+    charge_limit: float | None,
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Takes records apart and checks them.
 
@@ -54,7 +57,8 @@ def split_records(
       records: [V] of any type.
       planes: slices of them.
       num_pixels: of a plane.
-      charges: whether values are charges, otherwise classes.
+      charge_limit: the largest charge, finite in float32; None where values are
+        classes.
 
     Returns:
       Ids [V] int32, and charges [V] float32 or classes [V] uint8. None for records of
@@ -63,6 +67,7 @@ def split_records(
     if routines is None or records.dtype != VOXEL:
         return None
     ids = np.empty(len(records), np.int32)
+    charges = charge_limit is not None
     values = np.empty(len(records), np.float32 if charges else np.uint8)
     spans = _spans(planes, len(records))
     is_usual = routines.ctjax_split_records(
@@ -70,6 +75,7 @@ def split_records(
         address(spans, np.int64),
         len(spans),
         num_pixels,
+        charge_limit or 0.0,
         address(ids, np.int32),
         address(values if charges else None, np.float32),
         address(None if charges else values, np.uint8),

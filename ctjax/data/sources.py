@@ -1,15 +1,18 @@
 """Reads larcv3 files as one data set, or synthetic events in their place."""
 
+import dataclasses
 import glob
 import os
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from ctjax.base.constants import FULL_IMAGE_SHAPE
+from ctjax.base import descriptors
+from ctjax.base.constants import CHARGE_LIMIT, FULL_IMAGE_SHAPE, NUM_PLANES
 from ctjax.data import images, synthetic
 from ctjax.data.larcv.file import LarcvFile, LarcvFileError
+from ctjax.data.larcv.records import PlaneMeta
 from ctjax.data.pooling import pool, pooled_shape
 from ctjax.data.sparse import SparsePlane, sparse_planes
 from ctjax.data.voxels import Voxels
@@ -18,6 +21,12 @@ SYNTHETIC_EVENTS = 1024
 """Synthetic events repeat after so many."""
 
 GLOB_CHARACTERS = "*?["
+
+SAMPLED_BYTES = 2**24
+"""Read of a data set to compare it with that of another process."""
+
+SYNTHETIC_NAME = "synthetic"
+"""Takes the place of a file's name."""
 
 
 class Source(Protocol):
@@ -43,6 +52,22 @@ class Source(Protocol):
         """Returns run, subrun and event, [3] int64."""
         ...
 
+    def plane_metas(self, entry: int) -> Sequence[PlaneMeta]:
+        """Returns the geometry of an event's image, by plane."""
+        ...
+
+    def file_of(self, entry: int) -> str:
+        """Returns the path of the file that holds an event."""
+        ...
+
+    def files(self) -> list[tuple[str, int, int]]:
+        """Returns path, bytes and events of every file."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what tells these events from those of another process."""
+        ...
+
     def close(self) -> None:
         """Closes what is open."""
         ...
@@ -51,13 +76,16 @@ class Source(Protocol):
 class LarcvFiles:
     """Joins several larcv3 files into one data set, in the order given."""
 
-    def __init__(self, paths: Sequence[str], **options: bool):
+    def __init__(self, paths: Sequence[str], **options: Any):
         """Opens all files, with the options of LarcvFile, and compares them.
 
         Raises:
           LarcvFileError: where one cannot be read, or differs from the first.
         """
         self._files: list[LarcvFile] = []
+        shortage = descriptors.find_shortage(2 * len(paths))
+        if shortage is not None:
+            raise LarcvFileError(f"{len(paths)} data files: {shortage}")
         try:
             for path in paths:
                 self._files.append(LarcvFile(path, **options))
@@ -80,6 +108,28 @@ class LarcvFiles:
         """Returns run, subrun and event, [3] int64."""
         file, local = self._find(entry)
         return file.event_ids[local]
+
+    def plane_metas(self, entry: int) -> Sequence[PlaneMeta]:
+        """Returns the geometry of an event's image, by plane."""
+        file, local = self._find(entry)
+        return file.plane_metas(local)
+
+    def file_of(self, entry: int) -> str:
+        """Returns the path of the file that holds an event."""
+        return self._find(entry)[0].path
+
+    def files(self) -> list[tuple[str, int, int]]:
+        """Returns path, bytes and events of every file."""
+        return [(file.path, file.num_bytes, file.num_events) for file in self._files]
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what tells these files from those of another process."""
+        share = SAMPLED_BYTES // len(self._files)
+        return {
+            f"{file.path}: {name}": value
+            for file in self._files
+            for name, value in file.describe(share).items()
+        } | {"order of the files": [file.path for file in self._files]}
 
     def close(self) -> None:
         """Closes all files."""
@@ -132,6 +182,24 @@ class SyntheticEvents:
         """Returns run 0, subrun 0 and the entry, [3] int64."""
         return np.array([0, 0, entry], np.int64)
 
+    def plane_metas(self, entry: int) -> Sequence[PlaneMeta]:
+        """Returns the geometry of an image, whose unit is the pixel, by plane."""
+        height, width = self.stored_shape
+        meta = PlaneMeta((width, height), (float(width), float(height)))
+        return [meta] * NUM_PLANES
+
+    def file_of(self, entry: int) -> str:
+        """Returns what takes the place of a file's name."""
+        return SYNTHETIC_NAME
+
+    def files(self) -> list[tuple[str, int, int]]:
+        """Returns nothing: there are no files."""
+        return []
+
+    def describe(self) -> dict[str, Any]:
+        """Returns nothing: the configuration alone makes the events."""
+        return {}
+
     def close(self) -> None:
         """Does nothing: nothing is open."""
 
@@ -171,6 +239,33 @@ class EventSource:
     def event_id(self, entry: int) -> np.ndarray:
         """Returns run, subrun and event, [3] int64; all -1 where never set."""
         return self._source.event_id(entry)
+
+    def plane_metas(self, entry: int) -> list[PlaneMeta]:
+        """Returns the geometry of an event's image, by plane.
+
+        Pooling changes the number of its pixels, and neither their extent nor origin.
+        """
+        height, width = self.image_shape
+        return [
+            dataclasses.replace(meta, number_of_voxels=(width, height))
+            for meta in self._source.plane_metas(entry)
+        ]
+
+    def file_of(self, entry: int) -> str:
+        """Returns the path of an event's file; SYNTHETIC_NAME where it has none."""
+        return self._source.file_of(entry)
+
+    def files(self) -> list[tuple[str, int, int]]:
+        """Returns path, bytes and events of every file."""
+        return self._source.files()
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what tells these events from those of another process.
+
+        Of files: names, sizes, numbers of events, shapes, whether there are labels,
+        and digests of event ids, of the places of voxels and of a part of the bytes.
+        """
+        return self._source.describe()
 
     def read(
         self, entry: int, image_out: np.ndarray, label_out: np.ndarray
@@ -218,6 +313,7 @@ def open_source(
     require_label: bool = False,
     strict: bool = False,
     raw_chunks: bool = True,
+    charge_limit: float = CHARGE_LIMIT,
 ) -> EventSource:
     """Opens a data set.
 
@@ -231,6 +327,7 @@ def open_source(
       require_label: see LarcvFile; to be set for training.
       strict: see LarcvFile.
       raw_chunks: see LarcvFile.
+      charge_limit: see LarcvFile.
 
     Returns:
       The source; to be closed.
@@ -243,7 +340,11 @@ def open_source(
         return EventSource(SyntheticEvents(image_shape, seed, num_events), downsample)
     paths = find_files([file] if isinstance(file, str | os.PathLike) else file)
     source = LarcvFiles(
-        paths, require_label=require_label, strict=strict, raw_chunks=raw_chunks
+        paths,
+        require_label=require_label,
+        strict=strict,
+        raw_chunks=raw_chunks,
+        charge_limit=charge_limit,
     )
     try:
         return EventSource(source, downsample)
@@ -266,6 +367,7 @@ def find_files(patterns: Sequence[str | os.PathLike]) -> list[str]:
         found = [pattern]
         is_pattern = any(c in pattern for c in GLOB_CHARACTERS)
         if is_pattern and not os.path.exists(pattern):
+            pattern = _escape_existing(pattern)
             found = sorted(glob.glob(pattern, recursive=True))
         if not found:
             raise LarcvFileError(f"{pattern}: found no file, expected larcv3 files")
@@ -279,6 +381,19 @@ def find_files(patterns: Sequence[str | os.PathLike]) -> list[str]:
             raise LarcvFileError(f"{path}: found twice, expected each file once")
         seen.add(real)
     return paths
+
+
+def _escape_existing(pattern: str) -> str:
+    """Lets the leading folders of a pattern stand for themselves where they exist.
+
+    So that a folder named `run[1]` is found, and not looked for as `run1`.
+    """
+    parts = pattern.split(os.sep)
+    for length in range(len(parts) - 1, 0, -1):
+        folder = os.sep.join(parts[:length])
+        if os.path.isdir(folder):
+            return os.sep.join([glob.escape(folder), *parts[length:]])
+    return pattern
 
 
 def _by(shape: tuple[int, int]) -> str:

@@ -15,7 +15,7 @@ the second."""
 
 
 def largest_activations(
-    model: nn.Module, variables: dict[str, Any], image: np.ndarray
+    model: nn.Module, variables: dict[str, Any], image: np.ndarray, train: bool
 ) -> str:
     """Names the modules whose outputs are largest; of equals the first to compute.
 
@@ -25,6 +25,7 @@ def largest_activations(
       model: the network, without an axis.
       variables: its parameters and running statistics, on the host.
       image: [B, P, H, W] float32, as the network sees it.
+      train: whether normalization takes the minibatch's statistics, as in training.
 
     Returns:
       One line, "net_core/down_blocks: 1.2e+30, ...".
@@ -44,7 +45,8 @@ def largest_activations(
             return outputs
 
         with nn.intercept_methods(note):
-            model.apply(variables, image, train=True, mutable=["batch_stats"])
+            mutable = ["batch_stats"] if train else False
+            model.apply(variables, image, train=train, mutable=mutable)
         return jnp.stack(values)
 
     values = np.asarray(largest(variables, image))

@@ -1,12 +1,17 @@
 """Compiles steps for the devices of a mesh."""
 
+import logging
+import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from ctjax.learning import sharding
+from ctjax.learning import device_memory, sharding
 from ctjax.learning.sharding import BY_EVENT, REPLICATED
+
+logger = logging.getLogger("ctjax")
 
 
 def compile_train_step(step: Callable, mesh: Mesh) -> Callable:
@@ -16,13 +21,49 @@ def compile_train_step(step: Callable, mesh: Mesh) -> Callable:
 
 
 def compile_eval_step(
-    step: Callable, mesh: Mesh, with_scores: bool = False
+    step: Callable, mesh: Mesh, with_scores: bool = False, with_loss: bool = True
 ) -> Callable:
     """Compiles `make_eval_step`'s for the devices of a mesh."""
     by_event = ("prediction", "label", *(("image", "score") if with_scores else ()))
     specs = dict.fromkeys(by_event, BY_EVENT)
-    common = dict.fromkeys(("loss", "metrics", "confusion"), REPLICATED)
+    same = ("metrics", "confusion", "is_finite", *(("loss",) if with_loss else ()))
+    common = dict.fromkeys(same, REPLICATED)
     return sharding.over_events(step, mesh, (REPLICATED, BY_EVENT), specs | common)
+
+
+def compile_ahead(
+    name: str, step: Callable, *arguments: Any
+) -> tuple[Callable, jax.stages.Compiled]:
+    """Compiles a step before its first call, if its memory is there.
+
+    Args:
+      name: of the step, for the log: "training".
+      step: under `jax.jit`.
+      arguments: of its first call, left as they are.
+
+    Returns:
+      The step, which compiles once more for arguments of other shapes (sparse
+      minibatches may grow), and the program.
+
+    Raises:
+      UserError: the program needs more memory than the devices have.
+    """
+    logger.info("Compiling the %s step …", name)
+    start = time.perf_counter()
+    compiled = step.lower(*arguments).compile()
+    seconds = time.perf_counter() - start
+    devices = jax.tree.leaves(arguments)[0].sharding.addressable_devices
+    found = device_memory.check_fits(name, compiled, devices)
+    words = "Compiled the %s step in %.1f s; each device: %s; %s"
+    logger.info(words, name, seconds, describe_program(compiled), found)
+
+    def call(*arguments: Any) -> Any:
+        try:
+            return compiled(*arguments)
+        except TypeError:  # which tells of other shapes, before anything is done
+            return step(*arguments)
+
+    return call, compiled
 
 
 def describe_program(compiled: jax.stages.Compiled) -> str:

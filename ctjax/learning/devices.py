@@ -10,6 +10,7 @@ from ctjax.base import user_cache
 from ctjax.base.errors import ConfigError
 from ctjax.config.fields import ComputeMode
 from ctjax.learning import sharding
+from ctjax.processes import join
 
 logger = logging.getLogger("ctjax")
 
@@ -24,12 +25,12 @@ def select(compute_mode: ComputeMode) -> Mesh:
       The mesh of all of them, those of other processes too.
 
     Raises:
-      ConfigError: a GPU is asked for and there is none.
+      ConfigError: a GPU, or what JAX_PLATFORMS names, is asked for and there is none.
     """
     _keep_compiled_programs()
     if compute_mode is ComputeMode.CPU:
         jax.config.update("jax_platforms", "cpu")
-    device = jax.local_devices()[0]
+    device = join.find_local_devices()[0]
     if compute_mode is ComputeMode.GPU and device.platform != "gpu":
         raise ConfigError(
             f"run.compute_mode=GPU: expected a GPU, jax found {device.platform} only; "
@@ -66,11 +67,25 @@ def check_divisible(mesh: Mesh, **sizes: int) -> None:
 def _keep_compiled_programs() -> None:
     """Lets later runs load programs instead of compiling them, half a minute each.
 
-    The folder is that of JAX_COMPILATION_CACHE_DIR, else one in the user's cache.
+    The folder is that of JAX_COMPILATION_CACHE_DIR, else one in the user's cache. One
+    that others can write, too, is not used.
     """
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or user_cache.folder(
         "compiled"
     )
+    if folder is None:
+        logger.info("Compiled programs are not kept: found no home folder")
+    else:
+        # A program is code: whoever could write it could do anything in our name.
+        obstacle = user_cache.make_private(folder)
+        if obstacle is not None:
+            logger.warning(
+                "Compiled programs are not kept: %s: %s; expected a folder that this "
+                "user alone can write",
+                folder,
+                obstacle,
+            )
+            folder = None
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -70,12 +70,25 @@ def make_input(image_shape: tuple[int, int], img_transform: bool) -> NetworkInpu
 
     Args:
       image_shape: (H, W) of a sparse minibatch made dense.
-      img_transform: whether the network sees log(1 + charge) instead of the charge.
+      img_transform: whether the network sees `log_of_charge` instead of the charge.
     """
 
     def network_input(minibatch: Minibatch) -> tuple[jax.Array, jax.Array, jax.Array]:
         charge, label = dense(minibatch, image_shape)
-        # Of the original; charges are above a threshold, so 1 + charge is positive.
-        return (jnp.log(charge + 1.0) if img_transform else charge), charge, label
+        return (log_of_charge(charge) if img_transform else charge), charge, label
 
     return network_input
+
+
+def log_of_charge(charge: Array) -> jax.Array:
+    """Returns log(1 + charge), and of negative charges the opposite of their size's.
+
+    CosmicTagger's log(1 + charge) has no value at -1 and below, where signals of
+    induction planes go. Mirrored it is finite everywhere and keeps their sign and
+    size; where charges are not negative, nothing changes.
+
+    Args:
+      charge: of any shape, float32.
+    """
+    charge = jnp.asarray(charge)
+    return jnp.copysign(jnp.log(jnp.abs(charge) + 1.0), charge)

@@ -251,7 +251,11 @@ def _advance(
 
 
 def make_eval_step(
-    *, model: nn.Module, options: StepOptions, with_scores: bool
+    *,
+    model: nn.Module,
+    options: StepOptions,
+    with_scores: bool,
+    with_loss: bool = True,
 ) -> EvalStep:
     """Returns a pure `(variables, minibatch) -> results`, not yet compiled.
 
@@ -259,11 +263,14 @@ def make_eval_step(
       model: the network.
       options: of the run.
       with_scores: return what `predictions` writes, too.
+      with_loss: return the loss, too.
 
     Returns:
-      The step; its results are `loss`, a scalar, `metrics` [B, M] and `confusion`
-      [B, P, K, K] int32 an event each, of the whole minibatch and the same on all
-      devices; of this device's events `prediction` [B, P, H, W] uint8, the predicted
+      The step; its results are `metrics` [B, M], `confusion` [B, P, K, K] int32 and
+      `is_finite` [B] int32 an event each, and with loss `loss`, a scalar, of the whole
+      minibatch and the same on all devices. `is_finite` is 0 where the network has
+      given something that is no number; the event's metrics are none then, either.
+      Of this device's events there are `prediction` [B, P, H, W] uint8, the predicted
       class, and `label` likewise; with scores also `image` [B, P, H, W] float32,
       charges as they were read, and `score` [B, P, H, W, K] float32, probabilities.
     """
@@ -273,17 +280,21 @@ def make_eval_step(
         image, charge, label = options.network_input(minibatch)
         logits: Any = model.apply(variables, image, train=False)
         prediction = predicted_class(logits, charge, options.mask_empty_pixels)
-        loss = options.loss_fn(logits, label, minibatch.mask, charge)
+        is_finite = jnp.isfinite(logits).all((1, 2, 3, 4))
         values = metrics.event_metrics(prediction, label)
+        values = jnp.where(is_finite[:, None], values, jnp.nan)
         results = {
-            "loss": sharding.total(loss, axis_name),
             "metrics": sharding.gather(values, axis_name),
+            "is_finite": sharding.gather(is_finite.astype(jnp.int32), axis_name),
             "confusion": sharding.gather(
                 metrics.confusion(prediction, label), axis_name
             ),
             "prediction": prediction,
             "label": label,
         }
+        if with_loss:
+            loss = options.loss_fn(logits, label, minibatch.mask, charge)
+            results["loss"] = sharding.total(loss, axis_name)
         if with_scores:
             results["image"] = charge
             results["score"] = jax.nn.softmax(logits, axis=-1)

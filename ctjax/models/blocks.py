@@ -44,6 +44,8 @@ class Block(nn.Module):
       axis_name: as in `BatchNorm`.
       is_fused: whether GPUs use kernels that normalize and activate as well, where
         there are any, see `kernels.gpu`.
+      has_columns: whether columns of the image become features where there are few,
+        see `kernels.columns`; None where that is faster.
     """
 
     features: int
@@ -58,6 +60,7 @@ class Block(nn.Module):
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
     is_fused: bool = False
+    has_columns: bool | None = None
 
     def setup(self) -> None:
         """Makes the convolution and the normalization."""
@@ -99,6 +102,7 @@ class Block(nn.Module):
             plain=self._convolve,
             is_alone=self.stride == 1 and self.upsample is None,
             is_fused=self.is_fused,
+            has_columns=self.has_columns,
             num_planes=self.num_planes,
             dtype=self.dtype,
         )

@@ -74,13 +74,25 @@ def _max_pool_backward(x, gradient):
     a, b, c, d = _windows(x)
     left, right = a >= b, c >= d
     upper = jnp.where(left, a, b) >= jnp.where(right, c, d)
-    # One number for each window, compared with each pixel's own: XLA's CPU backend
-    # gets gradients wrong, by percents, where four masks are concatenated and the
-    # pooled image has another reader.
-    first = jnp.where(upper, jnp.where(left, 0, 1), jnp.where(right, 2, 3))
-    number = jnp.arange(4, dtype=first.dtype).reshape(1, 1, 2, 1, 2, 1)
-    is_first = first[:, :, None, :, None] == number
-    return (jnp.where(is_first, gradient[:, :, None, :, None], 0).reshape(x.shape),)
+    return (_at_maxima(gradient, upper, jnp.where(upper, left, right)),)
+
+
+def _at_maxima(gradient, upper, left):
+    """Puts gradients [N, H, W, C] where the maxima of windows are, zeros elsewhere.
+
+    Pixel by pixel. Where four masked parts were put together, XLA's CPU backend got
+    gradients wrong by percents (jaxlib 0.10.2, where the pooled image had another
+    reader), and its GPU backend wrote and read the whole again before the activation's.
+    """
+    n, height, width, features = gradient.shape
+    windows = (n, height, 2, width, 2, features)
+    row, column = (jax.lax.broadcasted_iota(jnp.int32, windows, i) for i in (2, 4))
+    upper, left, gradient = (
+        jnp.broadcast_to(part[:, :, None, :, None], windows)
+        for part in (upper, left, gradient)
+    )
+    is_maximum = (upper == (row == 0)) & (left == (column == 0))
+    return jnp.where(is_maximum, gradient, 0).reshape(n, 2 * height, 2 * width, -1)
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)

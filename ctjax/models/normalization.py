@@ -48,12 +48,13 @@ class BatchNorm(nn.Module):
         """Normalizes [N, H, W, C] by its own statistics, and updates the running ones.
 
         Args:
-          x: output of a convolution without its bias.
+          x: output of a convolution without its bias; [N, H, W / s, s C] where columns
+            are features (`kernels.columns`).
           bias: [C] the bias, of which only the running mean sees anything.
           slope: of the activation that follows, where its input is negative.
 
         Returns:
-          [N, H, W, C], of the type of `x`.
+          Of the shape and type of `x`.
         """
         planes = x.reshape(-1, self.num_planes, *x.shape[1:])
         results: Any = normalize(planes, self.scale, self.shift, slope, self.axis_name)
@@ -126,7 +127,7 @@ def normalize(
     differentiated piece by piece, two more arrays of that size would be kept.
 
     Args:
-      x: [B, P, H, W, C].
+      x: [B, P, H, W, C], or [B, P, H, W / s, s C].
       scale: [C].
       shift: [C].
       slope: of the activation where its input is negative; 1 for none.
@@ -137,16 +138,28 @@ def normalize(
       float32, through which no gradient passes.
     """
     wide = x.astype(jnp.float32)
-    mean = _mean_of_devices(wide.mean((0, 2, 3)), axis_name)
-    var = jnp.square(wide - _of_planes(mean)).mean((0, 2, 3))
-    var = _mean_of_devices(var, axis_name)
+    features = scale.size
+    mean = _joined(wide.mean((0, 2, 3)), features, jnp.mean)
+    mean = _mean_of_devices(mean, axis_name)
+    var = jnp.square(wide - _of_planes(mean, x)).mean((0, 2, 3))
+    var = _mean_of_devices(_joined(var, features, jnp.mean), axis_name)
     _, y = _normalized(x, mean, var, scale, shift)
     return _activated(y, y, slope).astype(x.dtype), mean, var
 
 
-def _of_planes(statistics):
-    """Reshapes [P, C] or [C] for broadcasting against [B, P, H, W, C]."""
+def _of_planes(statistics, x):
+    """Reshapes [P, C] or [C] for broadcasting against `x`, as `normalize` takes it."""
+    columns = x.shape[-1] // statistics.shape[-1]
+    if columns > 1:
+        statistics = jnp.concatenate([statistics] * columns, -1)
     return statistics.reshape(1, -1, 1, 1, statistics.shape[-1])
+
+
+def _joined(sums, features, join):
+    """Joins the sums or means of columns that are features: [P, s C] to [P, C]."""
+    if sums.shape[-1] == features:
+        return sums
+    return join(sums.reshape(sums.shape[0], -1, features), 1)
 
 
 def _mean_of_devices(x, axis_name):
@@ -161,11 +174,11 @@ def _activated(y, x, slope):
 def _normalized(x, mean, var, scale, shift):
     """Returns the normalized array before and after scale and shift, float32."""
     inverse = jax.lax.rsqrt(var + BATCH_NORM_EPSILON)
-    centred = x.astype(jnp.float32) - _of_planes(mean)
+    centred = x.astype(jnp.float32) - _of_planes(mean, x)
     gain = scale[None] * inverse
     return (
-        centred * _of_planes(inverse),
-        centred * _of_planes(gain) + _of_planes(shift),
+        centred * _of_planes(inverse, x),
+        centred * _of_planes(gain, x) + _of_planes(shift, x),
     )
 
 
@@ -179,15 +192,15 @@ def _normalize_backward(slope, axis_name, residuals, cotangents):
     normalized, y = _normalized(x, mean, var, scale, shift)
     gradient = _activated(y, cotangents[0].astype(jnp.float32), slope)
     count = x.size // mean.size
-    of_shift = gradient.sum((0, 2, 3))
-    of_scale = (gradient * normalized).sum((0, 2, 3))
+    of_shift = _joined(gradient.sum((0, 2, 3)), scale.size, jnp.sum)
+    of_scale = _joined((gradient * normalized).sum((0, 2, 3)), scale.size, jnp.sum)
     # The statistics' own part. Over several devices they belong to all losses.
     through_mean, through_var = (
-        _of_planes(_mean_of_devices(total / count, axis_name))
+        _of_planes(_mean_of_devices(total / count, axis_name), x)
         for total in (of_shift, of_scale)
     )
     inverse = jax.lax.rsqrt(var + BATCH_NORM_EPSILON)
-    of_x = _of_planes(scale[None] * inverse) * (
+    of_x = _of_planes(scale[None] * inverse, x) * (
         gradient - through_mean - normalized * through_var
     )
     return of_x.astype(x.dtype), of_scale.sum(0), of_shift.sum(0)

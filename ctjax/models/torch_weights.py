@@ -20,6 +20,17 @@ _LEAVES = {
     "bias": ("params", "bias"),
 }
 
+_RENAMED = {
+    "conv1": ("convolution_1", "conv"),
+    "conv2": ("convolution_2", "conv"),
+    "bn1": ("convolution_1", "norm"),
+    "bn2": ("convolution_2", "norm"),
+    "bn": ("norm",),
+}
+"""Modules of CosmicTagger from before May 2022, the competition's, to today's names."""
+
+MOST_NAMED = 20
+"""Of the tensors that do not fit, how many a message names."""
 
 _NORMS = ("norm", "norm1", "norm2")
 _TRANSPOSED = (("upsample", "conv"), ("ctu", "conv"))
@@ -28,7 +39,7 @@ _LISTED = re.compile(r"(blocks|block_[1-4]|encoder_layers(?:_down|_up)?|[qkv])_(
 
 
 class WeightsError(UserError):
-    """Reports tensors that do not fit the network, all in one message."""
+    """Reports tensors that do not fit the network, in one message."""
 
 
 def _path_of(torch_name: str) -> tuple[str, ...]:
@@ -38,14 +49,14 @@ def _path_of(torch_name: str) -> tuple[str, ...]:
     *modules, leaf = name.split(".")
     path: list[str] = []
     for module in modules:
-        if module.isdigit():
+        if module.isdigit() and path:
             path[-1] += f"_{module}"
         else:
-            path.append(module)
+            path += _RENAMED.get(module, (module,))
     # blocks.blocks.0 is a series named "blocks" with its own list "blocks".
     if leaf == "weight":
         collection = "params"
-        leaf = "scale" if path[-1] in _NORMS else "kernel"
+        leaf = "scale" if path and path[-1] in _NORMS else "kernel"
     else:
         collection, leaf = _LEAVES[leaf]
     return (collection, *path, leaf)
@@ -86,9 +97,9 @@ def to_variables(
     """Converts a torch state dictionary.
 
     Args:
-      tensors: torch name to array; names may start with "module.", and counters
-        (`num_batches_tracked`) are passed over. May be any set of tensors shaped like
-        parameters, gradients for instance.
+      tensors: torch name, today's or of before May 2022, to array; names may start
+        with "module.", and counters (`num_batches_tracked`) are passed over. May be any
+        set of tensors shaped like parameters, gradients for instance.
       like: variables of the network ("params" and, with batch normalization,
         "batch_stats"), for their shapes alone.
 
@@ -111,6 +122,9 @@ def to_variables(
         if path not in wanted:
             problems.append(f"{name}: not a tensor of this network")
             continue
+        if path in found:
+            problems.append(f"{name}: given twice, expected {torch_name(path)} alone")
+            continue
         array = np.asarray(tensor)
         expected = tuple(wanted[path].shape)
         if array.ndim != len(expected):
@@ -127,8 +141,11 @@ def to_variables(
         if path not in found and not any(torch_name(path) in p for p in problems)
     ]
     if problems:
+        more = len(problems) - MOST_NAMED
+        rest = [f"and {more} more"] if more > 0 else []
         raise WeightsError(
-            f"{len(problems)} tensors do not fit the network: " + "; ".join(problems)
+            f"{len(problems)} tensors do not fit the network: "
+            + "; ".join([*problems[:MOST_NAMED], *rest])
         )
     return flax.traverse_util.unflatten_dict(found)
 

@@ -19,6 +19,9 @@ from ctjax.config.fields import (
 from ctjax.models import blocks, layers
 from ctjax.models.pixel_network import ImageRule, PixelNetwork, glorot_bounds
 
+HAS_COLUMNS = {Kernels.AUTO: None, Kernels.COLUMNS: True}
+"""Whether columns become features, see `blocks.Block`; else they do not."""
+
 
 class MaxPoolingDownsample(nn.Module):
     """Max-pools, then applies a 1 x 1 block to the next level's width."""
@@ -118,10 +121,8 @@ class Level(nn.Module):
             return deepest(x, train)
 
         width = x.shape[-1]
-        if config.growth_rate is GrowthRate.MULTIPLICATIVE:
-            width_below = 2 * width
-        else:
-            width_below = width + config.n_initial_filters
+        multiplies = config.growth_rate is GrowthRate.MULTIPLICATIVE
+        width_below = width + (width if multiplies else config.n_initial_filters)
         here = functools.partial(self.block, features=width)
         below = functools.partial(self.block, features=width_below)
         series = functools.partial(
@@ -222,6 +223,7 @@ class UResNet(PixelNetwork):
             dtype=self.dtype,
             axis_name=self.axis_name if config.sync_batch_norm else None,
             is_fused=config.kernels is Kernels.FUSED,
+            has_columns=HAS_COLUMNS.get(config.kernels, False),
         )
         series = functools.partial(
             nn.remat(blocks.BlockSeries, static_argnums=(2,))  # 2: train

@@ -22,19 +22,25 @@ from ctjax.learning.precision import LossScale
 from ctjax.learning.state import TrainState
 from ctjax.outputs import checksums, saved_config
 from ctjax.outputs.checkpoint_saver import SCORE, Saver, training_item
+from ctjax.outputs.plain_names import plain_name
 from ctjax.outputs.saved_config import CheckpointError, DamagedError, SavedConfig
 from ctjax.processes import join
 from ctjax.processes.join import SINGLE_PROCESS, Processes
 
 MAX_TO_KEEP = 5  # as CosmicTagger
 FOLDER = "checkpoints"
+TRAINING = "training"  # in the folder of a step; weights alone are without it
+
+MAX_NAMED = 5
+"""Tensors that a message names."""
+
 logger = logging.getLogger("ctjax")
 
 
 def save_weights(
     output_dir: str, variables: dict[str, Any], step: int, config: Config
 ) -> None:
-    """Writes parameters and running statistics alone, for `restore_weights`.
+    """Writes and seals parameters and running statistics, for `restore_weights`.
 
     Args:
       output_dir: folder to make, which may exist but hold no checkpoints.
@@ -50,7 +56,11 @@ def save_weights(
         raise FileExistsError(
             f"{output_dir}: found a folder {FOLDER}, expected none to write over"
         )
-    with ocp.CheckpointManager(folder) as manager:
+    os.makedirs(folder)
+    with (
+        plain_name(folder, is_written=True) as name,
+        ocp.CheckpointManager(name) as manager,
+    ):
         manager.save(
             step,
             args=ocp.args.Composite(
@@ -58,6 +68,7 @@ def save_weights(
                 config=ocp.args.JsonSave(saved_config.to_item(config)),
             ),
         )
+    checksums.write_checksums(folder, step)
 
 
 @contextlib.contextmanager
@@ -89,12 +100,14 @@ def open_for_saving(
             ]
         ),
     )
-    manager = ocp.CheckpointManager(folder, options=options)
-    saver = Saver(folder, manager, processes.is_first)
-    try:
-        yield saver
-    finally:
-        saver.close()
+    os.makedirs(folder, exist_ok=True)
+    with plain_name(folder, is_written=True) as name:
+        manager = _open_manager(name, options)
+        saver = Saver(folder, manager, processes.is_first)
+        try:
+            yield saver
+        finally:
+            saver.close()
 
 
 def restore_latest(
@@ -117,10 +130,15 @@ def restore_latest(
       The state, or None where there is no checkpoint.
 
     Raises:
-      CheckpointError: the checkpoint is of another network or optimizer, or all are
-        damaged.
+      CheckpointError: the checkpoint is of another network, optimizer or kind of
+        images, or all are damaged.
+      DistributedError: another process sees other checkpoints.
     """
     steps = sorted(saver.manager.all_steps(), reverse=True)
+    if processes.count > 1:
+        name = os.path.join(config.output_dir, FOLDER)
+        found = checksums.describe(name, saver.folder, max(steps, default=None))
+        join.check_alike({f"steps in {name}": steps} | found)
     damaged = []
     for step in steps:
         try:
@@ -138,6 +156,10 @@ def restore_latest(
             if processes.count > 1:
                 join.wait_for_all("damaged checkpoints")
             saver.manager.reload()
+        if processes.is_first:
+            saved = _saved_config(saver.manager, step)
+            for line in saved_config.describe_changes(saved, config):
+                logger.warning("Another run than up to step %d: %s", step, line)
         return restored
     if damaged:
         raise CheckpointError(
@@ -173,13 +195,14 @@ def _restore_step(
     where = os.path.join(manager.directory, str(step))
     saved = _saved_config(manager, step)
     saved_config.check_network(saved, config.network, where)
+    saved_config.check_images(saved, config, where)
     if saved.optimizer != config.mode.optimizer.name.value:
         raise CheckpointError(
             f"{where}: its mode.optimizer.name is {saved.optimizer}, expected "
             f"{config.mode.optimizer.name.value}; start in another output_dir, with "
             "mode.weights_location to keep the weights"
         )
-    if not os.path.isdir(os.path.join(where, "training")):
+    if not os.path.isdir(os.path.join(where, TRAINING)):
         raise CheckpointError(
             f"{where}: weights alone, expected a checkpoint of training; start in "
             "another output_dir, with mode.weights_location to take these weights"
@@ -196,6 +219,7 @@ def _restore_step(
         words = " ".join(str(error).split())[:300]
         raise DamagedError(f"{where}: {words}") from error
     variables, training = restored["variables"], restored["training"]
+    _check_finite(variables, where)
     # A run that goes on in another number format starts with a scale of its own.
     is_same = saved.precision == config.run.precision.value
     loss_scale = LossScale(**training["loss_scale"]) if is_same else state.loss_scale
@@ -210,38 +234,82 @@ def _restore_step(
 
 
 def restore_weights(
-    location: str, variables: dict[str, Any], config: Config
+    location: str,
+    variables: dict[str, Any],
+    config: Config,
+    processes: Processes = SINGLE_PROCESS,
 ) -> tuple[dict[str, Any], int]:
     """Restores parameters and running statistics alone.
 
     Args:
       location: output_dir of a run, its checkpoints folder, or one step's folder.
       variables: of the right structure; their values are not used.
-      config: of this run, for its network.
+      config: of this run, for its network and its images.
+      processes: of the run, all of which restore.
 
     Returns:
       The variables and the step at which they were saved.
 
     Raises:
-      CheckpointError: there is no checkpoint, one of another network, or a damaged
-        one; an older one is not taken unasked.
+      CheckpointError: there is no checkpoint, one of another network, one trained with
+        other images, a damaged one or one whose numbers are not all finite; an older
+        one is not taken unasked.
+      DistributedError: another process sees another checkpoint.
     """
+    if processes.count > 1:
+        join.check_alike(checksums.describe(location, *_find(location)))
     with _open_existing(location) as (manager, step):
         where = os.path.join(manager.directory, str(step))
         if checksums.find_damage(str(manager.directory), step):
             raise _damaged(where, "other bytes than were saved")
         saved = _saved_config(manager, step)
         saved_config.check_network(saved, config.network, where)
+        if os.path.isdir(os.path.join(where, TRAINING)):
+            saved_config.check_images(saved, config, where)
         try:
-            restored = manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    variables=ocp.args.StandardRestore(_abstract(variables))
-                ),
-            )
+            restored = _restore_variables(manager, step, variables)
         except Exception as error:  # of any kind, from orbax, tensorstore and zarr
             raise _damaged(where, " ".join(str(error).split())[:300]) from error
-    return restored["variables"], step
+    _check_finite(restored, where)
+    return restored, step
+
+
+def _restore_variables(
+    manager: ocp.CheckpointManager, step: int, variables: dict[str, Any]
+) -> dict[str, Any]:
+    """Restores the item "variables"; it may lack collections that are empty."""
+    try:
+        return _restore_all(manager, step, variables)
+    except Exception:  # of any kind, as above
+        filled = {name: tree for name, tree in variables.items() if tree}
+        if filled.keys() == variables.keys():
+            raise
+        return {**variables, **_restore_all(manager, step, filled)}
+
+
+def _restore_all(
+    manager: ocp.CheckpointManager, step: int, wanted: dict[str, Any]
+) -> dict[str, Any]:
+    restored = manager.restore(
+        step,
+        args=ocp.args.Composite(variables=ocp.args.StandardRestore(_abstract(wanted))),
+    )
+    return restored["variables"]
+
+
+def _check_finite(variables: dict[str, Any], where: str) -> None:
+    """Raises CheckpointError where weights are not numbers, naming the tensors."""
+    wrong = [
+        name
+        for name, array in checksums.named_arrays(variables).items()
+        if not np.isfinite(array).all()
+    ]
+    if wrong:
+        more = f" and {len(wrong) - MAX_NAMED} more" * (len(wrong) > MAX_NAMED)
+        raise CheckpointError(
+            f"{where}: found numbers that are not finite in "
+            f"{', '.join(wrong[:MAX_NAMED])}{more}, expected finite ones"
+        )
 
 
 def _damaged(where: str, words: str) -> DamagedError:
@@ -269,12 +337,31 @@ def read_network(location: str) -> AnyNetwork:
 def _open_existing(location: str) -> Iterator[tuple[ocp.CheckpointManager, int]]:
     """Opens the checkpoints of a location; yields the step it names, else the last."""
     folder, step = _find(location)
-    with ocp.CheckpointManager(folder) as manager:
+    with (
+        plain_name(folder, is_written=False) as name,
+        _open_manager(name) as manager,
+    ):
         if step is None:
             step = manager.latest_step()
         if step is None or step not in manager.all_steps():
             raise CheckpointError(f"{location}: expected a checkpoint, found none")
         yield manager, step
+
+
+def _open_manager(
+    folder: str, options: ocp.CheckpointManagerOptions | None = None
+) -> ocp.CheckpointManager:
+    """Returns orbax's manager of a folder, which reads what the checkpoints say."""
+    try:
+        return ocp.CheckpointManager(folder, options=options)
+    except OSError:
+        raise
+    except Exception as error:  # of any kind, where what it reads is damaged
+        words = " ".join(str(error).split())[:300]
+        raise DamagedError(
+            f"{folder}: checkpoints that cannot be read ({type(error).__name__}: "
+            f"{words})"
+        ) from error
 
 
 def _find(location: str) -> tuple[str, int | None]:
@@ -304,7 +391,7 @@ def _saved_config(manager: ocp.CheckpointManager, step: int) -> SavedConfig:
             step, args=ocp.args.Composite(config=ocp.args.JsonRestore())
         )
         item = restored["config"]
-    except (KeyError, TypeError, OSError, ValueError) as error:
+    except Exception as error:  # of any kind, as above
         raise DamagedError(
             f"{where}: not a checkpoint of ctjax, or a damaged one"
         ) from error

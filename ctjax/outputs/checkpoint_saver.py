@@ -81,6 +81,10 @@ class Saver:
                 "a disk that takes them"
             )
 
+    def wait(self) -> None:
+        """Waits for what is being written; a failure is noted in `failure`."""
+        self._finish()
+
     def close(self) -> None:
         """Waits for what is being written; a failure is noted."""
         last = self._saving

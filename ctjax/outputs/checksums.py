@@ -1,4 +1,4 @@
-"""Tells whether the files of a checkpoint are still those that were written.
+"""Takes checksums of weights, and tells whether files are still those written.
 
 The storage library notices files that are cut or missing, but not every flipped bit.
 Checksums lie beside the checkpoints, one JSON file a step.
@@ -9,6 +9,10 @@ import hashlib
 import json
 import logging
 import os
+from typing import Any
+
+import jax
+import numpy as np
 
 logger = logging.getLogger("ctjax")
 
@@ -21,10 +25,10 @@ def write_checksums(folder: str, step: int) -> None:
       step: of the checkpoint. Checksums of checkpoints that are gone are removed.
     """
     try:
-        sums = _sums(os.path.join(folder, str(step)))
+        sums = sum_files(os.path.join(folder, str(step)))
         path = _path(folder, step)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(f"{path}.partial", "w") as file:
+        with open(f"{path}.partial", "w", encoding="utf-8") as file:
             json.dump(sums, file)
         os.replace(f"{path}.partial", path)
         for name in os.listdir(os.path.dirname(path)):
@@ -37,16 +41,67 @@ def write_checksums(folder: str, step: int) -> None:
 def find_damage(folder: str, step: int) -> bool:
     """Says whether a checkpoint differs from its checksums; False where it has none.
 
-    A run that was killed right after a save may not have written them yet.
+    A run that was killed right after a save may not have written them yet. Checksums
+    that cannot be read are damage, too.
     """
-    try:
-        with open(_path(folder, step)) as file:
-            expected = json.load(file)
-    except (OSError, ValueError):
-        return False
-    with contextlib.suppress(OSError):
-        return _sums(os.path.join(folder, str(step))) != expected
+    with contextlib.suppress(OSError, ValueError):
+        try:
+            with open(_path(folder, step), encoding="utf-8") as file:
+                expected = json.load(file)
+        except FileNotFoundError:
+            return False
+        return sum_files(os.path.join(folder, str(step))) != expected
     return True
+
+
+def describe(name: str, folder: str, step: int | None) -> dict[str, Any]:
+    """Returns what tells a checkpoint from that of another process.
+
+    Args:
+      name: of the checkpoints, the same in all processes.
+      folder: that holds them.
+      step: None for the last one.
+
+    Returns:
+      The step, None where there is none, and the start of the SHA-256 of each file.
+
+    Raises:
+      OSError: it cannot be read.
+    """
+    if step is None:
+        steps = [int(name) for name in os.listdir(folder) if name.isdigit()]
+        step = max(steps, default=None)
+    found: dict[str, Any] = {f"step of {name}": step}
+    if step is not None:
+        sums = sum_files(os.path.join(folder, str(step)))
+        found |= {f"{name}: {step}/{file}": total[:16] for file, total in sums.items()}
+    return found
+
+
+def sum_arrays(tree: Any) -> str:
+    """Returns the SHA-256 of arrays, however they are stored.
+
+    Args:
+      tree: nested dictionaries of arrays, whole in this process.
+
+    Returns:
+      Hexadecimal digits; of each array in the order of their names the name
+      ("params/net_core/..."), type, shape and bytes count.
+    """
+    total = hashlib.sha256()
+    for name, array in sorted(named_arrays(tree).items()):
+        total.update(f"{name} {array.dtype} {array.shape}".encode())
+        total.update(np.ascontiguousarray(array).data)
+    return total.hexdigest()
+
+
+def named_arrays(tree: Any) -> dict[str, np.ndarray]:
+    """Returns the arrays of nested dictionaries by their path, on the host."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+        for path, leaf in leaves
+    }
 
 
 def _path(folder: str, step: int) -> str:
@@ -54,7 +109,7 @@ def _path(folder: str, step: int) -> str:
     return os.path.join(f"{folder}_checksums", f"{step}.json")
 
 
-def _sums(folder: str) -> dict[str, str]:
+def sum_files(folder: str) -> dict[str, str]:
     """Returns the SHA-256 of every file of a folder, by its path inside it."""
     sums = {}
     for place, _, names in os.walk(folder):

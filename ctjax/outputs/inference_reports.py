@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 
 from ctjax.base.constants import CONFUSION_NAMES
 from ctjax.config.fields import Config
+from ctjax.data.larcv.writer import LarcvWriter
 from ctjax.data.minibatch import HostMinibatch
 from ctjax.data.order import PADDING
 from ctjax.data.sources import EventSource
@@ -19,12 +21,17 @@ from ctjax.processes.join import Processes
 
 logger = logging.getLogger("ctjax")
 
-COLUMNS = ("entry", "run", "subrun", "event", *metrics.METRIC_NAMES)
-CONFUSION_COLUMNS = ("entry", *CONFUSION_NAMES)
+EVENT_COLUMNS = ("entry", "run", "subrun", "event", "file")
+COLUMNS = (*EVENT_COLUMNS, *metrics.METRIC_NAMES)
+CONFUSION_COLUMNS = (*EVENT_COLUMNS, *CONFUSION_NAMES)
 
 
 class InferenceReports:
-    """Reports from the first process, but predictions from every one."""
+    """Reports from the first process, but predictions from every one.
+
+    Attributes:
+      timings: of the minibatches; they begin when the block is entered.
+    """
 
     def __init__(
         self,
@@ -32,7 +39,7 @@ class InferenceReports:
         source: EventSource,
         num_minibatches: int,
         processes: Processes,
-        predictions_path: str | None,
+        writer: AbstractContextManager[LarcvWriter] | None,
     ):
         """Takes what to report; entering the block opens the files.
 
@@ -41,10 +48,10 @@ class InferenceReports:
           source: of the events.
           num_minibatches: of the whole inference.
           processes: of the run.
-          predictions_path: file for this process's predictions; None for none.
+          writer: of this process's predictions; None for none.
         """
         self._config, self._source, self._processes = config, source, processes
-        self._predictions_path = predictions_path
+        self._open_writer = writer
         self._num_minibatches = num_minibatches
         self._stack = contextlib.ExitStack()
         self._sums = np.zeros(len(metrics.METRIC_NAMES))
@@ -52,20 +59,15 @@ class InferenceReports:
 
     def __enter__(self) -> "InferenceReports":
         """Opens the files and shows the bar of progress."""
-        folder, source = self._config.output_dir, self._source
-        os.makedirs(folder, exist_ok=True)
+        os.makedirs(self._config.output_dir, exist_ok=True)
         self._table = self._confusion = self._writer = None
         if self._processes.is_first:
             self._table = self._open_table("inference_metrics.csv", COLUMNS)
             self._confusion = self._open_table(
                 "inference_confusion.csv", CONFUSION_COLUMNS
             )
-        if self._predictions_path is not None:
-            self._writer = self._stack.enter_context(
-                predictions.open_writer(
-                    self._predictions_path, source.image_shape, source.has_label
-                )
-            )
+        if self._open_writer is not None:
+            self._writer = self._stack.enter_context(self._open_writer)
         self._advance = self._stack.enter_context(
             progress.progress(
                 "inference",
@@ -74,7 +76,7 @@ class InferenceReports:
                 self._config.run.minibatch_size,
             )
         )
-        self._timings = timings.StepTimings(self._num_minibatches)
+        self.timings = timings.StepTimings(self._num_minibatches)
         return self
 
     def __exit__(self, *exception) -> bool | None:
@@ -100,15 +102,16 @@ class InferenceReports:
         values = np.asarray(results["metrics"])
         self._write_predictions(minibatch, results)
         self._write_rows(entries, values, np.asarray(results["confusion"]))
-        step = len(self._timings.done)
-        step_s = self._timings.end_step(step, wait_s)
+        step = len(self.timings.done)
+        images = int((entries != PADDING).sum())
+        step_s = self.timings.end_step(step, wait_s, images)
         self._advance(step + 1)
         if step % self._config.mode.logging_iteration == 0:
             mean = values[entries != PADDING].mean(0)
             shown = log.shown_metrics(
                 metrics.named(mean) if self._source.has_label else {}
             )
-            rate = log.rate(self._config.run.minibatch_size, wait_s, step_s)
+            rate = log.rate(images, wait_s, step_s)
             log.log_step("ana", step, shown, rate)
 
     def report_averages(self) -> dict[str, float]:
@@ -116,9 +119,21 @@ class InferenceReports:
         config = self._config
         logger.info(
             "Inference report: %d batches processed for %d entries.",
-            len(self._timings.done),
+            len(self.timings.done),
             self._num_events,
         )
+        asked = (config.run.iterations or 0) * config.run.minibatch_size
+        if asked > self._num_events:
+            logger.info(
+                "  Asked for %d entries, the data has no more: mode.wrap=True goes "
+                "round again",
+                asked,
+            )
+        there = self._source.num_events - config.mode.start_index
+        if config.mode.wrap and self._num_events > there:
+            logger.info(
+                "  Some of them more than once: the data has %d (mode.wrap=True)", there
+            )
         averages = {}
         if self._source.has_label:
             averages = metrics.named(self._sums / self._num_events)
@@ -127,9 +142,11 @@ class InferenceReports:
                 logger.info("  %s: %.4f", name, value)
         else:
             logger.info("  No labels in the data: no metrics")
+        done = self.timings.done
+        timings.save_rank_timings(config.output_dir, self._processes.index, done)
         if self._processes.is_first:
-            timings.save_timings(config.output_dir, "inference", self._timings.done)
-        log.log_totals(self._timings.done["step_s"], config.run.minibatch_size)
+            timings.save_timings(config.output_dir, "inference", done)
+        log.log_totals(done["step_s"], done["images"], done["start_up_s"].sum())
         return averages
 
     def _open_table(
@@ -154,6 +171,7 @@ class InferenceReports:
                 arrays,
                 place,
                 self._source.has_label,
+                self._source.plane_metas(int(minibatch.entries[place])),
             )
 
     def _write_rows(
@@ -163,12 +181,13 @@ class InferenceReports:
         has_label = self._source.has_label
         for place in np.flatnonzero(entries != PADDING).tolist():
             entry, row = int(entries[place]), values[place]
+            event_id = self._source.event_id(entry).tolist()
+            event = [entry, *event_id, predictions.in_utf8(self._source.file_of(entry))]
             if self._table is not None:
-                event_id = self._source.event_id(entry).tolist()
                 shown = row if has_label else np.full(row.shape, np.nan)
-                self._table.write([entry, *event_id, *shown.tolist()])
+                self._table.write([*event, *shown.tolist()])
             if self._confusion is not None and has_label:
                 counts = confusion[place].ravel()
-                self._confusion.write([entry, *counts.tolist()])
+                self._confusion.write([*event, *counts.tolist()])
             self._sums += row
             self._num_events += 1

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import fnmatch
 import json
 import logging
 import os
@@ -10,10 +11,20 @@ import time
 from collections.abc import Iterator
 
 from ctjax.base.errors import UserError
+from ctjax.data.larcv import disk_file
 
 logger = logging.getLogger("ctjax")
 
 FILE = "run.lock"
+
+LEFT_BEHIND = (
+    "*_metrics.csv.partial",
+    "inference_confusion.csv.partial",
+    "predictions.h5.unfinished",
+    "predictions.h5.rank*",
+    "report.html.unfinished",
+)
+"""Patterns of what a run that is killed leaves unfinished, beside hidden part files."""
 
 
 class RunLockError(UserError):
@@ -25,7 +36,8 @@ def hold(output_dir: str) -> Iterator[None]:
     """Keeps other runs out of a folder.
 
     The operating system lets go of the lock when the process ends, however it does, so
-    that no lock of a dead process is left.
+    that no lock of a dead process is left. What such a process has left unfinished is
+    removed.
 
     Args:
       output_dir: of the run; made where absent.
@@ -55,11 +67,22 @@ def hold(output_dir: str) -> Iterator[None]:
             "host": socket.gethostname(),
             "since": time.strftime("%Y-%m-%d %H:%M:%S"),
         }
+        _remove_unfinished(output_dir)
         os.truncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(words).encode(), 0)
         yield
     finally:
         os.close(descriptor)
+
+
+def _remove_unfinished(output_dir: str) -> None:
+    """Removes the unfinished files of runs that were killed."""
+    disk_file.remove_left_parts(output_dir)
+    for name in os.listdir(output_dir):
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in LEFT_BEHIND):
+            # A name that is none of ours, such as a folder's, stays.
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(output_dir, name))
 
 
 def _holder(descriptor: int) -> str:

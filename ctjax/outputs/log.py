@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Mapping
 
@@ -28,7 +29,10 @@ def start_logging(output_dir: str, process: int = 0) -> None:
     if process == 0:
         os.makedirs(output_dir, exist_ok=True)
         path = os.path.join(output_dir, "process.log")
-        handlers.append(_ProcessLogHandler(path))
+        # Names of files need be no text.
+        handlers.append(
+            _ProcessLogHandler(path, encoding="utf-8", errors="backslashreplace")
+        )
     else:
         formatter = logging.Formatter(f"rank {process}: {LOG_FORMAT}")
         handlers[0].setLevel(logging.WARNING)
@@ -86,9 +90,19 @@ def shown_metrics(named: Mapping[str, float]) -> dict[str, float]:
     return {name: named[name] for name in LOGGED_METRICS if name in named}
 
 
+def log_launch_arguments() -> None:
+    """Writes down the command line of this process, as a shell would take it."""
+    logger.info("Launch arguments: %s", shlex.join(sys.argv))
+
+
 def rate(num_images: int, wait_s: float, step_s: float) -> str:
-    """Formats the speed of a step: images per second, seconds of IO, seconds."""
-    return f"{num_images / step_s:.3g} Img/s / {wait_s:.2g} IO s / {step_s:.2g} step s"
+    """Formats the speed of a step: images per second, seconds of IO, seconds.
+
+    CosmicTagger's bin/analyze_profiles.py finds the three by their places.
+    """
+    return (
+        f"{num_images / step_s:.3g} Img/s / {wait_s:.2g} IOs / {step_s:.2g} (Step)(s)"
+    )
 
 
 def log_step(
@@ -100,14 +114,23 @@ def log_step(
     logger.info("%s Step %d metrics: %s%s", kind, step, line, suffix)
 
 
-def log_totals(step_s: np.ndarray, images_per_step: float) -> None:
+def log_totals(
+    step_s: np.ndarray, images: np.ndarray | int, start_up_s: float = 0.0
+) -> None:
     """Writes the four closing lines of the competition's guide.
 
     Args:
-      step_s: [N], seconds of each step, compilation in the first.
-      images_per_step: events of a step.
+      step_s: [N], seconds of each step.
+      images: [N], events of each step that exist, or their number in every one.
+      start_up_s: seconds before the first step, which are a part of the total time.
     """
-    logger.info("Total time to batch_process: %.4f", step_s.sum())
+    images = np.broadcast_to(images, step_s.shape)
+    if start_up_s:
+        logger.info(
+            "Start-up (compilation): %.4f, in the total time and in no step's rate",
+            start_up_s,
+        )
+    logger.info("Total time to batch_process: %.4f", start_up_s + step_s.sum())
     for skipped, words in (
         (1, "except first iteration"),
         (2, "except first two iterations"),
@@ -120,5 +143,5 @@ def log_totals(step_s: np.ndarray, images_per_step: float) -> None:
                 "Total time to batch process %s: %.4f, throughput: %.4f",
                 words,
                 total,
-                len(rest) * images_per_step / total,
+                images[skipped:].sum() / total,
             )

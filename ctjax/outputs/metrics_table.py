@@ -24,12 +24,12 @@ class MetricsTable:
           path: of the file.
           columns: names; the first holds the step or the entry.
           before: keep the rows of a former run whose first column is less; None
-            begins anew.
+            begins anew. A file that is damaged, or no such table, is moved aside.
         """
         self.path = path
         kept = [] if before is None else _rows_before(path, columns, before)
         # Written beside and renamed, so that no interruption loses the old rows.
-        with open(f"{path}.partial", "w", newline="") as file:
+        with open(f"{path}.partial", "w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([list(columns), *kept])
         os.replace(f"{path}.partial", path)
         self._file = open(path, "ab", buffering=0)
@@ -68,15 +68,51 @@ class MetricsTable:
 
 
 def _rows_before(path: str, columns: Sequence[str], before: int) -> list[list[str]]:
-    if not os.path.exists(path):
+    """Reads the rows of a former run; moves a file aside that has more than these."""
+    if not os.path.lexists(path):
         return []
-    with open(path, newline="") as file:
-        rows = list(csv.reader(file))
-    if not rows or rows[0] != list(columns):
-        return []
-    # The last row of a run that was killed may be cut.
-    return [
-        row
-        for row in rows[1:]
-        if len(row) == len(columns) and row[0].isdigit() and int(row[0]) < before
-    ]
+    rows: list[list[str]] = []
+    damage = None
+    if os.path.isfile(path):
+        with open(path, newline="", encoding="utf-8", errors="replace") as file:
+            content = file.read()
+        try:
+            header, *rows = list(csv.reader(io.StringIO(content))) or [list(columns)]
+        except csv.Error as error:
+            header, damage = list(columns), str(error)
+        if header != list(columns):
+            damage, rows = f"columns {','.join(header)[:80]}", []
+        # The last row of a run that was killed may be cut.
+        if rows and not content.endswith("\n"):
+            rows.pop()
+    else:
+        damage = "no regular file"
+    whole = [row for row in rows if _is_whole(row, columns)]
+    if len(whole) < len(rows):
+        damage = f"{len(rows) - len(whole)} rows that are none"
+    if damage is not None:
+        aside = _move_aside(path)
+        logger.warning(
+            "%s: found %s, expected a table of %s, ...; moved to %s, and %d rows kept",
+            *(path, damage, ", ".join(columns[:2]), aside, len(whole)),
+        )
+    return [row for row in whole if int(row[0]) < before]
+
+
+def _is_whole(row: Sequence[str], columns: Sequence[str]) -> bool:
+    """Says whether a row has a step and a number for each other column."""
+    try:
+        numbers = [float(value) for value in row[1:]]
+    except ValueError:
+        return False
+    return len(row) == len(columns) == len(numbers) + 1 and row[0].isdecimal()
+
+
+def _move_aside(path: str) -> str:
+    """Renames a file to a name that is free, and returns it."""
+    aside, count = f"{path}.damaged", 0
+    while os.path.lexists(aside):
+        count += 1
+        aside = f"{path}.damaged-{count}"
+    os.rename(path, aside)
+    return aside

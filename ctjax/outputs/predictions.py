@@ -1,13 +1,21 @@
-"""Writes predictions into a larcv3 file, which is complete or absent."""
+"""Writes predictions into a larcv3 file, which is complete or absent.
+
+The file says where it comes from: attributes name the program, the weights, the input
+and what was done to it, and every event keeps its id and the geometry of its image.
+"""
 
 import contextlib
+import datetime
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import h5py
 import numpy as np
 
+import ctjax
+from ctjax.base import version
 from ctjax.base.constants import (
     CLASS_PRODUCT,
     COSMIC,
@@ -18,23 +26,73 @@ from ctjax.base.constants import (
     NEUTRINO_SCORE_PRODUCT,
     NUM_PLANES,
 )
+from ctjax.config.fields import Config
 from ctjax.data.larcv.records import PlaneMeta
 from ctjax.data.larcv.writer import LarcvWriter, SparsePlanes
+from ctjax.data.sources import EventSource
+
+PREDICTIONS = "predictions.h5"
+"""Name of the file in the output folder."""
+
+GEOMETRY = ("number_of_voxels", "image_sizes", "origin")
 
 NEEDED = ("image", "score", "prediction", "label")
 """Names of the evaluation step's results that `append` takes."""
 
 
+def provenance(
+    config: Config, source: EventSource, weights: str, weights_sha256: str
+) -> dict[str, str | int | bool]:
+    """Says what predictions are made from.
+
+    Args:
+      config: of the inference.
+      source: of its events.
+      weights: where they are from.
+      weights_sha256: see `checksums.sum_arrays`.
+
+    Returns:
+      Attributes of the file, as docs/data-format.md lists them.
+    """
+    files = [
+        {"file": in_utf8(path), "bytes": num_bytes, "events": num_events}
+        for path, num_bytes, num_events in source.files()
+    ]
+    now = datetime.datetime.now(datetime.UTC)
+    return {
+        "ctjax_version": ctjax.__version__,
+        "ctjax_commit": version.find_commit(),
+        "date": now.isoformat(timespec="seconds"),
+        "weights": in_utf8(weights),
+        "weights_sha256": weights_sha256,
+        # In one text: a list of very many names would be too long for an attribute.
+        "input_files": json.dumps(files),
+        "downsample": config.data.downsample,
+        "img_transform": config.data.img_transform,
+        "precision": config.run.precision.value,
+        "mask_empty_pixels": config.mode.mask_empty_pixels,
+    }
+
+
+def in_utf8(name: str) -> str:
+    """Returns a file's name with what is no UTF-8 in it replaced."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
 @contextlib.contextmanager
 def open_writer(
-    path: str, image_shape: tuple[int, int], has_label: bool
+    path: str,
+    metas: Sequence[PlaneMeta],
+    has_label: bool,
+    attributes: Mapping[str, Any],
 ) -> Iterator[LarcvWriter]:
     """Opens a file of predictions, which gets its name when all has been written.
 
     Args:
       path: file to write; that of a former inference is replaced at the end.
-      image_shape: rows H and columns W.
+      metas: P image metas of any event, for the number of pixels.
       has_label: whether to write the true classes as well.
+      attributes: of the file, see `provenance`.
 
     Yields:
       The writer, for `append`.
@@ -42,9 +100,6 @@ def open_writer(
     Raises:
       OSError: the folder cannot be written to.
     """
-    height, width = image_shape
-    # larcv3 counts wires first, and gives sizes in the unit of the image: here pixels.
-    meta = PlaneMeta((width, height), (float(width), float(height)), (0.0, 0.0))
     products = [
         IMAGE_PRODUCT,
         COSMIC_SCORE_PRODUCT,
@@ -55,7 +110,7 @@ def open_writer(
     unfinished = f"{path}.unfinished"
     with contextlib.suppress(FileNotFoundError):
         os.remove(unfinished)
-    with LarcvWriter(unfinished, [meta] * NUM_PLANES, products) as writer:
+    with LarcvWriter(unfinished, metas, products, attributes=attributes) as writer:
         yield writer
     os.replace(unfinished, path)
 
@@ -66,6 +121,7 @@ def append(
     results: dict[str, Any],
     place: int,
     has_label: bool,
+    metas: Sequence[PlaneMeta],
 ) -> None:
     """Adds one event.
 
@@ -79,6 +135,7 @@ def append(
         host.
       place: position of the event in the minibatch.
       has_label: see `open_writer`.
+      metas: P image metas of the event.
     """
     image, score = results["image"][place], results["score"][place]
     charged = image != 0
@@ -92,7 +149,7 @@ def append(
         label = results["label"][place]
         products[LABEL_PRODUCT] = _at(charged | (label != 0), label)
     run, subrun, event = event_id.tolist()
-    writer.append((run, subrun, event), products)
+    writer.append((run, subrun, event), products, metas=metas)
 
 
 def part_path(path: str, process: int) -> str:
@@ -100,21 +157,14 @@ def part_path(path: str, process: int) -> str:
     return f"{path}.rank{process}"
 
 
-def join(
-    parts: list[str],
-    order: list[int],
-    path: str,
-    image_shape: tuple[int, int],
-    has_label: bool,
-) -> None:
+def join(parts: list[str], order: list[int], path: str, has_label: bool) -> None:
     """Joins the files that several processes have written, and removes them.
 
     Args:
       parts: files written through `open_writer`.
       order: for each event, in which of them it is.
       path: file to write, which gets its name when it is complete.
-      image_shape: see `open_writer`.
-      has_label: likewise.
+      has_label: see `open_writer`.
 
     Raises:
       OSError: a part cannot be read, or the folder cannot be written to.
@@ -122,10 +172,14 @@ def join(
     taken = [0] * len(parts)
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(h5py.File(part, "r")) for part in parts]
-        writer = stack.enter_context(open_writer(path, image_shape, has_label))
+        writer = None
         for part in order:
-            products, event_id = _read(files[part], taken[part])
-            writer.append(event_id, products)
+            products, event_id, metas = _read(files[part], taken[part])
+            if writer is None:
+                attributes = dict(files[0].attrs)
+                opened = open_writer(path, metas, has_label, attributes)
+                writer = stack.enter_context(opened)
+            writer.append(event_id, products, metas=metas)
             taken[part] += 1
     for part in parts:
         os.remove(part)
@@ -133,21 +187,27 @@ def join(
 
 def _read(
     file: h5py.File, index: int
-) -> tuple[dict[str, SparsePlanes], tuple[int, int, int]]:
-    """Reads all products of an event that `append` has written, and its ids."""
+) -> tuple[dict[str, SparsePlanes], tuple[int, int, int], list[PlaneMeta]]:
+    """Reads an event that `append` has written: products, ids and geometry."""
     data = h5py.Group(file["Data"].id)
-    products = {}
+    products, metas = {}, []
     for name in map(str, data):
         group = h5py.Group(data[name].id)
         tables = {key: h5py.Dataset(group[key].id) for key in group}
         span = tables["extents"][index]
+        rows = slice(span["first"], span["first"] + span["N"])
+        metas = [
+            PlaneMeta(*(tuple(meta[name].tolist()) for name in GEOMETRY))
+            for meta in tables["image_meta"][rows]
+        ]
         planes = []
-        for row in tables["voxel_extents"][span["first"] : span["first"] + span["N"]]:
+        for row in tables["voxel_extents"][rows]:
             voxels = tables["voxels"][row["first"] : row["first"] + row["N"]]
             planes.append((voxels["id"], voxels["value"]))
         products[name.removeprefix("sparse2d_").removesuffix("_group")] = planes
     row = h5py.Dataset(file["Events/event_id"].id)[index]
-    return products, (int(row["run"]), int(row["subrun"]), int(row["event"]))
+    event_id = int(row["run"]), int(row["subrun"]), int(row["event"])
+    return products, event_id, metas
 
 
 def _at(wanted: np.ndarray, values: np.ndarray) -> SparsePlanes:

@@ -69,7 +69,8 @@ def save_config(config: Config) -> None:
         "config": fields.to_dict(config),
     }
     name = f"{config.mode.name.value}_config.json"
-    with open(os.path.join(config.output_dir, name), "w") as file:
+    path = os.path.join(config.output_dir, name)
+    with open(path, "w", encoding="utf-8") as file:
         json.dump(record, file, indent=1)
 
 
@@ -89,8 +90,9 @@ def _in_use(library: native_library.Library) -> str:
 
 def _processor() -> str:
     """Returns the processor's own name where Linux tells it."""
-    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
-        for line in file:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+    with contextlib.suppress(OSError):
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
     return platform.processor() or "unknown"

@@ -5,9 +5,9 @@ from typing import Any
 
 import ctjax
 from ctjax.base.errors import ConfigError, UserError
-from ctjax.config import fields, resolve
+from ctjax.config import dotted, fields, resolve
 from ctjax.config.architecture import AnyNetwork
-from ctjax.config.fields import Config
+from ctjax.config.fields import Config, LearningRateSchedule
 
 FORMAT = 1
 """Format of the checkpoints written here, and the newest one read.
@@ -25,6 +25,33 @@ class DamagedError(CheckpointError):
     """A checkpoint that cannot be read."""
 
 
+TRAINED_WITH = (
+    "run.minibatch_size",
+    "run.precision",
+    "run.seed",
+    "data.data_directory",
+    "data.file",
+    "data.aux_file",
+    "data.downsample",
+    "data.synthetic",
+    "data.img_transform",
+    "data.seed",
+    "network.sync_batch_norm",
+    "network.weight_decay",
+    "mode.optimizer.learning_rate",
+    "mode.optimizer.gradient_accumulation",
+    "mode.optimizer.bfloat16_gradients",
+    "mode.optimizer.loss_balance_scheme",
+    "mode.optimizer.loss_charged_pixels_only",
+    "mode.optimizer.lr_schedule",
+)
+"""Fields by which a training that goes on may differ from the one before, and is then
+no longer the run that it would have been."""
+
+IMAGES = ("data.downsample", "data.img_transform")
+"""Fields that say what images weights were trained with."""
+
+
 @dataclasses.dataclass(frozen=True)
 class SavedConfig:
     """The part of a checkpoint's configuration that decides what can take it.
@@ -34,12 +61,14 @@ class SavedConfig:
       network: whose parameters it holds.
       optimizer: its `mode.optimizer.name`.
       precision: its `run.precision`.
+      values: every field by its dotted name, as it was saved.
     """
 
     version: str
     network: AnyNetwork
     optimizer: str
     precision: str
+    values: dict[str, Any]
 
 
 def to_item(config: Config) -> dict[str, Any]:
@@ -70,6 +99,7 @@ def from_item(item: Any, where: str) -> SavedConfig:
         network = dict(item["config"]["network"]) if is_readable else {}
         optimizer = item["config"]["mode"]["optimizer"]["name"] if is_readable else ""
         precision = item["config"]["run"]["precision"] if is_readable else ""
+        values = dotted.flatten(item["config"]) if is_readable else {}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DamagedError(
             f"{where}: not a checkpoint of ctjax, or a damaged one"
@@ -87,7 +117,7 @@ def from_item(item: Any, where: str) -> SavedConfig:
             f"{where}: written by ctjax {version}, unknown to ctjax "
             f"{ctjax.__version__}: {error}"
         ) from error
-    return SavedConfig(version, network, optimizer, precision)
+    return SavedConfig(version, network, optimizer, precision, values)
 
 
 def check_network(saved: SavedConfig, network: AnyNetwork, where: str) -> None:
@@ -115,3 +145,55 @@ def check_network(saved: SavedConfig, network: AnyNetwork, where: str) -> None:
             f"{where}: checkpoint of another network, written by ctjax "
             f"{saved.version}: {'; '.join(different)}"
         )
+
+
+def check_images(saved: SavedConfig, config: Config, where: str) -> None:
+    """Refuses weights that were trained with other images, unless asked for them.
+
+    Args:
+      saved: of a checkpoint of training; weights alone do not say it.
+      config: of the run that is to take it.
+      where: folder of the checkpoint.
+
+    Raises:
+      CheckpointError: `data.downsample` or `data.img_transform` differ.
+    """
+    different = [
+        f"{name} is {theirs}, expected {ours}"
+        for name, theirs, ours in _differences(saved, config, IMAGES)
+    ]
+    if different and not config.mode.allow_other_images:
+        raise CheckpointError(
+            f"{where}: weights trained with other images: {'; '.join(different)}; "
+            "mode.allow_other_images=True takes them all the same"
+        )
+
+
+def describe_changes(saved: SavedConfig, config: Config) -> list[str]:
+    """Says, a line each, in what a training differs that goes on from a checkpoint."""
+    lines = [
+        f"{name}={ours} from here on, {theirs} before"
+        for name, theirs, ours in _differences(saved, config, TRAINED_WITH)
+    ]
+    one_cycle = config.mode.optimizer.lr_schedule is LearningRateSchedule.ONE_CYCLE
+    for name, theirs, ours in _differences(saved, config, ("run.iterations",)):
+        if one_cycle:
+            lines.append(
+                f"{name}={ours}, {theirs} before: mode.optimizer.lr_schedule=one_cycle "
+                "is stretched over all of them, and the learning rate jumps"
+            )
+    return lines
+
+
+def _differences(
+    saved: SavedConfig, config: Config, names: tuple[str, ...]
+) -> list[tuple[str, Any, Any]]:
+    """Lists name, saved value and new value; fields added since had their defaults.
+
+    Fields that the networks do not both read are passed over.
+    """
+    old = Config(network=type(saved.network)())
+    ours, defaults = (dotted.flatten(fields.to_dict(c)) for c in (config, old))
+    theirs = defaults | saved.values
+    both = [name for name in names if name in ours and name in theirs]
+    return [(n, theirs[n], ours[n]) for n in both if theirs[n] != ours[n]]

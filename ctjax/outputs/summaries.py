@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,12 @@ def open_summary(output_dir: str, name: str, start: int) -> Any:
     """
     from tensorboardX import SummaryWriter  # slow to import, and not for iotest
 
-    summary = SummaryWriter(os.path.join(output_dir, name), purge_step=start or None)
+    summary = SummaryWriter(
+        os.path.join(output_dir, name),
+        purge_step=start or None,
+        # Its own name counts seconds: the second file of one would replace the first.
+        filename_suffix=f".{time.time_ns()}",
+    )
     # Its thread would end at the first error, and whoever adds to its queue then waits
     # for ever.
     writer: Any = summary.file_writer

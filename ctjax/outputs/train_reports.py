@@ -97,7 +97,7 @@ class TrainReports:
           step: its number.
           results: of the training step, on the host.
           wait_s: seconds that it waited for reading.
-          step_s: seconds in all.
+          step_s: seconds in all, but for those of the start-up before it.
         """
         if not self._is_first:
             return
@@ -116,6 +116,8 @@ class TrainReports:
                 "grad_norm": float(results["grad_norm"]),
                 "loss_scale": float(results["loss_scale"]),
                 "images_per_second": self._images / step_s,
+                "global_step_per_sec": 1 / step_s,
+                "step_time": step_s,
                 "io_fetch_time": wait_s,
             }
             self._summarize("train", step, {"loss": loss, **named, **extra})
@@ -133,18 +135,19 @@ class TrainReports:
         if results["is_finite"]:
             return
         self._num_skipped += 1
+        # Not "train Step": who reads the log takes such lines for those with the speed.
         if results["is_overflow"]:
             logger.warning(
-                "train Step %d: gradient beyond float16 with a loss scale of %g, which "
-                "is halved: update skipped, %d so far",
+                "Step %d of training: gradient beyond float16 with a loss scale of %g, "
+                "which is halved: update skipped, %d so far",
                 step,
                 float(results["loss_scale"]),
                 self._num_skipped,
             )
             return
         logger.warning(
-            "train Step %d: loss %g, not finite: update skipped, %d so far; events "
-            "(run, subrun, event): %s",
+            "Step %d of training: loss %g, not finite: update skipped, %d so far; "
+            "events (run, subrun, event): %s",
             step,
             float(results["loss"]),
             self._num_skipped,

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 import ctjax
-from ctjax.config import fields
+from ctjax.base.errors import ConfigError
+from ctjax.config import dotted, fields
 from ctjax.config.fields import ComputeMode, Config, ModeName
 from ctjax.processes import liveness
 from ctjax.processes.coordinator import (
@@ -23,6 +24,9 @@ from ctjax.processes.coordinator import (
     find_address,
 )
 from ctjax.processes.launchers import Launch, local_device_ids
+
+MAX_NAMED = 4
+"""Differences between processes that a message names."""
 
 HEARTBEAT_TIMEOUT_S = 90
 """After which jaxlib takes a process that says nothing for dead and aborts the others:
@@ -90,9 +94,31 @@ def start(config: Config, launch: Launch | None) -> Processes:
             initialization_timeout=2 * config.run.start_timeout + 10,
             heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT_S,
         )
-        _check_alike(config)
+        _check_configurations(config)
     liveness.watch(launch.index, launch.count)
     return Processes(launch.index, launch.count)
+
+
+def find_local_devices() -> list[Any]:
+    """Finds the devices of this process.
+
+    Returns:
+      jax's.
+
+    Raises:
+      ConfigError: JAX_PLATFORMS names a kind that is not there.
+    """
+    import jax
+
+    try:
+        return jax.local_devices()
+    # An assertion of jax's own where the package for GPUs is not installed at all.
+    except (RuntimeError, AssertionError) as error:
+        words = " ".join(str(error).split())[:300] or "no package for it"
+        raise ConfigError(
+            f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')}: found no such device "
+            f"({words}); expected it unset, or run.compute_mode=CPU"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -131,16 +157,28 @@ def gather(values: np.ndarray) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(values))
 
 
-def _check_alike(config: Config) -> None:
+def _check_configurations(config: Config) -> None:
     """Raises DistributedError unless all processes have the same configuration."""
-    import jax
+    check_alike(
+        {
+            "ctjax": ctjax.__version__,
+            "jax": importlib.metadata.version("jax"),
+            "devices": len(find_local_devices()),
+            **dotted.flatten(fields.to_dict(config)),
+        }
+    )
 
-    ours = {
-        "ctjax": ctjax.__version__,
-        "jax": importlib.metadata.version("jax"),
-        "devices": jax.local_device_count(),
-        **_flat(fields.to_dict(config), ""),
-    }
+
+def check_alike(ours: Mapping[str, Any]) -> None:
+    """Compares what the processes found, each for itself; all of them must call this.
+
+    Args:
+      ours: what this process found, by name; values that JSON can hold.
+
+    Raises:
+      DistributedError: in every process, where one differs from the first; the message
+        names the rank and what differs.
+    """
     text = json.dumps(ours, sort_keys=True).encode()
     digests = gather(np.frombuffer(hashlib.sha256(text).digest(), np.uint8))
     if (digests == digests[0]).all():
@@ -155,15 +193,6 @@ def _check_alike(config: Config) -> None:
         for name in sorted(first.keys() | other.keys())
         if first.get(name) != other.get(name)
     ]
-    raise DistributedError(f"rank {rank} differs from rank 0: {'; '.join(different)}")
-
-
-def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Flattens nested sections into one dictionary by dotted names."""
-    flat = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
+    more = len(different) - MAX_NAMED
+    named = "; ".join(different[:MAX_NAMED]) + (f"; and {more} more" * (more > 0))
+    raise DistributedError(f"rank {rank} differs from rank 0: {named}")

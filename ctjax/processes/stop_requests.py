@@ -3,12 +3,14 @@
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-"""What launchers, people and Slurm's --signal send."""
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+"""What launchers, people, Slurm's --signal and a terminal that is closed send."""
 
 STATUS = 75
 """Exit status of a run that has saved its state and is to be started again; that of
@@ -59,18 +61,56 @@ def watch(max_time_s: float | None) -> Iterator[StopRequest]:
       The request, to be looked at between steps.
     """
     request = StopRequest(max_time_s)
-    if threading.current_thread() is not threading.main_thread():
-        yield request  # others may not set handlers
-        return
-    before = {number: signal.signal(number, request.note) for number in SIGNALS}
-    try:
+    with _handling(SIGNALS, request.note):
         yield request
+
+
+def ending_at_once() -> contextlib.AbstractContextManager[None]:
+    """Has the signals end a training outside of its steps, with STATUS and one line.
+
+    Before and after `watch` takes them there is nothing to save. At once: what is
+    imported, opened or written in these seconds cannot be told to stop.
+    """
+    return _handling(SIGNALS, _end)
+
+
+def interrupting() -> contextlib.AbstractContextManager[None]:
+    """Has SIGTERM and SIGHUP raise KeyboardInterrupt, as SIGINT does.
+
+    What is left by an exception leaves no unfinished file behind.
+    """
+    return _handling((signal.SIGTERM, signal.SIGHUP), signal.default_int_handler)
+
+
+@contextlib.contextmanager
+def _handling(
+    numbers: tuple[signal.Signals, ...], handler: Callable[[int, Any], Any]
+) -> Iterator[None]:
+    """Sets a handler for as long as the block is not left.
+
+    SIGHUP stays ignored where nohup has it ignored.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # others may not set handlers
+        return
+    is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    before = {
+        number: signal.signal(number, handler)
+        for number in numbers
+        if number is not signal.SIGHUP or not is_ignored
+    }
+    try:
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)
 
 
-def take_sigterm_as_interrupt() -> None:
-    """Has SIGTERM raise KeyboardInterrupt, which leaves no unfinished file behind."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+def _end(number: int, frame: object) -> NoReturn:
+    with contextlib.suppress(OSError):
+        sys.stderr.write(
+            f"ctjax: stopped by {signal.Signals(number).name} while no step was under "
+            "way; the same command goes on\n"
+        )
+        sys.stderr.flush()
+    os._exit(STATUS)

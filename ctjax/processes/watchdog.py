@@ -61,7 +61,8 @@ def _end(timeout_s: float, output_dir: str, processes: Processes) -> None:
     words = f"no step ended within {timeout_s:g} s (run.step_timeout)"
     logger.error("%s; the stacks of all threads follow", words)
     if processes.is_first:
-        with open(os.path.join(output_dir, "process.log"), "a") as log:
+        path = os.path.join(output_dir, "process.log")
+        with open(path, "a", encoding="utf-8") as log:
             faulthandler.dump_traceback(log, all_threads=True)
     else:
         faulthandler.dump_traceback(sys.stderr, all_threads=True)

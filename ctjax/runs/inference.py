@@ -4,54 +4,71 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from itertools import islice
 from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 
-from ctjax.base.errors import ConfigError
+from ctjax.base.constants import NUM_PLANES
+from ctjax.base.errors import ConfigError, UserError
 from ctjax.config.fields import Config
 from ctjax.data import order
+from ctjax.data.larcv.writer import LarcvWriter
 from ctjax.data.minibatch import HostMinibatch
 from ctjax.data.order import PADDING, local_entries
 from ctjax.data.pipeline import MinibatchReader
 from ctjax.data.sources import EventSource
 from ctjax.learning import devices, sharding
-from ctjax.learning.compiled import compile_eval_step
+from ctjax.learning.compiled import compile_ahead, compile_eval_step
+from ctjax.learning.minibatch import DenseMinibatch
 from ctjax.learning.one_behind import one_behind
 from ctjax.learning.state import count_parameters
-from ctjax.learning.steps import make_eval_step
+from ctjax.learning.steps import StepOptions, make_eval_step
 from ctjax.models import PixelNetwork
-from ctjax.outputs import checkpoint, predictions
+from ctjax.outputs import checkpoint, checksums, older_results, predictions
 from ctjax.outputs.inference_reports import InferenceReports
+from ctjax.outputs.predictions import PREDICTIONS
 from ctjax.processes import join
 from ctjax.processes.join import SINGLE_PROCESS, Processes
+from ctjax.runs import nonfinite
 from ctjax.runs import parts as runs_parts
 
 logger = logging.getLogger("ctjax")
 
-PREDICTIONS = "predictions.h5"
+MAX_NAMED = 4
+"""Events that a message names."""
+
+
+class InferenceError(UserError):
+    """Ends an inference whose results would be no numbers; the message says where."""
 
 
 def run(config: Config, processes: Processes = SINGLE_PROCESS) -> dict[str, float]:
-    """Goes over the file once, in order, and reports the averaged metrics.
+    """Goes over the file in order, and reports the averaged metrics.
+
+    The results of an inference before in the same folder are set aside first.
 
     Args:
-      config: of the run; `run.iterations` limits the minibatches; None for all.
+      config: of the run; `run.iterations` limits the minibatches; None for all, once.
+        With `mode.wrap` the file begins again at its end.
       processes: of the run; they have joined already, see `join.start`.
 
     Returns:
       Mean of every metric over the events; empty where the file has no labels.
 
     Raises:
-      ConfigError, LarcvFileError, CheckpointError: for what the user can mend.
+      ConfigError, LarcvFileError, CheckpointError, InferenceError: for what the user
+        can mend.
     """
+    if processes.is_first:
+        older_results.set_aside(config.output_dir)
     mesh = devices.select(config.run.compute_mode)
     devices.check_divisible(mesh, minibatch_size=config.run.minibatch_size)
-    mode, size = config.mode, config.run.minibatch_size
+    mode = config.mode
     with runs_parts.open_events(
-        config.data, config.data.file, require_label=False
+        config.data, config.data.file, False, processes
     ) as source:
         if mode.start_index >= source.num_events:
             raise ConfigError(
@@ -63,45 +80,141 @@ def run(config: Config, processes: Processes = SINGLE_PROCESS) -> dict[str, floa
             "Total number of trainable parameters in this network: %d",
             count_parameters(variables["params"]),
         )
-        variables = _restore(config, sharding.replicate(variables, mesh))
-        eval_step = _compiled_step(config, model, source.image_shape, mesh)
-        entries = order.sequential_entries(source.num_events, size, mode.start_index)
-        entries = list(islice(entries, config.run.iterations))
-        path = _predictions_path(config, processes)
-        with InferenceReports(config, source, len(entries), processes, path) as reports:
-            step = functools.partial(eval_step, variables)
-            _go_over(config, source, entries, step, reports, mesh, processes)
+        variables, weights = _restore(
+            config, sharding.replicate(variables, mesh), processes
+        )
+        options = runs_parts.make_step_options(config, source.image_shape)
+        eval_step = _compiled_step(config, model, options, mesh)
+        entries = _choose_entries(config, source.num_events, processes)
+        writer = _open_predictions(config, source, variables, weights, processes)
+        with InferenceReports(
+            config, source, len(entries), processes, writer
+        ) as reports:
+            check = functools.partial(_check_finite, source, model, variables, options)
+            _go_over(
+                *(config, source, entries, eval_step, variables),
+                *(check, reports, mesh, processes),
+            )
         if mode.write_predictions and processes.count > 1:
             _join_predictions(config.output_dir, source, entries, processes)
     return reports.report_averages()
 
 
+def _choose_entries(
+    config: Config, num_events: int, processes: Processes
+) -> list[np.ndarray]:
+    """Lists the entries of every minibatch, and says where there are too few of them.
+
+    Args:
+      config: of the run.
+      num_events: of the data.
+      processes: of the run.
+
+    Returns:
+      [B] int64 for each minibatch, -1 where there is no event.
+    """
+    mode, size, iterations = (
+        config.mode,
+        config.run.minibatch_size,
+        config.run.iterations,
+    )
+    there = num_events - mode.start_index
+    if iterations is not None and iterations * size > there and processes.is_first:
+        words = "goes round again" if mode.wrap else f"takes {there} entries"
+        logger.warning(
+            "Asked for %d entries (run.iterations=%d minibatches of %d), the data has "
+            "%d from mode.start_index=%d on: mode.wrap=%s %s",
+            iterations * size,
+            iterations,
+            size,
+            there,
+            mode.start_index,
+            mode.wrap,
+            words,
+        )
+    # Without a number of minibatches there is no end of going round.
+    goes_round = mode.wrap and iterations is not None
+    in_order = order.wrapped_entries if goes_round else order.sequential_entries
+    return list(islice(in_order(num_events, size, mode.start_index), iterations))
+
+
 def _compiled_step(
-    config: Config, model: PixelNetwork, image_shape: tuple[int, int], mesh: Mesh
+    config: Config, model: PixelNetwork, options: StepOptions, mesh: Mesh
 ) -> Callable:
     with_scores = config.mode.write_predictions
     step = make_eval_step(
-        model=model,
-        options=runs_parts.make_step_options(config, image_shape),
-        with_scores=with_scores,
+        model=model, options=options, with_scores=with_scores, with_loss=False
     )
-    return compile_eval_step(step, mesh, with_scores)
+    return compile_eval_step(step, mesh, with_scores, with_loss=False)
 
 
-def _restore(config: Config, variables: dict[str, Any]) -> dict[str, Any]:
-    """Restores the weights of `mode.weights_location` or of the output folder."""
+def _restore(
+    config: Config, variables: dict[str, Any], processes: Processes
+) -> tuple[dict[str, Any], str]:
+    """Restores the weights of `mode.weights_location` or of the output folder.
+
+    Returns:
+      The variables, and in words where they are from.
+    """
     location = config.mode.weights_location or config.output_dir
     try:
-        restored, step = checkpoint.restore_weights(location, variables, config)
+        restored, step = runs_parts.restore_weights(
+            location, variables, config, processes
+        )
     except checkpoint.CheckpointError:
         # The speed of inference can be measured before anything has been trained.
         is_there = os.path.isdir(os.path.join(location, checkpoint.FOLDER))
         if config.mode.weights_location or not config.data.synthetic or is_there:
             raise
         logger.warning("No checkpoint in %s: random weights", location)
-        return variables
+        return variables, f"random, run.seed={config.run.seed}"
     logger.info("Restored weights of step %d from %s", step, location)
-    return restored
+    return restored, f"{os.path.abspath(location)}, step {step}"
+
+
+def _check_finite(
+    source: EventSource,
+    model: PixelNetwork,
+    variables: dict[str, Any],
+    options: StepOptions,
+    entries: np.ndarray,
+    results: dict[str, Any],
+) -> None:
+    """Refuses results that are no numbers, before anything is written of them.
+
+    Args:
+      source: of the events.
+      model: the network.
+      variables: its parameters and running statistics.
+      options: of its step.
+      entries: [B] int64 of all processes, -1 where there is no event.
+      results: of the evaluation step.
+
+    Raises:
+      InferenceError: naming events, and the modules with the largest outputs.
+    """
+    is_bad = (np.asarray(results["is_finite"]) == 0) & (entries != PADDING)
+    bad = entries[is_bad].tolist()
+    if not bad:
+        return
+    shape = (1, NUM_PLANES, *source.image_shape)
+    image, label = np.zeros(shape, np.float32), np.zeros(shape, np.uint8)
+    source.read(bad[0], image[0], label[0])
+    event = DenseMinibatch(image, label, np.ones(1, np.float32))
+    largest = nonfinite.describe_activations(
+        model, variables, options.network_input(event)[0], train=False
+    )
+    names = [
+        f"entry {entry} {tuple(source.event_id(entry).tolist())} of "
+        f"{source.file_of(entry)}"
+        for entry in bad[:MAX_NAMED]
+    ]
+    more = f" and {len(bad) - MAX_NAMED} more" * (len(bad) > MAX_NAMED)
+    raise InferenceError(
+        f"found class scores that are not finite, expected numbers: {', '.join(names)}"
+        f"{more}. Largest activations of entry {bad[0]}, computed in "
+        f"{np.dtype(model.dtype).name}: {largest}"
+    )
 
 
 def _go_over(
@@ -109,6 +222,8 @@ def _go_over(
     source: EventSource,
     entries: list[np.ndarray],
     eval_step: Callable,
+    variables: dict[str, Any],
+    check: Callable,
     reports: InferenceReports,
     mesh: Mesh,
     processes: Processes,
@@ -116,13 +231,21 @@ def _go_over(
     """Evaluates every minibatch, one ahead of the one that is reported."""
     mine = (local_entries(e, processes.index, processes.count) for e in entries)
     with runs_parts.read_events(config.data, source, mine) as reader:
-        for started in one_behind(_start_steps(reader, entries, eval_step, mesh)):
+        steps = _start_steps(reader, entries, eval_step, variables, reports, mesh)
+        for started in one_behind(steps):
+            minibatch, all_entries, results, _ = started
+            check(all_entries, results)
             reports.report_minibatch(*started)
-            reader.release(started[0])
+            reader.release(minibatch)
 
 
 def _start_steps(
-    reader: MinibatchReader, entries: list[np.ndarray], eval_step: Callable, mesh: Mesh
+    reader: MinibatchReader,
+    entries: list[np.ndarray],
+    eval_step: Callable,
+    variables: dict[str, Any],
+    reports: InferenceReports,
+    mesh: Mesh,
 ) -> Iterator[tuple[HostMinibatch, np.ndarray, dict[str, Any], float]]:
     """Starts one evaluation after the other, and waits for none of them.
 
@@ -130,17 +253,34 @@ def _start_steps(
       The minibatch, its entries in all processes, the results under way, and the
       seconds waited for reading.
     """
-    for minibatch, all_entries in zip(reader, entries, strict=True):
+    for count, minibatch in enumerate(reader):
         arrays = sharding.distribute(runs_parts.step_arrays(minibatch), mesh)
-        yield minibatch, all_entries, eval_step(arrays), reader.wait_s
+        if count == 0:
+            with reports.timings.start_up():
+                eval_step, _ = compile_ahead("inference", eval_step, variables, arrays)
+        results = eval_step(variables, arrays)
+        yield minibatch, entries[count], results, reader.wait_s
 
 
-def _predictions_path(config: Config, processes: Processes) -> str | None:
-    """Names the file of this process's predictions, where they are asked for."""
+def _open_predictions(
+    config: Config,
+    source: EventSource,
+    variables: dict[str, Any],
+    weights: str,
+    processes: Processes,
+) -> AbstractContextManager[LarcvWriter] | None:
+    """Opens the file of this process's predictions, where they are asked for."""
     if not config.mode.write_predictions:
         return None
     path = os.path.join(config.output_dir, PREDICTIONS)
-    return predictions.part_path(path, processes.index) if processes.count > 1 else path
+    if processes.count > 1:
+        path = predictions.part_path(path, processes.index)
+    attributes = predictions.provenance(
+        config, source, weights, checksums.sum_arrays(variables)
+    )
+    return predictions.open_writer(
+        path, source.plane_metas(0), source.has_label, attributes
+    )
 
 
 def _join_predictions(
@@ -161,6 +301,6 @@ def _join_predictions(
             for entry in local_entries(minibatch, process, processes.count)
             if entry != PADDING
         ]
-        predictions.join(parts, order, path, source.image_shape, source.has_label)
+        predictions.join(parts, order, path, source.has_label)
     # Nobody leaves earlier: the end of a process waits for the others only so long.
     join.wait_for_all("joined predictions")

@@ -12,7 +12,7 @@ from ctjax.config.file_names import file_patterns
 from ctjax.data import pipeline, sources
 from ctjax.data.order import local_entries, wrapped_entries
 from ctjax.outputs import progress
-from ctjax.outputs.timings import TIMING_TYPE, save_timings
+from ctjax.outputs.timings import StepTimings, save_rank_timings, save_timings
 from ctjax.processes import join, launchers
 from ctjax.processes.join import SINGLE_PROCESS, Processes
 
@@ -24,8 +24,9 @@ def run(config: Config, processes: Processes = SINGLE_PROCESS) -> dict[str, floa
 
     Args:
       config: `run.iterations` minibatches of `run.minibatch_size` events are read,
-        beginning at `mode.start_index`, dense or, with `data.densify=device`, in the
-        sparse form that would go to the device.
+        after a few that start the reading, the first of which begins at
+        `mode.start_index`; dense or, with `data.densify=device`, in the sparse form
+        that would go to the device.
       processes: of the run, each of which reads its own events of every minibatch.
 
     Returns:
@@ -43,6 +44,7 @@ def run(config: Config, processes: Processes = SINGLE_PROCESS) -> dict[str, floa
             "processes of this run, an equal number of events for each"
         )
     timings = _read(config, processes)
+    save_rank_timings(config.output_dir, processes.index, timings)
     if processes.count > 1:
         seconds = np.stack([timings["wait_s"], timings["step_s"]])
         of_all = join.gather(seconds)
@@ -73,7 +75,10 @@ def _read(config: Config, processes: Processes) -> np.ndarray:
         downsample=data.downsample,
         synthetic=data.synthetic,
         seed=data.seed,
+        charge_limit=data.charge_limit,
     ) as source:
+        if processes.count > 1:
+            join.check_alike(source.describe())
         logger.info(
             "Reading %d events of %d x %d pixels: %d process%s of %d threads",
             source.num_events,
@@ -95,24 +100,41 @@ def _read(config: Config, processes: Processes) -> np.ndarray:
             prefetch=data.prefetch,
             sparse=data.densify is Densify.DEVICE,
         ) as reader:
+            _warm_up(reader, data.prefetch + 1)
             if processes.count > 1:
                 join.wait_for_all("iotest")
             with progress.progress("iotest", 0, config.run.iterations, size) as advance:
-                return _discard(reader, config.run.iterations, advance)
+                return _discard(reader, config.run.iterations, size, advance)
+
+
+def _warm_up(reader: pipeline.MinibatchReader, count: int) -> None:
+    """Reads the first minibatches, which the rate is not to have.
+
+    With one for each buffer of the reader all memory is there, and the clock begins as
+    it ends: just when a minibatch has been taken and the next ones are under way.
+    """
+    begin = time.perf_counter()
+    for _ in range(count):
+        reader.release(next(reader))
+    logger.info(
+        "Start-up: %.4fs for the first %d minibatches, which are in no rate",
+        time.perf_counter() - begin,
+        count,
+    )
 
 
 def _discard(
-    reader: pipeline.MinibatchReader, iterations: int, advance: Callable[[int], None]
+    reader: pipeline.MinibatchReader,
+    iterations: int,
+    size: int,
+    advance: Callable[[int], None],
 ) -> np.ndarray:
-    """Takes minibatches and gives them back; returns their timings."""
-    timings = np.zeros(iterations, TIMING_TYPE)
-    before = time.perf_counter()
+    """Takes minibatches of `size` events and gives them back; returns timings."""
+    timings = StepTimings(iterations)
     for iteration in range(iterations):
         minibatch = next(reader)
         reader.release(minibatch)
-        now = time.perf_counter()
-        timings[iteration] = iteration, reader.wait_s, now - before
-        logger.info("%d: time to fetch a minibatch: %.4fs", iteration, now - before)
+        step_s = timings.end_step(iteration, reader.wait_s, size)
+        logger.info("%d: time to fetch a minibatch: %.4fs", iteration, step_s)
         advance(iteration + 1)
-        before = now
-    return timings
+    return timings.done

@@ -8,6 +8,7 @@ import numpy as np
 
 from ctjax import models
 from ctjax.base.errors import ConfigError
+from ctjax.commands import import_weights
 from ctjax.config.fields import Config, Data, Densify, Kernels, Network, OnNonfinite
 from ctjax.config.file_names import file_patterns
 from ctjax.data import pipeline, sources
@@ -24,15 +25,24 @@ from ctjax.learning.minibatch import (
 from ctjax.learning.precision import POLICIES
 from ctjax.learning.steps import StepOptions
 from ctjax.models.kernels import gpu
+from ctjax.outputs import checkpoint, checksums
+from ctjax.processes import join
+from ctjax.processes.join import SINGLE_PROCESS, Processes
 
 
-def open_events(data: Data, names: str, require_label: bool) -> EventSource:
+def open_events(
+    data: Data,
+    names: str,
+    require_label: bool,
+    processes: Processes = SINGLE_PROCESS,
+) -> EventSource:
     """Opens the events of a run.
 
     Args:
       data: the data section.
       names: its `file` or `aux_file`; of no meaning for synthetic events.
       require_label: whether events without true classes are of no use.
+      processes: of the run, all of which open them.
 
     Returns:
       The source, a context manager.
@@ -40,19 +50,28 @@ def open_events(data: Data, names: str, require_label: bool) -> EventSource:
     Raises:
       LarcvFileError: a file is missing or is no larcv3 file.
       ConfigError: the image cannot be downsampled so often.
+      DistributedError: another process sees other files.
     """
     try:
-        return sources.open_source(
+        source = sources.open_source(
             file=file_patterns(data, names),
             downsample=data.downsample,
             synthetic=data.synthetic,
             seed=data.seed,
             require_label=require_label,
+            charge_limit=data.charge_limit,
         )
     except LarcvFileError:
         raise
     except ValueError as error:
         raise ConfigError(f"data.downsample={data.downsample}: {error}") from error
+    if processes.count > 1:
+        try:
+            join.check_alike(source.describe())
+        except BaseException:
+            source.close()
+            raise
+    return source
 
 
 def read_events(
@@ -75,6 +94,11 @@ def read_events(
         prefetch=data.prefetch,
         sparse=data.densify is Densify.DEVICE,
     )
+
+
+def images_per_step(config: Config) -> int:
+    """Counts the events of a training step, of all minibatches that it takes."""
+    return config.run.minibatch_size * config.mode.optimizer.gradient_accumulation
 
 
 def make_network(
@@ -116,6 +140,43 @@ def make_network(
             f"data.downsample={config.data.downsample}"
         )
     return model, state.init_variables(model, config.run.seed)
+
+
+def restore_weights(
+    location: str,
+    variables: dict[str, Any],
+    config: Config,
+    processes: Processes = SINGLE_PROCESS,
+) -> tuple[dict[str, Any], int]:
+    """Restores parameters and running statistics of a checkpoint or of CosmicTagger.
+
+    Args:
+      location: a checkpoint of ctjax (see `checkpoint.restore_weights`), or weights of
+        CosmicTagger (see `import_weights.read_weights`).
+      variables: on the devices, of the right structure; their values are not used.
+      config: of the run.
+      processes: of the run, all of which restore.
+
+    Returns:
+      The variables, on the same devices, and the step at which they were saved.
+
+    Raises:
+      CheckpointError, WeightsError, MissingExtraError: for what the user can mend.
+      DistributedError: another process sees other weights.
+    """
+    if not import_weights.is_foreign(location):
+        return checkpoint.restore_weights(location, variables, config, processes)
+    found, step = import_weights.read_weights(location, variables, config.network.name)
+    if processes.count > 1:
+        join.check_alike({f"weights of {location}": checksums.sum_arrays(found)})
+    return {
+        name: jax.tree.map(
+            lambda new, old: jax.make_array_from_process_local_data(old.sharding, new),
+            found[name],
+            part,
+        )
+        for name, part in variables.items()
+    }, step
 
 
 def make_step_options(config: Config, image_shape: tuple[int, int]) -> StepOptions:

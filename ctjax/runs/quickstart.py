@@ -81,6 +81,11 @@ def run(
 def find_or_simulate(file: BenchmarkFile) -> str:
     """Returns a simulated file in the user's cache, which it makes where absent."""
     folder = user_cache.folder("simulated")
+    if folder is None:
+        raise ConfigError(
+            "mode.name=quickstart: found no home folder to keep simulated events in; "
+            "expected HOME or XDG_CACHE_HOME to be set"
+        )
     name = f"v{GENERATOR_VERSION}_seed{file.seed}_{file.events}events.h5"
     path = os.path.join(folder, name)
     if os.path.exists(path):

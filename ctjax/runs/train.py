@@ -31,6 +31,10 @@ from ctjax.runs.validation import open_validation
 
 logger = logging.getLogger("ctjax")
 
+DONE_BEFORE = (
+    "Step %d of %d: done before, so that nothing is run; expected more run.iterations, "
+    "another run.id, or run.fresh=True, which moves %s aside and starts anew"
+)
 PROFILED_STEPS = slice(1, 5)  # after the compilation, and few enough to look at
 
 
@@ -92,14 +96,16 @@ def _train(
     num_steps = config.run.iterations or 0  # of a training they are never left open
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
-        source = enter(parts.open_events(config.data, config.data.file, True))
+        source = enter(
+            parts.open_events(config.data, config.data.file, True, processes)
+        )
         model, variables = parts.make_network(config, source.image_shape)
-        _log_what_is_trained(config, variables, mesh)
+        _log_what_is_trained(config, variables, mesh, processes)
         schedule, update = _make_update_rule(config, source.num_events, num_steps)
         state = _first_state(config, saver, variables, update, mesh, processes)
         start = int(state.step)
         if start >= num_steps:
-            logger.info("Step %d of %d: done before", start, num_steps)
+            logger.info(DONE_BEFORE, start, num_steps, config.output_dir)
             return state, None
 
         options = parts.make_step_options(config, source.image_shape)
@@ -130,23 +136,24 @@ def _train(
             on_step=on_step,
         )
         loop = run_steps(training, state, compile_train_step(train_step, mesh))
+        done = loop.timings.done
+        timings.save_rank_timings(config.output_dir, processes.index, done)
         if processes.is_first:
-            timings.save_timings(config.output_dir, "train", loop.timings.done)
-        log.log_totals(loop.timings.done["step_s"], _images_per_step(config))
+            timings.save_timings(config.output_dir, "train", done)
+        log.log_totals(done["step_s"], done["images"], done["start_up_s"].sum())
     is_early = loop.is_stopped and loop.started < num_steps
     return loop.state, (request.reason or "another rank") if is_early else None
 
 
-def _images_per_step(config: Config) -> int:
-    return config.run.minibatch_size * config.mode.optimizer.gradient_accumulation
-
-
-def _log_what_is_trained(config: Config, variables: dict[str, Any], mesh: Mesh) -> None:
+def _log_what_is_trained(
+    config: Config, variables: dict[str, Any], mesh: Mesh, processes: Processes
+) -> None:
     logger.info(
         "Total number of trainable parameters in this network: %d",
         count_parameters(variables["params"]),
     )
     logger.info(log.pixel_rules(config.mode))
+    _log_what_counts(config, processes)
     remat = config.run.remat
     if remat is not Remat.NONE and mesh.devices.flat[0].platform == "cpu":
         logger.warning(
@@ -156,12 +163,34 @@ def _log_what_is_trained(config: Config, variables: dict[str, Any], mesh: Mesh) 
         )
 
 
+def _log_what_counts(config: Config, processes: Processes) -> None:
+    """Says where a minibatch's size means something else than in CosmicTagger."""
+    size = config.run.minibatch_size
+    accumulation = config.mode.optimizer.gradient_accumulation
+    if accumulation > 1:
+        logger.info(
+            "A step takes %d events, %d minibatches of %d, and all of them count in "
+            "the throughput; CosmicTagger counts %d",
+            parts.images_per_step(config),
+            accumulation,
+            size,
+            size,
+        )
+    if config.data.synthetic and processes.count > 1:
+        logger.info(
+            "run.minibatch_size=%d is that of all %d processes together; CosmicTagger "
+            "takes so many synthetic events for each",
+            size,
+            processes.count,
+        )
+
+
 def _make_update_rule(
     config: Config, num_events: int, num_steps: int
 ) -> tuple[optax.Schedule, optax.GradientTransformation]:
     """Returns the learning rate by step, and the update rule that follows it."""
     rule = config.mode.optimizer
-    steps_per_epoch = num_events / _images_per_step(config)
+    steps_per_epoch = num_events / parts.images_per_step(config)
     schedule = optimizer.make_schedule(rule, steps_per_epoch, num_steps)
     update = optimizer.make_optimizer(rule, schedule, config.network.weight_decay)
     return schedule, update
@@ -178,17 +207,22 @@ def _first_state(
     """Restores a checkpoint of the run, else weights asked for, else starts anew."""
     policy = POLICIES[config.run.precision]
     state = sharding.replicate(make_state(variables, update, policy), mesh)
+    location = config.mode.weights_location
     restored = checkpoint.restore_latest(saver, state, config, processes)
     if restored is not None:
         logger.info("Restored step %d from %s", int(restored.step), saver.folder)
+        if location:
+            logger.info(
+                "mode.weights_location=%s is not used: the run goes on from its own "
+                "checkpoint; run.fresh=True or another run.id begins with them",
+                location,
+            )
         return restored
-    if config.mode.weights_location:
-        weights, step = checkpoint.restore_weights(
-            config.mode.weights_location, state.variables, config
+    if location:
+        weights, step = parts.restore_weights(
+            location, state.variables, config, processes
         )
-        logger.info(
-            "Restored weights of step %d from %s", step, config.mode.weights_location
-        )
+        logger.info("Restored weights of step %d from %s", step, location)
         return sharding.replicate(make_state(weights, update, policy), mesh)
     logger.info("No checkpoint found, starting from scratch")
     return state
@@ -202,7 +236,7 @@ def _read_minibatches(
     processes: Processes,
 ) -> MinibatchReader:
     """Reads this process's events of every step, ahead of their use."""
-    size = _images_per_step(config)
+    size = parts.images_per_step(config)
     entries = (
         local_entries(
             order.training_entries(source.num_events, size, config.data.seed, step),

@@ -13,17 +13,17 @@ from ctjax.base.errors import UserError
 from ctjax.config.fields import Config, OnNonfinite
 from ctjax.data.minibatch import HostMinibatch
 from ctjax.data.pipeline import MinibatchReader
-from ctjax.learning import activations, sharding
-from ctjax.learning.compiled import describe_program
+from ctjax.learning import sharding
+from ctjax.learning.compiled import compile_ahead, describe_program
 from ctjax.learning.one_behind import one_behind
 from ctjax.learning.state import TrainState
 from ctjax.learning.steps import EvalStep, StepOptions
-from ctjax.models import PixelNetwork, make
+from ctjax.models import PixelNetwork
 from ctjax.outputs import checkpoint
 from ctjax.outputs.timings import StepTimings
 from ctjax.outputs.train_reports import TrainReports, event_names
 from ctjax.processes.stop_requests import StopRequest
-from ctjax.runs import parts
+from ctjax.runs import nonfinite, parts
 from ctjax.runs.profiling import StepTrace
 from ctjax.runs.validation import Validate
 
@@ -130,9 +130,11 @@ def run_steps(training: Training, state: TrainState, train_step: Callable) -> Lo
                 training.trace.after(step.number)
                 _validate_and_save(training, loop, step.number + 1)
     except _NotFiniteError as error:
-        training.saver.save(loop.state, training.config, None)
+        saved = _save_before(training, loop.state)
+        words = _describe_not_finite(training, loop.state, *error.args)
         raise TrainingError(
-            _describe_not_finite(training, loop.state, *error.args)
+            f"{words}. Its update is left out, and the state before it {saved}; "
+            "run.on_nonfinite=skip goes on without such updates"
         ) from error
     training.saver.save(loop.state, training.config, _mean(loop.scores))
     return loop
@@ -152,12 +154,14 @@ def _start_steps(training: Training, loop: Loop) -> Iterator[_StartedStep]:
         if reports.wants_images(number):
             shown = training.eval_step(loop.state.variables, arrays)
             reports.report_image("train", number, minibatch, shown)
-        if training.config.run.profile and number == steps.start:
-            compiled = loop.train_step.lower(loop.state, arrays, stop).compile()
-            logger.info(
-                "Compiled training step, each device: %s", describe_program(compiled)
-            )
-            loop.train_step = compiled
+        if number == steps.start:
+            with loop.timings.start_up():
+                loop.train_step, program = compile_ahead(
+                    "training", loop.train_step, loop.state, arrays, stop
+                )
+            if training.config.run.profile:
+                words = "Compiled training step, each device: %s"
+                logger.info(words, describe_program(program))
         loop.state, results = loop.train_step(loop.state, arrays, stop)
         loop.started = number + 1
         yield _StartedStep(number, minibatch, results, wait_s)
@@ -178,7 +182,8 @@ def _finish(training: Training, loop: Loop, step: _StartedStep) -> None:
     """Waits for the results of a step, reports them and acts on them."""
     reports = training.reports
     results = jax.device_get(step.results)
-    step_s = loop.timings.end_step(step.number, step.wait_s)
+    images = parts.images_per_step(training.config)
+    step_s = loop.timings.end_step(step.number, step.wait_s, images)
     reports.report_step(step.number, results, step.wait_s, step_s)
     _check_finite(training.config, step, results)
     reports.warn_of_skipped_update(step.number, results, step.minibatch)
@@ -199,7 +204,7 @@ def _validate_and_save(training: Training, loop: Loop, done: int) -> None:
     """Validates and saves the state after so many steps, where it is time to."""
     config = training.config
     if done % config.run.aux_iterations == 0:
-        loop.scores += training.validate(done, loop.state)
+        loop.scores += training.validate(done, loop.state, loop.timings)
     if done % config.mode.checkpoint_iteration == 0:
         training.saver.save(loop.state, config, _mean(loop.scores))
         loop.scores.clear()
@@ -209,25 +214,32 @@ def _mean(scores: list[float]) -> float | None:
     return sum(scores) / len(scores) if scores else None
 
 
+def _save_before(training: Training, state: TrainState) -> str:
+    """Saves the state before a bad step; says in words what has come of it."""
+    saver = training.saver
+    try:
+        saver.save(state, training.config, None)
+        saver.wait()
+    except checkpoint.CheckpointError as error:
+        # It must not hide why the training ends.
+        return f"could not be saved ({error})"
+    return f"could not be saved ({saver.failure})" if saver.failure else "is saved"
+
+
 def _describe_not_finite(
     training: Training,
     state: TrainState,
     step: _StartedStep,
     results: dict[str, Any],
 ) -> str:
-    """Writes the line that a training ends with, for this process's events."""
-    alone = make(training.model.network, training.model.dtype)
-    variables = jax.device_get(state.variables)
+    """Says what was not finite in a step, for this process's events."""
     arrays = parts.step_arrays(step.minibatch)
     image, _, _ = training.options.network_input(arrays)
-    try:
-        largest = activations.largest_activations(alone, variables, np.asarray(image))
-    except jax.errors.JaxRuntimeError as error:
-        largest = f"not found ({str(error).splitlines()[0]})"
+    largest = nonfinite.describe_activations(
+        training.model, state.variables, image, train=True
+    )
     return (
         f"step {step.number}: loss {float(results['loss'])}, norm of the gradient "
-        f"{float(results['grad_norm'])}; its update is left out, the state before it "
-        f"is saved. Events (run, subrun, event): {event_names(step.minibatch)}. "
-        f"Largest activations: {largest}. run.on_nonfinite=skip goes on without such "
-        "updates"
+        f"{float(results['grad_norm'])}. Events (run, subrun, event): "
+        f"{event_names(step.minibatch)}. Largest activations: {largest}"
     )

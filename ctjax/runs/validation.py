@@ -2,24 +2,32 @@
 
 import contextlib
 import itertools
+import logging
+import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 
 from ctjax.config.fields import Config
-from ctjax.data import order
+from ctjax.config.file_names import file_patterns
+from ctjax.data import order, sources
 from ctjax.data.order import local_entries
 from ctjax.learning import metrics, sharding
+from ctjax.learning.compiled import compile_ahead
 from ctjax.learning.state import TrainState
 from ctjax.learning.steps import EvalStep
 from ctjax.outputs import checkpoint
+from ctjax.outputs.timings import StepTimings
 from ctjax.outputs.train_reports import TrainReports
 from ctjax.processes.join import Processes
 from ctjax.runs import parts
 
-Validate = Callable[[int, TrainState], list[float]]
-"""`(step, state) -> scores`, see `open_validation`."""
+logger = logging.getLogger("ctjax")
+
+Validate = Callable[[int, TrainState, StepTimings], list[float]]
+"""`(step, state, timings) -> scores`, see `open_validation`."""
 
 
 def minibatch_size(config: Config) -> int:
@@ -47,15 +55,17 @@ def open_validation(
       processes: of the run.
 
     Yields:
-      A function that evaluates the state after `step` updates on the next minibatch.
-      It returns the score by which the best checkpoint is kept, or nothing.
+      A function that evaluates the state after `step` updates on the next minibatch,
+      and takes what it compiles out of the timings of the step under way. It returns
+      the score by which the best checkpoint is kept, or nothing.
     """
     if not config.data.aux_file or config.data.synthetic:
-        yield lambda step, state: []
+        yield lambda step, state, timings: []
         return
     size = minibatch_size(config)
+    _say_what_is_shared(config)
     with parts.open_events(
-        config.data, config.data.aux_file, require_label=True
+        config.data, config.data.aux_file, True, processes
     ) as source:
         entries = (
             local_entries(
@@ -68,16 +78,59 @@ def open_validation(
             for count in itertools.count(start // config.run.aux_iterations)
         )
         with parts.read_events(config.data, source, entries) as reader:
+            evaluate = _compiling_apart(eval_step)
 
-            def validate(step: int, state: TrainState) -> list[float]:
+            def validate(
+                step: int, state: TrainState, timings: StepTimings
+            ) -> list[float]:
                 minibatch = next(reader)
                 arrays = sharding.distribute(parts.step_arrays(minibatch), mesh)
-                results = eval_step(state.variables, arrays)
+                results = evaluate(state.variables, arrays, timings)
                 mean = np.asarray(results["metrics"]).mean(0)
                 reports.report_validation(step, float(results["loss"]), mean)
                 if reports.wants_images(step):
                     reports.report_image("test", step, minibatch, results)
                 reader.release(minibatch)
+                num_bad = int(np.sum(np.asarray(results["is_finite"]) == 0))
+                if num_bad:
+                    words = "test Step %d: no score, class scores of %d of %d events "
+                    logger.warning(words + "are not finite", step, num_bad, size)
+                    return []
                 return [metrics.named(mean)[checkpoint.SCORE]]
 
             yield validate
+
+
+def _compiling_apart(eval_step: EvalStep) -> Callable:
+    """Returns `(variables, arrays, timings) -> results`.
+
+    What the first call compiles is in the start-up of the timings.
+    """
+    compiled: list[Callable] = []
+
+    def evaluate(variables: Any, arrays: Any, timings: StepTimings) -> Any:
+        if not compiled:
+            with timings.start_up():
+                compiled.append(
+                    compile_ahead("validation", eval_step, variables, arrays)[0]
+                )
+        return compiled[0](variables, arrays)
+
+    return evaluate
+
+
+def _say_what_is_shared(config: Config) -> None:
+    """Logs files whose events are both trained on and validated with."""
+    trained_on, validated_with = (
+        {
+            os.path.realpath(path)
+            for path in sources.find_files(file_patterns(config.data, names))
+        }
+        for names in (config.data.file, config.data.aux_file or "")
+    )
+    for path in sorted(trained_on & validated_with):
+        logger.info(
+            "%s is in data.file and data.aux_file: validation has events that were "
+            "trained on, and says nothing about others",
+            path,
+        )

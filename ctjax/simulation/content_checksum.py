@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import h5py
 import numpy as np
 
+from ctjax.base import regular_files
+
 BLOCK_ROWS = 1 << 20
 
 
@@ -24,8 +26,10 @@ def content_checksum(path: str | os.PathLike) -> str:
       64 hexadecimal digits.
 
     Raises:
+      UserError: it is no regular file.
       OSError: the file cannot be read.
     """
+    regular_files.check(path)
     lines = []
     with h5py.File(path, "r") as file:
         for name, dataset in _datasets(file):

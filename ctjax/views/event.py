@@ -1,6 +1,7 @@
 """Reads an event as people look at it: the pixels that hold something, with classes."""
 
 import csv
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
+from ctjax.base import regular_files
 from ctjax.base.constants import (
     CLASS_PRODUCT,
     COSMIC,
@@ -81,10 +83,11 @@ def read_view(file: str, predictions: str, entry: int) -> EventView:
       file.
 
     Raises:
-      LarcvFileError, EventViewError: something cannot be read.
+      LarcvFileError, EventViewError: something cannot be read, or the predictions are
+        of other events.
     """
     paths = sources.find_files([name.strip() for name in file.split(",")])
-    with sources.open_source(file=paths) as source:
+    with _open(paths) as source:
         if not 0 <= entry < source.num_events:
             raise EventViewError(
                 f"--entry: expected 0 to {source.num_events - 1}, the events of "
@@ -97,6 +100,7 @@ def read_view(file: str, predictions: str, entry: int) -> EventView:
         place, values = _find_entry(predictions, entry)
         predicted, predicted_shape = _read_prediction(predictions, place)
         downsample = _downsample(shape, predicted_shape, predictions, file)
+        check_same_event(predictions, place, event_id, paths, entry, downsample)
     planes, shape = _read_planes(paths, entry, downsample, predicted)
     name = neutrino_name(read_neutrinos(paths)[entry])
     title = ", ".join(filter(None, [_event_name(entry, event_id), name]))
@@ -124,7 +128,7 @@ def read_predicted_view(
     """
     predicted, _ = _read_prediction(predictions, place)
     planes, shape = _read_planes([predictions], place, 0, predicted)
-    with sources.open_source(file=predictions) as source:
+    with _open([predictions]) as source:
         has_truth = source.has_label
     return EventView(planes, shape, pixel_size, has_truth, True, title, {})
 
@@ -147,9 +151,77 @@ def read_stored_view(
       LarcvFileError: something cannot be read.
     """
     planes, shape = _read_planes(paths, entry, downsample, None)
-    with sources.open_source(file=paths) as source:
+    with _open(paths) as source:
         has_truth = source.has_label
     return EventView(planes, shape, 2**downsample, has_truth, False, title, {})
+
+
+def check_same_event(
+    predictions: str,
+    place: int,
+    event_id: Sequence[float] | np.ndarray,
+    paths: Sequence[str],
+    entry: int,
+    downsample: int,
+) -> None:
+    """Compares an event of predictions with what it is taken for.
+
+    Args:
+      predictions: predictions.h5 of an inference, which holds the charges it saw.
+      place: position of the event in it.
+      event_id: [3] run, subrun and event expected.
+      paths: files that should hold the same event; where there are none, the ids alone
+        are compared.
+      entry: number of the event in them.
+      downsample: how often the image was halved for the predictions.
+
+    Raises:
+      EventViewError: it is another event.
+      LarcvFileError: something cannot be read.
+    """
+    with _open([predictions]) as source:
+        if place >= source.num_events:
+            raise EventViewError(
+                f"{predictions}: found {source.num_events} events, expected more than "
+                f"{place}: predictions of another inference"
+            )
+        found = source.event_id(place)
+        charges = _charges(source, place)
+    # Tables are read as floating point numbers, which the largest ids do not fit.
+    if not np.array_equal(found.astype(np.float64), np.asarray(event_id, np.float64)):
+        raise EventViewError(
+            f"{predictions}: found event {tuple(found.tolist())} at place {place}, "
+            f"expected {tuple(int(n) for n in event_id)} (run, subrun, event), which "
+            f"is entry {entry}: predictions of another inference"
+        )
+    if not paths:
+        return
+    with _open(paths, downsample) as source:
+        expected = _charges(source, entry)
+    for plane, ((ids, values), (others, other_values)) in enumerate(
+        zip(charges, expected, strict=True)
+    ):
+        same = np.array_equal(ids, others) and np.array_equal(values, other_values)
+        if not same:
+            raise EventViewError(
+                f"{predictions}: found other charges in plane {plane} at place {place} "
+                f"than in entry {entry} of {', '.join(paths)}: expected predictions of "
+                "these events"
+            )
+
+
+def _charges(
+    source: sources.EventSource, entry: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Reads ids and charges of the pixels of each plane that have charge."""
+    planes = source.read_sparse(entry)
+    held = [pixels.values != 0 for pixels in planes]
+    return [(p.ids[at], p.values[at]) for p, at in zip(planes, held, strict=True)]
+
+
+def _open(paths: Sequence[str], downsample: int = 0) -> sources.EventSource:
+    """Opens files to look at them, whatever the charges that a run would refuse."""
+    return sources.open_source(file=paths, downsample=downsample, charge_limit=math.inf)
 
 
 def _read_planes(
@@ -159,7 +231,7 @@ def _read_planes(
     predicted: Sequence[tuple[np.ndarray, np.ndarray]] | None,
 ) -> tuple[tuple[PlanePixels, ...], tuple[int, int]]:
     """Returns the pixels of the planes, and the rows and columns of the image."""
-    with sources.open_source(file=paths, downsample=downsample) as source:
+    with _open(paths, downsample) as source:
         shape = source.image_shape
         stored = source.read_sparse(entry)
     planes = []
@@ -266,9 +338,9 @@ def _find_entry(predictions: str, entry: int) -> tuple[int, dict[str, float]]:
     Without it the predictions are taken to begin with the first event.
     """
     table = os.path.join(os.path.dirname(predictions), "inference_metrics.csv")
-    if not os.path.exists(table):
+    if not os.path.isfile(table):
         return entry, {}
-    with open(table, newline="") as file:
+    with open(table, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     places = [place for place, row in enumerate(rows) if row["entry"] == str(entry)]
     if not places:
@@ -280,6 +352,7 @@ def _find_entry(predictions: str, entry: int) -> tuple[int, dict[str, float]]:
 def _read_prediction(path: str, place: int):
     """Reads (ids, classes) of every plane, ids ascending, and the image's shape."""
     try:
+        regular_files.check(path)
         with h5py.File(path, "r") as file:
             group: Any = file[f"Data/sparse2d_{CLASS_PRODUCT}_group"]
             extents = group["extents"]

@@ -11,20 +11,9 @@ import types
 
 import pytest
 
-from benchmarks import compute, compute_report
+from benchmarks import compute, compute_cases, compute_report
 from ctjax.config.fields import Precision
-
-TINY = {
-    "data": {"downsample": 5},
-    "network": {
-        "n_initial_filters": 2,
-        "depth": 2,
-        "blocks_per_layer": 1,
-        "blocks_deepest_layer": 1,
-        "blocks_final": 1,
-        "bottleneck_deepest": 4,
-    },
-}
+from tests.support.tiny_cases import TINY
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +66,7 @@ def test_every_column_is_filled(written):
         rate = theirs["images_per_s"]["median"]
         assert theirs["fractions"]["B"] == pytest.approx(rate * case["least_s"]["B"])
     assert page.count("| torch, channels last |") == 2
-    assert "Not measured" in page.split("## CPU")[0]
+    assert "[a page of their own](gpu.md)" in page.split("## CPU")[0]
 
 
 def test_quartiles_and_rows_of_what_failed():
@@ -113,23 +102,26 @@ def test_a_process_that_fails_says_why(tmp_path):
         with pytest.raises(compute.WorkerError, match="KeyError: 'none'"):
             worker.answer()
     with compute.Worker(job, str(tmp_path), time.monotonic() - 1) as worker:
-        with pytest.raises(compute.WorkerError, match="time for this case was over"):
+        with pytest.raises(compute.WorkerError, match="its time was over"):
             worker.answer()
 
 
 @pytest.fixture
-def measured(monkeypatch):
+def measured(monkeypatch, tmp_path):
     """Runs `compute.measure` over workers that are none, failing where they are told.
 
     Takes contender to the number of the answer at which it fails; gives the rows by
-    contender, and the jobs.
+    contender, and the jobs, each with the seconds that its worker was given. `written`
+    of it has the contenders of each write.
     """
-    jobs = {}
+    jobs, written = {}, []
 
     class Worker:
         def __init__(self, job, folder, deadline, environment=None):
             name = pathlib.Path(folder).name
-            jobs[name] = job | {"environment": environment}
+            given = deadline - time.monotonic()
+            jobs[name] = job | {"environment": environment, "given_s": given}
+            pathlib.Path(folder, "jax").mkdir(parents=True, exist_ok=True)
             self.left = failures.get(name, math.inf)
 
         def __enter__(self):
@@ -151,13 +143,18 @@ def measured(monkeypatch):
 
     def run(contenders, **given):
         failures.update(given)
-        options = types.SimpleNamespace(contenders=contenders, repeats=3, block_s=0.1)
+        options = types.SimpleNamespace(keep=tmp_path, repeats=3, block_s=0.1)
         job = {"config": {"name": "x", "network": {"depth": 2, "kernels": "auto"}}}
-        rows = compute.measure(job, options, "folder", math.inf)
+        until = time.monotonic() + 1000
+        rows = compute.measure(
+            *(job, options, "unused", until, contenders),
+            lambda rows: written.append([row["contender"] for row in rows]),
+        )
         return {row["contender"]: row for row in rows}, jobs
 
     failures = {}
     monkeypatch.setattr(compute, "Worker", Worker)
+    run.written = written
     return run
 
 
@@ -183,9 +180,31 @@ def test_variants_of_ctjax_are_set_up_as_their_names_say(measured):
     assert jobs["fused"]["config"]["network"] == {"depth": 2, "kernels": "fused"}
     assert jobs["fused"]["framework"] == jobs["conv-fusion"]["framework"] == "ctjax"
     assert jobs["eager"]["framework"] == "torch"
-    assert compute.CONV_FUSION in jobs["conv-fusion"]["environment"]["XLA_FLAGS"]
-    for name in set(jobs) - {"fused"}:
+    assert compute_cases.CONV_FUSION in jobs["conv-fusion"]["environment"]["XLA_FLAGS"]
+    for name in ("xla", "columns", "fused"):
+        assert jobs[name]["config"]["network"] == {"depth": 2, "kernels": name}
+    for name in set(jobs) - {"xla", "columns", "fused"}:
         assert jobs[name]["config"]["network"]["kernels"] == "auto"
+
+
+def test_every_contender_has_its_own_time_and_is_written(measured):
+    _, jobs = measured(["eager", "compile"])
+    assert jobs["ctjax"]["given_s"] == pytest.approx(1000 + compute.GRACE_S, abs=5)
+    for name in ("eager", "compile"):
+        limit_s = compute.CONTENDERS[name].limit_s
+        assert jobs[name]["given_s"] == pytest.approx(limit_s, abs=5)
+    assert measured.written == [["ctjax", "eager"], ["ctjax", "eager", "compile"]]
+
+
+def test_what_was_compiled_before_is_said(measured):
+    first, _ = measured(["eager"])
+    again, _ = measured(["eager", "compile"])
+    assert not any(row["is_kept"] for row in first.values())
+    assert {name: row["is_kept"] for name, row in again.items()} == {
+        "ctjax": True,
+        "eager": True,
+        "compile": False,
+    }
 
 
 def test_every_contender_has_words():

@@ -41,7 +41,7 @@ def main() -> int:
         counts = run(pathlib.Path(name), options.rounds, random.Random(options.seed))
     sys.stdout.write(f"{json.dumps(counts)}\n")
     if options.output:
-        options.output.write_text(json.dumps(counts, indent=1) + "\n")
+        options.output.write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
     return 1 if counts["wrong"] else 0
 
 

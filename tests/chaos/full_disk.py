@@ -48,7 +48,9 @@ def main() -> int:
     for result in results:
         logger.info("%s", json.dumps(result))
     if options.output:
-        options.output.write_text(json.dumps(results, indent=1) + "\n")
+        options.output.write_text(
+            json.dumps(results, indent=1) + "\n", encoding="utf-8"
+        )
     return (
         0 if all(r["went_on"] and r["loud"] and r["same_end"] for r in results) else 1
     )
@@ -130,7 +132,7 @@ def on_slow_disk(folder: pathlib.Path, expected: list[str]) -> dict:
     device = os.stat(folder).st_dev
     name = f"{os.major(device)}:{os.minor(device)}"
     try:
-        THROTTLE.write_text(f"{name} {SLOW_BYTES_PER_S}")
+        THROTTLE.write_text(f"{name} {SLOW_BYTES_PER_S}", encoding="utf-8")
         run, start = folder / "run", time.monotonic()
         training = train(run, 2)
         output, _ = training.communicate(timeout=1800)
@@ -145,7 +147,7 @@ def on_slow_disk(folder: pathlib.Path, expected: list[str]) -> dict:
             "same_end": last_losses(run) == expected,
         }
     finally:
-        THROTTLE.write_text(f"{name} 0")
+        THROTTLE.write_text(f"{name} 0", encoding="utf-8")
         subprocess.run(["umount", str(folder)], check=False)
         image.unlink()
 
@@ -164,7 +166,7 @@ def wait_for_rows(run: pathlib.Path, count: int, training: subprocess.Popen) -> 
     """Waits for steps in the table."""
     table = run / "train_metrics.csv"
     deadline = time.monotonic() + 240
-    while not table.exists() or len(table.read_text().splitlines()) <= count:
+    while not table.exists() or len(table.read_text("utf-8").splitlines()) <= count:
         if training.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError("the training does not get on")
         time.sleep(0.02)
@@ -172,7 +174,7 @@ def wait_for_rows(run: pathlib.Path, count: int, training: subprocess.Popen) -> 
 
 def last_losses(run: pathlib.Path) -> list[str]:
     """Step and loss of every row."""
-    lines = (run / "train_metrics.csv").read_text().splitlines()[1:]
+    lines = (run / "train_metrics.csv").read_text("utf-8").splitlines()[1:]
     return [",".join(line.split(",")[:2]) for line in lines]
 
 

@@ -50,7 +50,7 @@ def main() -> int:
         "%d of %d rounds as they must; slowest end %.1f s", good, len(rounds), slowest_s
     )
     if options.output:
-        options.output.write_text(json.dumps(rounds, indent=1) + "\n")
+        options.output.write_text(json.dumps(rounds, indent=1) + "\n", encoding="utf-8")
     return 0 if good == len(rounds) else 1
 
 
@@ -58,7 +58,8 @@ def kill_once(folder: pathlib.Path, rank: int, num_steps: int, delay_s: float) -
     """One round; the moment is so many steps and seconds after the start."""
     before = count_steps(folder / "run")
     fields = {"run__iterations": 10**6, "mode__checkpoint_iteration": 2}
-    with open(folder / "output.log", "w+") as output:
+    path, text = folder / "output.log", {"encoding": "utf-8", "errors": "replace"}
+    with open(path, "w+", **text) as output:
         launcher = subprocess.Popen(
             [
                 processes.MPIRUN,
@@ -109,7 +110,9 @@ def wait_for_ranks(launcher: subprocess.Popen) -> dict[int, int]:
         found = {}
         for path in pathlib.Path("/proc").glob("[0-9]*"):
             try:
-                parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+                parent = int(
+                    (path / "stat").read_text("utf-8").rpartition(")")[2].split()[1]
+                )
                 variables = (path / "environ").read_bytes().split(b"\0")
             except (OSError, ValueError, IndexError):
                 continue
@@ -141,7 +144,7 @@ def is_alive(pid: int) -> bool:
 def count_steps(folder: pathlib.Path) -> int:
     """Rows of the table of the run."""
     table = folder / "train_metrics.csv"
-    return len(table.read_text().splitlines()) - 1 if table.exists() else 0
+    return len(table.read_text("utf-8").splitlines()) - 1 if table.exists() else 0
 
 
 def is_checkpoint_intact(folder: pathlib.Path) -> bool:

@@ -62,7 +62,9 @@ def main() -> int:
         hangs,
     )
     if options.output:
-        options.output.write_text(json.dumps(results, indent=1) + "\n")
+        options.output.write_text(
+            json.dumps(results, indent=1) + "\n", encoding="utf-8"
+        )
     return 0 if same == len(results) and not hangs else 1
 
 
@@ -159,7 +161,7 @@ def finish(folder: pathlib.Path, count: int, result: dict) -> None:
 def steps_done(folder: pathlib.Path) -> int:
     """Rows of the table."""
     table = folder / "train_metrics.csv"
-    return len(table.read_text().splitlines()) - 1 if table.exists() else 0
+    return len(table.read_text("utf-8").splitlines()) - 1 if table.exists() else 0
 
 
 def fingerprint(folder: pathlib.Path) -> dict:

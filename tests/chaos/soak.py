@@ -29,7 +29,7 @@ def main() -> int:
     report = run(options.steps)
     sys.stdout.write(f"{json.dumps(report)}\n")
     if options.output:
-        options.output.write_text(json.dumps(report, indent=1) + "\n")
+        options.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     grown_mb = report["memory_mb"][-1] - report["memory_mb"][1]
     files, threads = growth(report["open_files"]), growth(report["threads"])
     return 0 if grown_mb < 20 and files <= 0 and threads <= 0 else 1
@@ -52,7 +52,7 @@ def run(steps: int) -> dict:
 
     def sample(step):
         if (step + 1) % (steps // 10) == 0:
-            status = pathlib.Path("/proc/self/statm").read_text().split()
+            status = pathlib.Path("/proc/self/statm").read_text("utf-8").split()
             samples["memory_mb"].append(
                 int(status[1]) * os.sysconf("SC_PAGE_SIZE") // 10**6
             )

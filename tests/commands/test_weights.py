@@ -133,15 +133,19 @@ def test_imported_weights_predict_as_cosmictagger(
             assert float(row[name]) == pytest.approx(value, abs=1e-3), name
 
 
-def test_training_starts_from_imported_weights(
-    one_device, golden_config, imported, tmp_path
+@pytest.mark.parametrize("location", ["imported", "CosmicTagger's folder"])
+def test_training_starts_from_weights_of_cosmictagger(
+    one_device, golden_config, golden, imported, tmp_path, location
 ):
+    is_imported = location == "imported"
     config = resolve.resolve(
         {
             **golden_config,
             "run": {"compute_mode": "CPU", "iterations": 1},
             "mode": {
-                "weights_location": str(imported),
+                "weights_location": str(
+                    imported if is_imported else golden / "upstream_checkpoint"
+                ),
                 "mask_empty_pixels": False,
                 "optimizer": {
                     "learning_rate": 0.0,
@@ -204,6 +208,22 @@ def test_through_npz_and_back(trained, tmp_path):
     back, step = checkpoint.restore_weights(str(tmp_path / "back"), variables, config)
     assert step == 0
     jax.tree.map(np.testing.assert_array_equal, back, variables)
+
+
+def test_inference_takes_an_npz_as_it_is(trained, tmp_path):
+    folder, _ = trained
+    export_weights.export_weights(str(folder), str(tmp_path / "weights.npz"))
+    averages = [
+        inference.run(
+            tiny.make(
+                tmp_path / f"of-{location.name}",
+                mode__name="inference",
+                mode__weights_location=str(location),
+            )
+        )
+        for location in (folder, tmp_path / "weights.npz")
+    ]
+    assert averages[0] == averages[1] and averages[0]
 
 
 @pytest.mark.parametrize("form", ["ckpt", "prefix", "bare", "run folder"])

@@ -111,7 +111,7 @@ def test_what_is_refused(values, message):
 
 
 def parse(*words):
-    return command_line.parse_config(words).network
+    return command_line.parse_config(words)[0].network
 
 
 def test_the_command_line_chooses():
@@ -125,7 +125,8 @@ def test_the_command_line_chooses():
     assert found == networks.UResNet3D(depth=3)
     # What a file says of the network is said of the other that is chosen, too.
     found = parse("--config", "scc21", "--config.network.architecture=uresnet3d")
-    expected = networks.UResNet3D(name="scc21", normalization=fields.Normalization.NONE)
+    none = fields.Normalization.NONE
+    expected = networks.UResNet3D(name="scc21", normalization=none, residual=False)
     assert found == expected
 
 
@@ -150,7 +151,7 @@ def test_the_command_line_chooses():
         ),
         (
             ["--config", "cvt", "--config.network.blocks=1,two,3"],
-            "blocks",
+            "network.blocks: expected a list of int, got '1,two,3'",
         ),
     ],
 )
@@ -163,12 +164,12 @@ def test_what_the_command_line_refuses(words, message):
 def test_help_and_page_have_the_fields_of_every_network():
     text, page = describe.help_text("train"), describe.configuration_page()
     for architecture, section in networks.SECTIONS.items():
-        assert f"  With --config.network.architecture={architecture.value}:" in text
+        assert f"  With network.architecture={architecture.value}:" in text
         heading = f"## `network`, `architecture={architecture.value}`\n"
         table = page.partition(heading)[2].partition("\n## ")[0]
         for name in networks.field_names(section):
             assert f"| `network.{name}` |" in table
-    assert "--config.network.in_dims=32,64,160,256  (list of int, at least 1)" in text
+    assert "  network.in_dims=32,64,160,256  (list of int, at least 1)" in text
 
 
 def test_a_checkpoint_of_another_architecture_is_refused():
@@ -181,6 +182,16 @@ def test_a_checkpoint_of_another_architecture_is_refused():
     assert str(error.value).endswith("network.architecture is cvt, expected segformer")
     with pytest.raises(saved_config.CheckpointError, match=r"network\.blocks is"):
         saved_config.check_network(saved, networks.CvT(blocks=(1, 1, 1)), "here")
+
+
+def test_changes_of_a_training_whose_network_lacks_a_field_of_the_uresnet():
+    first = fields.Config(network=networks.CvT(weight_decay=0.5))
+    saved = saved_config.from_item(saved_config.to_item(first), "here")
+    (line,) = saved_config.describe_changes(
+        saved, fields.Config(network=networks.CvT())
+    )
+    assert line == "network.weight_decay=0.0 from here on, 0.5 before"
+    assert not saved_config.describe_changes(saved, first)
 
 
 def test_a_checkpoint_from_before_there_were_others_is_of_a_uresnet():

@@ -98,11 +98,11 @@ def records_of(ids, values):
     return records
 
 
-def split(records, *, charges=True, first=None):
+def split(records, *, limit=1e6, first=None):
     """Splits records of plane 0, or of planes 0 and 2, the latter from `first` on."""
     first = len(records) if first is None else first
     planes = (slice(0, first), slice(0, 0), slice(first, len(records)))
-    return native.split_records(records, planes, NUM_PIXELS, charges=charges)
+    return native.split_records(records, planes, NUM_PIXELS, limit)
 
 
 @needs_library
@@ -111,7 +111,7 @@ def test_records_are_split():
     assert (ids.dtype, values.dtype) == (np.int32, np.float32)
     assert ids.tolist() == [3, 7, 0, 127]
     assert values.tobytes() == np.array([5.5, -0.0, -999, 9e5], "f4").tobytes()
-    ids, values = split(records_of([3, 4, 5], [0, 2, 1]), charges=False)
+    ids, values = split(records_of([3, 4, 5], [0, 2, 1]), limit=None)
     assert (ids.tolist(), values.tolist()) == ([3, 4, 5], [0, 2, 1])
     assert values.dtype == np.uint8
     ids, values = split(records_of([], []))
@@ -131,8 +131,12 @@ def test_unusual_ids_are_not_split(ids):
 def test_unusual_values_are_not_split():
     for value in (np.nan, np.inf, -np.inf, 2e6):
         assert split(records_of([1, 2], [1, value])) is None
+    for limit, value in ((99.5, -100), (3e38, np.inf), (3e38, np.nan)):
+        assert split(records_of([1, 2], [1, value]), limit=limit) is None
+    for limit, value in ((100, -100), (3e38, 2e38), (0.0, 0)):
+        assert split(records_of([1], [value]), limit=limit) is not None
     for value in (3, 0.5, -1, 256, np.nan, np.inf):
-        assert split(records_of([1, 2], [1, value]), charges=False) is None
+        assert split(records_of([1, 2], [1, value]), limit=None) is None
     other = records_of([1], [1]).astype([("id", ">u8"), ("value", "f4")])
     assert split(other) is None
 

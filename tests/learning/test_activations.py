@@ -18,8 +18,23 @@ def test_the_first_module_without_a_number_is_named_first():
     kernel = variables["params"]["net_core"]["down_blocks"]["blocks_0"]
     kernel["convolution_2"]["conv"]["kernel"] *= np.nan
     image = np.ones((1, 3, 8, 8), np.float32)
-    words = activations.largest_activations(model, variables, image)
-    assert words.startswith("net_core/down_blocks/blocks_0/convolution_2/conv: nan, ")
+    for train in (True, False):
+        words = activations.largest_activations(model, variables, image, train)
+        name = "net_core/down_blocks/blocks_0/convolution_2/conv"
+        assert words.startswith(f"{name}: nan, ")
+
+
+def test_running_statistics_count_in_evaluation_alone():
+    config = tiny.make("unused").network
+    model = UResNet(config)
+    variables = init_variables(model, 0)
+    blocks = variables["batch_stats"]["net_core"]["down_blocks"]["blocks_0"]
+    blocks["convolution_2"]["norm"]["mean"] *= np.nan
+    image = np.ones((1, 3, 8, 8), np.float32)
+    words = activations.largest_activations(model, variables, image, True)
+    assert "nan" not in words
+    words = activations.largest_activations(model, variables, image, False)
+    assert words.startswith("net_core/down_blocks/blocks_0/convolution_2")
 
 
 class _Scale(nn.Module):
@@ -61,5 +76,5 @@ class _Chain(nn.Module):
 def test_one_number_that_is_not_finite_is_blamed_on_its_module(value, dtype):
     # Large enough for a CPU's compiled maximum to drop NaN, as it does in float32.
     image = np.ones((1, 3, 40, 64), np.float32)
-    words = activations.largest_activations(_Chain(value, dtype), {}, image)
+    words = activations.largest_activations(_Chain(value, dtype), {}, image, train=True)
     assert words == f"spoil: {value}, spread: inf, logits: inf, scale: 10"

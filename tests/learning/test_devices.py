@@ -5,7 +5,13 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
+
+from ctjax.base.errors import ConfigError
+from ctjax.learning import devices
+from ctjax.processes import join
+from tests.support import ROOT, processes, tiny
 
 # A start: the devices are selected, one program is made ready and run.
 START = """
@@ -69,4 +75,65 @@ def test_without_a_folder_every_start_compiles(start, tmp_path):
     (tmp_path / "user").write_text("")
     first, second = start(), start()
     assert first["result"] == second["result"] == 8 * 8
-    assert second["loaded"] == 0 < second["programs"]
+    assert first["loaded"] == second["loaded"] == 0
+
+
+@pytest.fixture
+def compiled_folder(monkeypatch):
+    """Where jax is told to keep programs by `select`; jax's own setting stays."""
+    told = {}
+    monkeypatch.setattr(devices.jax.config, "update", lambda *pair: told.update([pair]))
+    return lambda: (devices._keep_compiled_programs(), told)[1][CACHE]
+
+
+CACHE = "jax_compilation_cache_dir"
+
+
+def test_a_folder_that_others_can_write_is_not_used(
+    tmp_path, monkeypatch, compiled_folder, caplog
+):
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))
+    for mode, expected in ((0o777, None), (0o775, None), (0o755, str(folder))):
+        folder.chmod(mode)
+        assert compiled_folder() == expected
+    assert len(caplog.messages) == 2
+    assert f"{folder}: others can write into it (mode 777); expected" in caplog.text
+
+
+def test_without_a_home_no_programs_are_kept(monkeypatch, compiled_folder, caplog):
+    caplog.set_level("INFO", "ctjax")
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setattr(devices.user_cache, "folder", lambda name: None)
+    assert compiled_folder() is None
+    assert "not kept: found no home folder" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Unable to initialize backend:\nnone"), AssertionError()]
+)
+def test_a_platform_that_is_not_there_is_one_line(monkeypatch, error):
+    def local_devices():
+        raise error
+
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setattr(jax, "local_devices", local_devices)
+    with pytest.raises(ConfigError, match=r"^JAX_PLATFORMS=cuda: found no such device"):
+        join.find_local_devices()
+
+
+@pytest.mark.slow
+def test_a_platform_that_is_not_there_ends_a_run(tmp_path):
+    flags = tiny.flags(tmp_path, run__compute_mode="auto")
+    result = subprocess.run(
+        processes.command(*flags),
+        env=processes.environment(JAX_PLATFORMS="cuda"),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("ctjax: error: JAX_PLATFORMS=cuda: found no such device")

@@ -18,6 +18,19 @@ def test_img_transform_feeds_the_logarithm():
     np.testing.assert_allclose(logged, [[[[0.0, 1.0]]]], rtol=1e-6)
 
 
+def test_negative_charges_are_mirrored():
+    charges = np.array([0, 5, 2772, 0.5, -0.5, -1, -2, -999, -1e6], np.float32)
+    found = np.asarray(minibatch.log_of_charge(charges))
+    # Of the others every bit is that of the original's formula.
+    np.testing.assert_array_equal(found[:4], jax.numpy.log(charges[:4] + 1))
+    np.testing.assert_allclose(found[4:], -np.log(1 - charges[4:]), rtol=1e-6)
+    batch = DenseMinibatch(charges.reshape(1, 1, 3, 3), None, None)
+    batch = batch._replace(label=batch.image, mask=np.ones(1, np.float32))
+    image, charge, _ = minibatch.make_input((3, 3), True)(batch)
+    np.testing.assert_array_equal(np.ravel(image), found)
+    np.testing.assert_array_equal(np.ravel(charge), charges)
+
+
 def test_both_forms_give_the_same_images():
     # Two rows of three columns; ids count down the columns, 6 and above are nothing.
     ids = np.array([[[1, 4, 6, 7]]], np.int32)

@@ -12,10 +12,10 @@ PARAMS = {
 GRADS = {"conv": {"kernel": jnp.array([[0.1, 0.2]]), "bias": jnp.array([-0.3])}}
 
 
-def first_update(name, weight_decay=0.0, rate=0.1):
+def first_update(name, weight_decay=0.0, rate=0.1, grads=GRADS):
     config = Optimizer(name=name, learning_rate=rate)
     update = optimizer.make_optimizer(config, lambda step: rate, weight_decay)
-    updates, _ = update.update(GRADS, update.init(PARAMS), PARAMS)
+    updates, _ = update.update(grads, update.init(PARAMS), PARAMS)
     return jax.tree.map(np.asarray, updates)["conv"]
 
 
@@ -43,6 +43,50 @@ def test_adagrad_divides_by_the_root_of_the_sum_of_squares():
     np.testing.assert_allclose(
         first_update(OptimizerName.ADAGRAD)["kernel"], [[-0.1, -0.1]], rtol=1e-5
     )
+
+
+def test_adagrad_has_torchs_epsilon_beside_the_root():
+    """At a gradient of 1e-10 the epsilon is as large as the root: half a step."""
+    small = jax.tree.map(lambda g: jnp.full_like(g, 1e-10), GRADS)
+    np.testing.assert_allclose(
+        first_update(OptimizerName.ADAGRAD, grads=small)["kernel"],
+        [[-0.05, -0.05]],
+        rtol=1e-5,
+    )
+
+
+def lamb_by_hand(param, gradients, rate):
+    """torch_optimizer.Lamb: means that are not corrected, 1e-6, lengths up to 10."""
+    param = np.array(param, np.float64)
+    mean = square = np.zeros_like(param)
+    for gradient in gradients:
+        mean = 0.9 * mean + 0.1 * gradient
+        square = 0.999 * square + 0.001 * gradient**2
+        step = mean / (np.sqrt(square) + 1e-6)
+        length = min(np.linalg.norm(param), 10.0)
+        trust = length / np.linalg.norm(step) if length else 1.0
+        param = param - rate * trust * step
+    return param
+
+
+@pytest.mark.parametrize("size", [1e-5, 0.1])
+@pytest.mark.parametrize("start", [0.0, 1.0, 8.0])
+def test_twenty_steps_of_lamb(start, size):
+    random = np.random.default_rng(1)
+    param = start * (1 + random.random((2, 3)))
+    gradients = size * random.normal(size=(20, 2, 3))
+    rule = optimizer.make_optimizer(
+        Optimizer(name=OptimizerName.LAMB), lambda step: 0.01, 0.0
+    )
+    params = {"kernel": jnp.asarray(param, jnp.float32)}
+    state = rule.init(params)
+    for gradient in gradients:
+        grads = {"kernel": jnp.asarray(gradient, jnp.float32)}
+        updates, state = rule.update(grads, state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+    expected = lamb_by_hand(param, gradients, 0.01)
+    assert np.linalg.norm(param) > 10 or start < 8
+    np.testing.assert_allclose(params["kernel"], expected, rtol=5e-6)
 
 
 def test_lamb_moves_each_tensor_by_rate_times_its_norm():

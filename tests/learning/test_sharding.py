@@ -236,6 +236,7 @@ def compiled_collectives(config):
     return sharding.collectives(lowered.compile().as_text()), state
 
 
+@pytest.mark.slow
 def test_bfloat16_gradients_halve_the_bytes():
     # Read before compilation: the CPU's compiler sums bfloat16 as float32.
     mesh = sharding.make_mesh()

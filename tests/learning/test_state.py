@@ -17,6 +17,7 @@ def largest_difference(a, b):
     )
 
 
+@pytest.mark.slow
 def test_initial_parameters_depend_on_the_seed_and_match_flax_in_spread():
     config = Network(
         n_initial_filters=16,

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
+from flax import linen as nn
 
 from ctjax.config.fields import LossBalanceScheme, Network, Normalization
 from ctjax.learning import steps
@@ -85,6 +87,7 @@ def test_accumulation_equals_one_large_minibatch_without_normalization():
     )
 
 
+@pytest.mark.slow
 def test_accumulation_carries_running_statistics_on():
     _, state, parts = make(network(), accumulation=2)
     _, _, single = make(network(), rule=optax.sgd(0.0))
@@ -115,6 +118,29 @@ def test_masked_events_change_nothing_in_evaluation():
     np.testing.assert_allclose(full["metrics"][:2], short["metrics"], rtol=1e-5)
     assert full["prediction"].dtype == jnp.uint8
     assert full["prediction"].shape == (3, 3, *SHAPE)
+
+
+class _Spoilt(nn.Module):
+    """Gives a charge as all three scores, with no number where it is 7."""
+
+    @nn.compact
+    def __call__(self, image, train):
+        scores = jnp.where(image == 7, jnp.nan, image)
+        return jnp.stack([scores] * 3, -1)
+
+
+@pytest.mark.parametrize("with_loss", [True, False])
+def test_an_event_without_numbers_has_no_metrics(with_loss):
+    options = step_options(SHAPE)
+    step = steps.make_eval_step(
+        model=_Spoilt(), options=options, with_scores=False, with_loss=with_loss
+    )
+    batch = minibatch(3)
+    batch.image[1, 2, 3, 0] = 7
+    results = jax.jit(step)({}, batch)
+    assert results["is_finite"].tolist() == [1, 0, 1]
+    assert np.isnan(results["metrics"]).all(1).tolist() == [False, True, False]
+    assert ("loss" in results) == with_loss
 
 
 def test_train_step_donates_its_state():

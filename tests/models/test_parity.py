@@ -20,6 +20,7 @@ from tests.support.golden import (
     TOLERANCE,
     Variant,
     compare_gradient,
+    name_of,
     network_of,
     relative,
     shared_files,
@@ -45,7 +46,7 @@ def golden(path) -> Variant:
 @pytest.fixture
 def report(path, record_property):
     def add(column: str, number: float, note: str = "") -> None:
-        record_property(PARITY_PROPERTY, (path.stem, column, f"{number:.1e}{note}"))
+        record_property(PARITY_PROPERTY, (name_of(path), column, f"{number:.1e}{note}"))
 
     return add
 

@@ -77,6 +77,24 @@ def test_prefix_and_counters_are_passed_over(variables):
     jax.tree.map(np.testing.assert_array_equal, back, variables)
 
 
+def test_names_of_before_may_2022(variables):
+    """Blocks had `conv1` and `bn1` for what is `convolution_1.conv` and `.norm` now."""
+    tensors = {}
+    for name, tensor in torch_weights.from_variables(variables).items():
+        for number in "12":
+            name = name.replace(f"convolution_{number}.conv.", f"conv{number}.")
+            name = name.replace(f"convolution_{number}.norm.", f"bn{number}.")
+        tensors[name.replace(".norm.", ".bn.")] = tensor
+    assert "net_core.down_blocks.blocks.0.bn2.running_var" in tensors
+    assert "initial_convolution.conv.weight" in tensors
+    assert "initial_convolution.bn.weight" in tensors
+    back = torch_weights.to_variables(tensors, variables)
+    jax.tree.map(np.testing.assert_array_equal, back, variables)
+    both = tensors | torch_weights.from_variables(variables)
+    with pytest.raises(torch_weights.WeightsError, match=r"blocks\.0\..*given twice"):
+        torch_weights.to_variables(both, variables)
+
+
 @pytest.mark.parametrize(
     ("name", "tensor", "message"),
     [
@@ -84,6 +102,8 @@ def test_prefix_and_counters_are_passed_over(variables):
         ("bottleneck.bias", np.zeros(4), r"shape \(4,\), expected \(3,\)"),
         ("bottleneck.weight", np.zeros(3), "1 dimensions, not 4"),
         ("extra.weight", np.zeros(3), "extra.weight: not a tensor of this network"),
+        ("0.weight", np.zeros(3), "0.weight: not a tensor of this network"),
+        ("weight", np.zeros(3), "weight: not a tensor of this network"),
         ("extra.counter", np.zeros(3), "extra.counter: not a tensor of this network"),
     ],
 )
@@ -95,6 +115,17 @@ def test_tensors_that_do_not_fit(variables, name, tensor, message):
         tensors[name] = tensor
     with pytest.raises(torch_weights.WeightsError, match=f"^1 tensors.*{message}"):
         torch_weights.to_variables(tensors, variables)
+
+
+def test_of_many_tensors_the_first_are_named(variables):
+    tensors = torch_weights.from_variables(variables)
+    number = len(tensors)
+    with pytest.raises(torch_weights.WeightsError) as caught:
+        torch_weights.to_variables({}, variables)
+    assert str(caught.value).startswith(f"{number} tensors do not fit the network: ")
+    assert str(caught.value).count(": missing") == torch_weights.MOST_NAMED < number
+    rest = number - torch_weights.MOST_NAMED
+    assert str(caught.value).endswith(f"; and {rest} more")
 
 
 def test_weights_of_another_network(variables):

@@ -204,6 +204,7 @@ def gradient_program(network, remat):
     return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("remat", "residual"),
     [(Remat.BLOCK, True), (Remat.BLOCK, False), (Remat.STAGE, True)],

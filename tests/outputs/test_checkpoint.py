@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 import ctjax
+from ctjax.commands import import_weights
 from ctjax.config import fields
+from ctjax.models import torch_weights
+from ctjax.models.torch_weights import WeightsError
 from ctjax.outputs import checkpoint, checkpoint_saver, checksums, saved_config
 from ctjax.outputs.saved_config import CheckpointError, DamagedError
 from ctjax.runs import inference, parts, train
@@ -179,6 +182,7 @@ def failing(monkeypatch, error, steps):
 FULL = OSError(28, "No space left on device")
 
 
+@pytest.mark.slow
 def test_three_failed_saves_in_a_row_end_a_training(tmp_path, monkeypatch, caplog):
     failing(monkeypatch, FULL, {4, 6, 8})
     config = tiny.make(tmp_path, run__iterations=20, mode__checkpoint_iteration=2)
@@ -205,3 +209,146 @@ def test_a_defect_in_a_save_is_not_taken_for_a_full_disk(tmp_path, monkeypatch, 
     config = tiny.make(tmp_path, run__iterations=4, mode__checkpoint_iteration=2)
     with pytest.raises(error, match="a defect"):
         train.run(config)
+
+
+@pytest.fixture
+def imported(tmp_path):
+    """Weights imported from an .npz, and that file."""
+    config = tiny.make(tmp_path / "weights", **NETWORK)
+    _, variables = parts.make_network(config, (40, 64))
+    np.savez(tmp_path / "torch.npz", **torch_weights.from_variables(variables))
+    folder = tmp_path / "weights"
+    import_weights.import_weights(str(tmp_path / "torch.npz"), config, str(folder))
+    return folder
+
+
+def files_of(folder):
+    return [p for p in sorted(folder.rglob("*")) if p.is_file() and p.stat().st_size]
+
+
+def test_imported_weights_are_sealed(imported):
+    folder = imported / "checkpoints"
+    paths = files_of(folder / "0")
+    assert len(paths) > 5
+    for path in paths:
+        content = path.read_bytes()
+        changed = bytearray(content)
+        changed[len(changed) // 2] ^= 1
+        path.write_bytes(changed)
+        assert checksums.find_damage(str(folder), 0), path
+        path.write_bytes(content)
+    restore_weights(imported)
+    path.write_bytes(changed)
+    with pytest.raises(DamagedError, match=r"/0: damaged \(other bytes than were"):
+        restore_weights(imported)
+
+
+def test_a_seal_that_cannot_be_read_is_damage(imported):
+    (path,) = (imported / "checkpoints_checksums").iterdir()
+    for seal in (b"", b"{", b"{}", b"[1]", b"\xff\xfe"):
+        path.write_bytes(seal)
+        assert checksums.find_damage(str(imported / "checkpoints"), 0), seal
+    path.unlink()
+    assert not checksums.find_damage(str(imported / "checkpoints"), 0)
+
+
+METADATA = ["_CHECKPOINT_METADATA", "config/metadata", "variables/_METADATA"]
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"version": 99}'])
+def test_altered_metadata_without_a_seal_end_in_one_line(imported, content):
+    expected = flat(restore_weights(imported)[0])
+    (path,) = (imported / "checkpoints_checksums").iterdir()
+    path.unlink()
+    refused = 0
+    for name in METADATA:
+        path = imported / "checkpoints" / "0" / name
+        kept = path.read_bytes()
+        path.write_bytes(content)
+        try:
+            found = flat(restore_weights(imported)[0])
+            np.testing.assert_array_equal(found, expected)
+        except CheckpointError as error:
+            assert "\n" not in str(error) and str(imported) in str(error)
+            refused += 1
+        path.write_bytes(kept)
+    assert refused >= 2
+
+
+@pytest.mark.parametrize("change", ["other shape", "gone"])
+def test_a_newer_layout_of_the_weights_ends_in_one_line(tmp_path, change):
+    config = tiny.make(tmp_path, **NETWORK)
+    _, variables = parts.make_network(config, (40, 64))
+    params = dict(variables["params"])
+    name = sorted(params)[0]
+    if change == "gone":
+        del params[name]
+    else:
+        shapes = jax.tree.map(lambda x: (2, *x.shape), params[name])
+        params[name] = jax.tree.map(
+            np.zeros, shapes, is_leaf=lambda x: isinstance(x, tuple)
+        )
+    saved = {**variables, "params": params}
+    checkpoint.save_weights(str(tmp_path), saved, 3, config)
+    with pytest.raises(CheckpointError, match="/3: ") as caught:
+        restore_weights(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("saved", [{}, {"batch_stats": {}}])
+def test_weights_without_running_statistics(tmp_path, saved):
+    """A collection that is empty may be left out of a checkpoint."""
+    fields = {"network__normalization": "none"}
+    config = tiny.make(tmp_path, **NETWORK, **fields)
+    _, variables = parts.make_network(config, (40, 64))
+    assert variables["batch_stats"] == {}
+    saved = {"params": variables["params"], **saved}
+    checkpoint.save_weights(str(tmp_path), saved, 1, config)
+    restored, step = restore_weights(tmp_path, **fields)
+    assert step == 1 and restored["batch_stats"] == {}
+    np.testing.assert_array_equal(flat(restored), flat(variables))
+    # Those of a network that has them are missed.
+    config = tiny.make(tmp_path / "other", **NETWORK)
+    _, variables = parts.make_network(config, (40, 64))
+    checkpoint.save_weights(
+        str(tmp_path / "other"), {"params": variables["params"]}, 1, config
+    )
+    with pytest.raises(CheckpointError, match="/1: damaged"):
+        restore_weights(tmp_path / "other")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e39])
+def test_numbers_that_are_none_are_not_imported(tmp_path, value):
+    config = tiny.make(tmp_path / "weights", **NETWORK)
+    _, variables = parts.make_network(config, (40, 64))
+    tensors = torch_weights.from_variables(variables)
+    name = sorted(tensors)[-1]
+    wide = tensors[name].astype(np.float64)
+    wide.ravel()[-1] = value
+    np.savez(tmp_path / "torch.npz", **{**tensors, name: wide})
+    words = rf"torch\.npz: found numbers that are not finite in {name}, expected"
+    with pytest.raises(WeightsError, match=words):
+        import_weights.import_weights(
+            str(tmp_path / "torch.npz"), config, str(tmp_path / "weights")
+        )
+    assert not (tmp_path / "weights").exists()
+    np.savez(tmp_path / "torch.npz", **{**tensors, name: wide.astype("S5")})
+    with pytest.raises(WeightsError, match=f"{name} is of type .S5, expected real"):
+        import_weights.import_weights(
+            str(tmp_path / "torch.npz"), config, str(tmp_path / "weights")
+        )
+
+
+def test_a_damaged_archive_of_weights_ends_in_one_line(tmp_path):
+    np.savez(tmp_path / "torch.npz", a=np.arange(1000.0))
+    content = bytearray((tmp_path / "torch.npz").read_bytes())
+    config = tiny.make(tmp_path / "weights", **NETWORK)
+    for place in (10, 300, len(content) // 2, len(content) - 10):
+        changed = bytearray(content)
+        changed[place] ^= 255
+        (tmp_path / "torch.npz").write_bytes(changed)
+        with pytest.raises(WeightsError) as caught:
+            import_weights.import_weights(
+                str(tmp_path / "torch.npz"), config, str(tmp_path / "weights")
+            )
+        assert str(tmp_path / "torch.npz") in str(caught.value)

@@ -29,13 +29,56 @@ def test_table_keeps_the_rows_before_a_step_and_goes_on(tmp_path):
     assert rows(path)[4][1] == "9"
 
 
+def reopened(path, *columns):
+    metrics_table.MetricsTable(str(path), columns, before=9).close()
+    return rows(path)
+
+
 def test_table_of_other_columns_or_cut_rows_is_not_mixed(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("step,loss\n0,1\n1")
-    metrics_table.MetricsTable(str(path), ("step", "loss"), before=9).close()
-    assert rows(path) == [["step", "loss"], ["0", "1"]]
-    metrics_table.MetricsTable(str(path), ("step", "other"), before=9).close()
-    assert rows(path) == [["step", "other"]]
+    assert reopened(path, "step", "loss") == [["step", "loss"], ["0", "1"]]
+    assert os.listdir(tmp_path) == ["t.csv"]
+    assert reopened(path, "step", "other") == [["step", "other"]]
+    assert rows(f"{path}.damaged") == [["step", "loss"], ["0", "1"]]
+
+
+@pytest.mark.parametrize(
+    "content, kept",
+    [
+        (b"step,loss\n0,1\n\xff\xfe\n2,3\n", ["0", "2"]),
+        (b"step,loss\n0,1\n1,2,3\n2,x\n3,nan\n", ["0", "3"]),
+        (b"step,loss\n0,1\n" + bytes(50) + b"\n2,3\n", ["0", "2"]),
+        (bytes(300), []),
+        (b"step,loss\n" + b'"' + b"x" * 200_000 + b'",1\n', []),
+        (b"of another program", []),
+    ],
+)
+def test_a_damaged_table_is_moved_aside_and_its_good_rows_kept(
+    tmp_path, caplog, content, kept
+):
+    path = tmp_path / "train_metrics.csv"
+    path.write_bytes(content)
+    (tmp_path / "train_metrics.csv.damaged").write_text("of an earlier time")
+    assert [row[0] for row in reopened(path, "step", "loss")] == ["step", *kept]
+    (line,) = caplog.messages
+    assert line.startswith(f"{path}: found ")
+    assert f"moved to {path}.damaged-1, and {len(kept)} rows kept" in line
+    assert (tmp_path / "train_metrics.csv.damaged-1").read_bytes() == content
+
+
+def test_what_is_no_file_is_moved_aside(tmp_path, caplog):
+    os.mkfifo(tmp_path / "t.csv")
+    assert reopened(tmp_path / "t.csv", "step", "loss") == [["step", "loss"]]
+    assert "found no regular file" in caplog.text
+
+
+def test_names_that_are_no_text_are_logged(tmp_path):
+    log.start_logging(str(tmp_path))
+    log.logger.info("%s: \u2026", os.fsdecode(b"caf\xe9"))
+    log.stop_logging()
+    line = (tmp_path / "process.log").read_text(encoding="utf-8")
+    assert line.endswith("caf\\udce9: \u2026\n")
 
 
 def test_totals_in_the_guides_words(caplog):
@@ -49,6 +92,20 @@ def test_totals_in_the_guides_words(caplog):
         "Total time to batch process except first two iterations: 96.0000, "
         "throughput: 4.0000",
         "Total time to batch process last 40 iterations: 80.0000, throughput: 4.0000",
+    ]
+
+
+def test_totals_count_the_images_that_exist_and_the_start_up_once(caplog):
+    log.logger.propagate = True
+    with caplog.at_level(logging.INFO, "ctjax"):
+        log.log_totals(np.array([2.0, 4.0, 4.0]), np.array([4, 4, 1]), 30.0)
+    assert caplog.messages == [
+        "Start-up (compilation): 30.0000, in the total time and in no step's rate",
+        "Total time to batch_process: 40.0000",
+        "Total time to batch process except first iteration: 8.0000, "
+        "throughput: 0.6250",
+        "Total time to batch process except first two iterations: 4.0000, "
+        "throughput: 0.2500",
     ]
 
 

@@ -3,7 +3,9 @@
 import pytest
 
 from ctjax.base.constants import METRIC_NAMES
+from ctjax.outputs import summaries
 from tests.support import small_runs
+from tests.support.summaries import read_scalars
 
 pytestmark = pytest.mark.xdist_group("runs_of_summaries")
 
@@ -22,7 +24,7 @@ def run(runs):
 
 def test_tags_and_steps(run):
     extra = ("learning_rate", "grad_norm", "loss_scale")
-    speed = ("images_per_second", "io_fetch_time")
+    speed = ("images_per_second", "io_fetch_time", "step_time", "global_step_per_sec")
     train, test = run.scalars("train"), run.scalars("test")
     assert set(train) == {"loss", *METRIC_NAMES, *extra, *speed}
     assert set(test) == {"loss", *METRIC_NAMES}
@@ -46,6 +48,8 @@ def test_rate_norm_and_speed(run):
         wait_s, step_s = timings[step]["wait_s"], timings[step]["step_s"]
         assert scalars["images_per_second"][step] == pytest.approx(4 / step_s, rel=1e-6)
         assert scalars["io_fetch_time"][step] == pytest.approx(wait_s, rel=1e-6)
+        assert scalars["step_time"][step] == pytest.approx(step_s, rel=1e-6)
+        assert scalars["global_step_per_sec"][step] == pytest.approx(1 / step_s)
         assert scalars["learning_rate"][step] == pytest.approx(1e-4, rel=1e-6)
         assert scalars["loss_scale"][step] == 2**16
         assert scalars["grad_norm"][step] > 0
@@ -67,3 +71,11 @@ def test_a_run_that_goes_on_goes_on_with_the_steps(runs, tmp_path):
     losses = run.scalars("train")["loss"]
     assert list(losses) == [0, 1, 2, 3]
     assert list(losses.values()) == pytest.approx(run.losses, rel=1e-6)
+
+
+def test_two_runs_within_a_second_leave_two_files(tmp_path):
+    for start in (0, 1):
+        summary = summaries.open_summary(str(tmp_path), "train", start)
+        summary.add_scalar("loss", 1.5, start)
+        summary.close()
+    assert read_scalars(tmp_path / "train") == {"loss": {0: 1.5, 1: 1.5}}

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from ctjax.data.larcv.file import LarcvFile
-from ctjax.runs import inference, iotest, train
+from ctjax.outputs import checkpoint
+from ctjax.runs import inference, iotest, parts, train
 from tests.support import ROOT, larcv_fixtures, tiny
 from tests.support.finished_runs import column, last_variables, read_table
 from tests.support.processes import (
@@ -125,8 +126,9 @@ def test_inference_by_two_is_that_of_one(
         "network__normalization": "none",
         "mode__name": "inference",
         "mode__weights_location": str(folder),
+        "mode__allow_other_images": True,
         "mode__write_predictions": True,
-        "run__iterations": 0,
+        "run__iterations": None,
         "data__synthetic": False,
         "data__downsample": 0,
         "data__file": str(larcv_file),
@@ -184,8 +186,12 @@ def test_iotest_by_two_reads_every_event_once(larcv_file, tmp_path):
     throughput = float(re.search(r"Throughput: ([\d.]+)", result.stdout)[1])
     seconds = float(re.search(r"Total IO Time: ([\d.]+)s", result.stdout)[1])
     assert throughput == pytest.approx(12 / seconds, rel=0.02)
-    timings = np.load(tmp_path / "two" / "profiles" / "io_timings.npy")
+    profiles = tmp_path / "two" / "profiles"
+    timings = np.load(profiles / "io_timings.npy")
     assert timings["step_s"].sum() == pytest.approx(seconds, abs=1e-4)
+    ranks = [np.load(profiles / f"profiling_info_rank_{rank}.npy") for rank in (0, 1)]
+    slowest = max(rows["iteration"].astype(float).sum() for rows in ranks)
+    assert slowest * 1e-6 == pytest.approx(seconds, abs=1e-3)
 
 
 def assert_ends_with(result, *words):
@@ -300,3 +306,45 @@ def test_a_coordinator_that_never_answers_ends_in_one_line(tmp_path):
     )
     assert_ends_with(result, "rank 1", "within 5 s", "does not answer")
     assert result.returncode == 1
+
+
+def ranks_in_folders(tmp_path, *fields):
+    """Two ranks, each in a folder of its own, with the same relative names."""
+    words = []
+    for rank in range(2):
+        words += [":"] * bool(rank)
+        words += ["-n", "1", "--wdir", str(tmp_path / str(rank)), *command(*fields)]
+    return subprocess.run(
+        [MPIRUN, "--bind-to", "none", *words],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("mode", ["train", "inference", "iotest"])
+def test_ranks_that_see_other_files_of_one_name_end_in_one_line(tmp_path, mode):
+    for rank, number in enumerate((3, 5)):
+        (tmp_path / str(rank)).mkdir()
+        events = larcv_fixtures.make_events(number, (40, 64))
+        larcv_fixtures.write_larcv(tmp_path / str(rank) / "e.h5", events, (40, 64))
+    fields = {
+        "mode__name": mode,
+        "data__synthetic": False,
+        "data__downsample": 0,
+        "data__file": "e.h5",
+    }
+    result = ranks_in_folders(tmp_path, *tiny.flags(tmp_path / "out", **fields))
+    assert_ends_with(result, "rank 1 differs from rank 0", "e.h5: events is 5, expec")
+
+
+def test_ranks_that_see_other_weights_of_one_name_end_in_one_line(tmp_path):
+    for rank in range(2):
+        folder = tmp_path / str(rank) / "run"
+        config = tiny.make(folder, run__seed=rank)
+        _, variables = parts.make_network(config, (40, 64))
+        checkpoint.save_weights(str(folder), variables, 4, config)
+    fields = {"mode__name": "inference", "mode__weights_location": "run"}
+    result = ranks_in_folders(tmp_path, *tiny.flags(tmp_path / "out", **fields))
+    assert_ends_with(result, "rank 1 differs from rank 0", "run: 4/")

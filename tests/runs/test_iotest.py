@@ -55,8 +55,31 @@ def test_goes_over_the_file_in_order_and_wraps(settings, monkeypatch):
         original(reader, minibatch)
 
     monkeypatch.setattr(iotest.pipeline.MinibatchReader, "release", release)
-    iotest.run(settings())
-    assert seen == [[3, 4], [0, 1], [2, 3], [4, 0], [1, 2], [3, 4], [0, 1]]
+    figures = iotest.run(settings())
+    # Three that start the reading, of which two are read ahead, and then seven.
+    turn = [[3, 4], [0, 1], [2, 3], [4, 0], [1, 2]]
+    assert seen == 2 * turn
+    assert figures["images"] == 7 * 2
+
+
+def test_the_first_minibatches_are_in_no_rate(settings, monkeypatch, caplog):
+    """By a clock on which each of the first three takes a minute, others a second."""
+    now, taken = [100.0], []
+    original = iotest.pipeline.MinibatchReader.__next__
+
+    def take(reader):
+        now[0] += 60 if len(taken) < 3 else 1
+        taken.append(original(reader))
+        return taken[-1]
+
+    monkeypatch.setattr(iotest.pipeline.MinibatchReader, "__next__", take)
+    monkeypatch.setattr(iotest.time, "perf_counter", lambda: now[0])
+    with caplog.at_level(logging.INFO, logger="ctjax"):
+        figures = iotest.run(settings())
+    assert "Start-up: 180.0000s for the first 3 minibatches" in caplog.text
+    assert figures["total_s"] == pytest.approx(7.0)
+    assert figures["images_per_s"] == pytest.approx(2.0)
+    assert "Average Image IO Throughput: 2.000 images/s" in caplog.text
 
 
 def test_synthetic_needs_no_file(settings, tmp_path):

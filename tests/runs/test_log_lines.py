@@ -1,12 +1,17 @@
 """Whole lines of the log, put together from the tables and the timings of the run."""
 
+import datetime
+import logging
 import re
+import shlex
+import sys
 
 import numpy as np
 import pytest
 
 from ctjax import main
 from ctjax.base.constants import METRIC_NAMES
+from ctjax.outputs import log
 
 pytestmark = pytest.mark.xdist_group("runs_of_log_lines")
 
@@ -20,7 +25,8 @@ def values(names, row):
 def speed(images, timing):
     """What follows the metrics: images a second, seconds of waiting, seconds."""
     wait_s, step_s = timing["wait_s"], timing["step_s"]
-    return f"({images / step_s:.3g} Img/s / {wait_s:.2g} IO s / {step_s:.2g} step s)"
+    rate = images / step_s
+    return f"({rate:.3g} Img/s / {wait_s:.2g} IOs / {step_s:.2g} (Step)(s))"
 
 
 def lines(run, start):
@@ -28,19 +34,24 @@ def lines(run, start):
 
 
 def totals(timings, images):
-    """The four closing lines of the competition's guide."""
-    step_s = timings["step_s"]
-    result = [f"Total time to batch_process: {step_s.sum():.4f}"]
-    for words, rest in (
-        ("except first iteration", step_s[1:]),
-        ("except first two iterations", step_s[2:]),
-        ("last 40 iterations", step_s[-40:] if len(step_s) > 40 else []),
+    """The start-up and the four closing lines of the competition's guide."""
+    step_s, start_up_s = timings["step_s"], timings["start_up_s"].sum()
+    assert timings["start_up_s"][0] > 0
+    result = [
+        f"Start-up (compilation): {start_up_s:.4f}, in the total time and in no step's "
+        "rate",
+        f"Total time to batch_process: {start_up_s + step_s.sum():.4f}",
+    ]
+    for words, first in (
+        ("except first iteration", 1),
+        ("except first two iterations", 2),
+        ("last 40 iterations", len(step_s) - 40),
     ):
-        if len(rest):
-            throughput = len(rest) * images / sum(rest)
+        if 0 < first < len(step_s):
+            rest = step_s[first:].sum()
             result.append(
-                f"Total time to batch process {words}: {sum(rest):.4f}, "
-                f"throughput: {throughput:.4f}"
+                f"Total time to batch process {words}: {rest:.4f}, "
+                f"throughput: {sum(images[first:]) / rest:.4f}"
             )
     return result
 
@@ -91,10 +102,62 @@ def test_validations(trained):
 
 
 def test_totals_of_training(trained):
-    expected = totals(trained.timings("train"), 8)
-    assert len(expected) == 4
-    assert lines(trained, "Total time to batch") == expected
-    assert trained.messages[-4:] == expected
+    expected = totals(trained.timings("train"), [8] * 42)
+    assert len(expected) == 5
+    assert trained.messages[-5:] == expected
+    words = "A step takes 8 events, 2 minibatches of 4, and all of them count in the "
+    assert f"{words}throughput; CosmicTagger counts 4" in trained.messages
+
+
+def test_start_up_is_that_of_the_first_step_and_of_the_first_validation(
+    trained, inferred
+):
+    """The first validation comes before step 20."""
+    for run, name, steps in (
+        (trained, "train", [0, 20]), (inferred, "inference", [0]),
+    ):  # fmt: skip
+        assert np.flatnonzero(run.timings(name)["start_up_s"]).tolist() == steps
+    rows = trained.timings("train")
+    # Compilation takes far longer than these steps do.
+    assert rows["step_s"][0] < 0.5 * rows["start_up_s"][0]
+
+
+def test_numbers_stand_where_cosmictaggers_own_parser_takes_them(trained):
+    """bin/analyze_profiles.py splits lines of process.log at single blanks."""
+    formatter = logging.Formatter(log.LOG_FORMAT)
+    written = [
+        formatter.format(logging.LogRecord("", logging.INFO, "", 0, text, (), None))
+        for text in trained.messages
+    ]
+    found = [line.split(" ") for line in written if "train Step" in line]
+    timings = trained.timings("train")
+    assert len(found) == len(timings)
+    for words, timing in zip(found, timings, strict=True):
+        datetime.datetime.strptime(words[1], "%H:%M:%S,%f")
+        assert int(words[7]) == timing["iteration"]
+        step_s, wait_s = float(words[-2]), float(words[-5].replace("(", ""))
+        assert step_s == pytest.approx(timing["step_s"], rel=0.05)
+        assert wait_s == pytest.approx(timing["wait_s"], rel=0.05)
+        rate = float(words[-8].replace("(", ""))
+        assert rate == pytest.approx(8 / timing["step_s"], rel=0.01)
+    (closing,) = (w for w in written if "except first two iterations" in w)
+    throughput = 40 * 8 / timings["step_s"][2:].sum()
+    assert float(closing.split(" ")[-1]) == pytest.approx(throughput, rel=1e-4)
+
+
+def test_each_process_leaves_its_timings_in_cosmictaggers_form(trained, inferred, runs):
+    """performance-measurement/create_dataframe_from_run.py reads these columns."""
+    read = runs.read()
+    for run, name in ((trained, "train"), (inferred, "inference"), (read, "io")):
+        rows = np.load(run.folder / "profiles/profiling_info_rank_0.npy")
+        timings = run.timings(name)
+        assert rows["i"].tolist() == timings["iteration"].tolist()
+        for theirs, ours in (("iteration", "step_s"), ("io", "wait_s")):
+            seconds = 1e-6 * rows[theirs].astype(float)
+            np.testing.assert_allclose(seconds, timings[ours], atol=1e-6)
+        whole = timings["step_s"] + timings["start_up_s"]
+        between = np.diff(rows["start"]) / np.timedelta64(1, "s")
+        np.testing.assert_allclose(between, whole[:-1], atol=1e-5)
 
 
 def test_steps_of_inference(inferred):
@@ -104,7 +167,8 @@ def test_steps_of_inference(inferred):
     for step, rows in enumerate((table[:4], table[4:])):
         means = {name: np.mean([row[name] for row in rows]) for name in SHOWN}
         expected.append(
-            f"ana Step {step} metrics: {values(SHOWN, means)} {speed(4, timings[step])}"
+            f"ana Step {step} metrics: {values(SHOWN, means)} "
+            f"{speed(len(rows), timings[step])}"
         )
     assert lines(inferred, "ana Step") == expected
 
@@ -118,7 +182,7 @@ def test_report_of_inference(inferred):
         "  Pixels without charge: predicted background (mode.mask_empty_pixels=True), "
         "in the loss (mode.optimizer.loss_charged_pixels_only=False)",
         *(f"  {name}: {value:.4f}" for name, value in means.items()),
-        *totals(inferred.timings("inference"), 4),
+        *totals(inferred.timings("inference"), [4, 1]),
     ]
     assert inferred.result == pytest.approx(means, rel=1e-6)
 
@@ -144,8 +208,11 @@ def test_confusion_of_inference(inferred):
 def test_io_test(runs):
     run = runs.read(run__iterations=3, run__minibatch_size=3, data__io_threads=2)
     step_s = run.timings("io")["step_s"]
-    assert run.messages[-7:] == [
-        "Reading 8 events of 16 x 24 pixels: 1 process of 2 threads",
+    opened, started = run.messages[-8:-6]
+    assert opened == "Reading 8 events of 16 x 24 pixels: 1 process of 2 threads"
+    start_up = r"Start-up: [\d.]+s for the first 3 minibatches, which are in no rate"
+    assert re.fullmatch(start_up, started)
+    assert run.messages[-6:] == [
         *(f"{n}: time to fetch a minibatch: {s:.4f}s" for n, s in enumerate(step_s)),
         f"Total IO Time: {step_s.sum():.4f}s",
         "Total images read per batch: 3",
@@ -160,6 +227,9 @@ def test_the_file_of_the_log_has_the_lines_with_time_and_level(
     main.run(runs.config("iotest", tmp_path, run__iterations=1))
     text = (tmp_path / "process.log").read_text().splitlines()
     stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} - INFO - "
+    assert sum(line.endswith(f"Launch arguments: {shlex.join(sys.argv)}") for line in (
+        text
+    )) == 1  # fmt: skip
     step_s = float(np.load(tmp_path / "profiles/io_timings.npy")["step_s"][0])
     expected = f"0: time to fetch a minibatch: {step_s:.4f}s"
     assert [bool(re.fullmatch(stamp + expected, line)) for line in text].count(

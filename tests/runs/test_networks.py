@@ -45,7 +45,7 @@ def configuration(folder, architecture, mode=ModeName.TRAIN, **changes):
         fields[f"network.{name}"] = ",".join(map(str, value)) if is_list else value
     fields |= {name.replace("__", "."): value for name, value in changes.items()}
     words = [f"--config.{name}={value}" for name, value in fields.items()]
-    return command_line.parse_config(["--config", architecture.value, *words], mode)
+    return command_line.parse_config(["--config", architecture.value, *words], mode)[0]
 
 
 def test_training_in_few_bits_with_much_of_it_computed_twice(tmp_path, architecture):

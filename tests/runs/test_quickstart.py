@@ -171,6 +171,7 @@ def test_baselines_by_hand(known_file, tmp_path):
     assert 1 <= threshold < 2 and chosen[1] == named[1]
 
 
+@pytest.mark.slow
 def test_own_files_are_used_and_nothing_is_simulated(known_file, tmp_path, monkeypatch):
     monkeypatch.setattr(quickstart, "write_events", None)
     config = make(

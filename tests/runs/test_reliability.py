@@ -261,6 +261,7 @@ def test_a_bad_number_stops_with_step_events_and_activations(
     assert leaves_equal(state, unbroken[1])
 
 
+@pytest.mark.slow
 def test_a_bad_number_is_skipped_and_counted(tmp_path, monkeypatch, caplog):
     poison(monkeypatch, 4)
     config = tiny.make(tmp_path, run__iterations=8, run__on_nonfinite="skip")
@@ -268,7 +269,10 @@ def test_a_bad_number_is_skipped_and_counted(tmp_path, monkeypatch, caplog):
         state = train.run(config)
     assert int(state.step) == 8
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
-    assert "train Step 4: loss nan, not finite: update skipped, 1 so far" in caplog.text
+    assert (
+        "Step 4 of training: loss nan, not finite: update skipped, 1 so far"
+        in caplog.text
+    )
     losses = [float(row["loss"]) for row in rows(tmp_path)]
     assert np.isnan(losses[4]) and np.isfinite(np.delete(losses, 4)).all()
 
@@ -346,9 +350,8 @@ def test_handlers_are_left_alone_outside_of_the_main_thread():
     assert found == [None]
 
 
-@pytest.mark.parametrize(
-    "jump_s", [-86400, pytest.param(86400, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("jump_s", [-86400, 86400])
 def test_a_clock_that_jumps_changes_nothing(unbroken, tmp_path, monkeypatch, jump_s):
     now, jumped = time.time, []
 

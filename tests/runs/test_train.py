@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import sys
 
 import h5py
 import jax
@@ -82,6 +83,7 @@ def test_a_finished_run_is_left_alone(unbroken, tmp_path):
     assert (folder / "train_metrics.csv").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_five_checkpoints_are_kept(tmp_path):
     train.run(tiny.make(tmp_path, run__iterations=7, mode__checkpoint_iteration=1))
     kept = {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}
@@ -118,6 +120,7 @@ def test_validation_every_so_many_steps(tmp_path, larcv_file):
     assert list((tmp_path / "test").glob("events.out.tfevents*"))
 
 
+@pytest.mark.slow
 def test_densify_on_the_device_is_the_same_training(tmp_path, larcv_file):
     states = [
         train.run(
@@ -154,6 +157,7 @@ def test_checkpoint_of_another_optimizer_is_refused(unbroken):
         train.run(config)
 
 
+@pytest.mark.slow
 def test_bfloat16_trains_float32_parameters_to_nearly_the_same(unbroken, tmp_path):
     folder, _ = unbroken
     learning_state = train.run(
@@ -170,6 +174,7 @@ def test_bfloat16_trains_float32_parameters_to_nearly_the_same(unbroken, tmp_pat
     assert ours == pytest.approx(theirs, rel=0.05)
 
 
+@pytest.mark.slow
 def test_accumulated_minibatches_read_each_event_once(
     one_device, tmp_path, larcv_file, monkeypatch
 ):
@@ -250,6 +255,7 @@ def test_profile_writes_a_trace(tmp_path, iterations, caplog):
     assert flop > 0 and most == pytest.approx(sum(parts), rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat, count", [("none", 0), ("stage", 1)])
 def test_what_saves_nothing_on_a_cpu_is_said(tmp_path, caplog, remat, count):
     train.run(tiny.make(tmp_path, run__iterations=1, run__remat=remat))
@@ -275,6 +281,7 @@ def test_inference_twice_gives_every_event_once_and_the_same(
                 tmp_path / str(size),
                 mode__name="inference",
                 mode__weights_location=str(folder),
+                mode__allow_other_images=True,
                 run__iterations=None,
                 run__minibatch_size=size,
                 data__synthetic=False,
@@ -301,6 +308,7 @@ def test_inference_starts_at_the_index_and_stops_after_iterations(
             tmp_path,
             mode__name="inference",
             mode__weights_location=str(folder / "checkpoints" / "6"),
+            mode__allow_other_images=True,
             mode__start_index=1,
             run__iterations=1,
             run__minibatch_size=1,
@@ -346,6 +354,7 @@ def test_predictions_are_a_larcv_file_of_scores_and_classes(
             tmp_path / where,
             mode__name="inference",
             mode__weights_location=str(folder),
+            mode__allow_other_images=True,
             mode__write_predictions=True,
             run__iterations=None,
             data__synthetic=False,
@@ -402,6 +411,7 @@ def test_a_failed_inference_leaves_no_predictions(
         tmp_path,
         mode__name="inference",
         mode__weights_location=str(folder),
+        mode__allow_other_images=True,
         mode__write_predictions=True,
         run__iterations=None,
         run__minibatch_size=1,
@@ -466,6 +476,7 @@ def test_accuracy_on_the_light_events(
         "mode__optimizer__loss_balance_scheme": scheme,
     }
     train.run(tiny.make(tmp_path, **options))
-    options |= {"mode__name": "inference", "run__iterations": 0}
+    options |= {"mode__name": "inference", "run__iterations": None}
     report = inference.run(tiny.make(tmp_path, **options))
+    sys.stdout.write(f"Average/mIoU {report['Average/mIoU']:.3f}\n")  # for -rP
     assert report["Average/mIoU"] >= original - 0.05

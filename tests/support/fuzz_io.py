@@ -205,8 +205,99 @@ def change_length(path, random):
         table.resize((int(random.integers(0, 2 * len(table) + 2)),))
 
 
+def copy_with_other_content(path):
+    """A whole file of the same tables, none of whose numbers is the same."""
+    other = f"{path}.other"
+    shutil.copyfile(path, other)
+    with h5py.File(other, "r+") as file:
+        for group in (larcv_fixtures.IMAGE_GROUP, larcv_fixtures.LABEL_GROUP):
+            table = file[group]["voxels"]
+            rows = table[:]
+            rows["value"] = (rows["value"] + 1) % 3
+            table[:] = rows
+        rows = file["Events/event_id"][:]
+        rows["event"] += 1
+        file["Events/event_id"][:] = rows
+    return other
+
+
+def pick_name(random):
+    """Name of a group or table of those that are read."""
+    group = (larcv_fixtures.IMAGE_GROUP, larcv_fixtures.LABEL_GROUP)[random.integers(2)]
+    tables = [f"{group}/{table}" for table in TABLES]
+    names = ["Events", "Data", "Events/event_id", group, *tables]
+    return names[random.integers(len(names))]
+
+
+def link_elsewhere(path, random):
+    """Puts a link where a group or table was: to another file, to this one, nowhere."""
+    other, name = copy_with_other_content(path), pick_name(random)
+    with h5py.File(path, "r+") as file:
+        file["kept"] = file[name]
+        del file[name]
+        kind = random.integers(5)
+        if kind == 0:
+            file[name] = h5py.ExternalLink(other, name)
+        elif kind == 1:
+            file["away"] = h5py.ExternalLink(other, "/")
+            file[name] = h5py.SoftLink(f"/away/{name}")
+        elif kind == 2:
+            file[name] = h5py.ExternalLink("none.h5", name)
+        elif kind == 3:
+            file[name] = h5py.SoftLink("/nowhere")
+        else:
+            file[name] = h5py.SoftLink("/kept")
+
+
+def make_virtual(path, random):
+    """Replaces a table by a virtual one: of another file, of this one, or of none."""
+    other = copy_with_other_content(path)
+    with h5py.File(path, "r+") as file:
+        table = pick_table(file, random, *TABLES)
+        name, layout = table.name, h5py.VirtualLayout(table.shape, table.dtype)
+        kind = random.integers(3)
+        file["kept"] = table
+        source = ((other, name), (".", "kept"), ("none.h5", name))[kind]
+        layout[:] = h5py.VirtualSource(*source, table.shape, table.dtype)
+        del file[name]
+        file.create_virtual_dataset(name, layout)
+
+
+def make_signed(path, random):
+    """Rewrites an index table with signed numbers, one of them perhaps negative."""
+    with h5py.File(path, "r+") as file:
+        table = pick_table(file, random, "extents", "voxel_extents", "image_meta")
+        rows, members = table[:], []
+        for name in rows.dtype.names:
+            item = rows.dtype[name]
+            kind = item.base.str.replace("u", "i")
+            members.append((name, kind, item.shape))
+        signed = np.zeros(len(rows), np.dtype(members, align=True))
+        for name in rows.dtype.names:
+            signed[name] = rows[name]
+        if random.integers(3):
+            names = [
+                n for n in ("first", "N", "projection_id") if n in members_of(rows)
+            ]
+            name = names[random.integers(len(names))]
+            row, to = random.integers(len(rows), size=2)
+            number = int(random.integers(1, 1000))
+            # Where another row makes up for it, the sum shows nothing.
+            signed[name][to] += signed[name][row] + number
+            signed[name][row] = -number
+        larcv_fixtures.replace_table(file, table.name, signed)
+
+
+def members_of(rows):
+    return rows.dtype.names or ()
+
+
 BYTE_DAMAGES = (flip_bytes, flip_metadata_bytes, overwrite_block, truncate, shift_bytes)
-TABLE_DAMAGES = (swap_chunks, change_chunk, change_index, change_type, change_length)
+LINK_DAMAGES = (link_elsewhere, make_virtual)
+TABLE_DAMAGES = (
+    *(swap_chunks, change_chunk, change_index, change_type, change_length),
+    make_signed,
+)
 
 
 def judge(number, seed, folder, undamaged):
@@ -216,7 +307,7 @@ def judge(number, seed, folder, undamaged):
     the first goes with each of the second in turn.
     """
     random = np.random.default_rng([seed, number])
-    damages = BYTE_DAMAGES + TABLE_DAMAGES
+    damages = BYTE_DAMAGES + TABLE_DAMAGES + LINK_DAMAGES
     damage = damages[number % len(damages)]
     original = list(undamaged)[random.integers(len(undamaged))]
     path = os.path.join(folder, f"{os.getpid()}.h5")

@@ -72,12 +72,23 @@ def shared_files() -> list:
 def _parameter(path: pathlib.Path, *marks):
     # One worker takes all tests of a file, and compiles once.
     marks = (pytest.mark.xdist_group(path.stem), *marks)
-    return pytest.param(path, marks=marks, id=path.stem)
+    return pytest.param(path, marks=marks, id=name_of(path))
+
+
+def name_of(path: pathlib.Path) -> str:
+    """Returns the configuration of a file's network, or what the file calls it."""
+    return {"scc21": "scc21_master"}.get(path.stem, path.stem)
 
 
 def network_of(fields: dict) -> config_fields.Network:
+    """Reads a network in the original's fields of today, or in the competition's."""
     fields = dict(fields)
-    assert fields.pop("conv_mode") == "conv_2D"
+    assert fields.pop("conv_mode") in ("conv_2D", "2D")
+    if "network_depth" in fields:
+        fields["depth"] = fields.pop("network_depth")
+        fields["normalization"] = "batch" if fields.pop("batch_norm") else "none"
+        assert fields.pop("growth_rate") == 1  # additive
+    fields.pop("data_format", None)
     return resolve.build(config_fields.Network, fields)
 
 

@@ -58,10 +58,13 @@ class Finished(NamedTuple):
         return pathlib.Path(self.config.output_dir)
 
     def table(self, name: str) -> list[dict[str, float]]:
-        """Rows of `<name>.csv`."""
+        """Numbers of the rows of `<name>.csv`."""
         with open(self.folder / f"{name}.csv", newline="") as file:
             rows = list(csv.DictReader(file))
-        return [{key: float(value) for key, value in row.items()} for row in rows]
+        return [
+            {key: float(value) for key, value in row.items() if key != "file"}
+            for row in rows
+        ]
 
     def column(self, name: str, column: str) -> list[float]:
         return [row[column] for row in self.table(name)]
@@ -162,8 +165,14 @@ class Runs:
             if name.startswith("network__") or name == "run__seed"
         }
         trained = self.train(**fields)
-        changes = {"mode__weights_location": str(trained.folder), **changes}
-        changes = {"mode__write_predictions": True, "run__iterations": 99, **changes}
+        usual = {
+            "mode__weights_location": str(trained.folder),
+            "mode__write_predictions": True,
+            # Trained with the images as they are, and asked what it makes of others.
+            "mode__allow_other_images": True,
+            "run__iterations": None,
+        }
+        changes = {**usual, **changes}
         return self.run("inference", **changes)
 
     def read(self, **changes: Any) -> Finished:

@@ -12,7 +12,7 @@ FIELDS = {
     "data.synthetic": True,
     "data.downsample": 5,  # 40 x 64 pixels
     "network.n_initial_filters": 2,
-    "network.depth": 2,
+    "network.depth": 1,
     "network.blocks_per_layer": 1,
     "network.blocks_deepest_layer": 1,
     "network.blocks_final": 1,

@@ -87,6 +87,7 @@ def test_a_view_without_predictions_is_what_is_stored(larcv_file, events):
         np.testing.assert_array_equal(pixels.truth, classes)
 
 
+@pytest.mark.slow
 def test_a_view_with_predictions_is_theirs_pixel_by_pixel(larcv_file, events, inferred):
     path = inferred / "predictions.h5"
     view = views_event.read_view(str(larcv_file), str(path), 2)

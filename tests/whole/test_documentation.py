@@ -17,7 +17,8 @@ import pytest
 
 from ctjax import __main__ as ctjax_main
 from ctjax.base.errors import ConfigError
-from ctjax.commands import configuration_files
+from ctjax.commands import configuration_files, original_words
+from ctjax.commands.words import GROUPS
 from ctjax.config import resolve
 from tests.support import ROOT, tiny
 
@@ -94,13 +95,15 @@ def check_fields(arguments):
     following = iter(arguments)
     for word in following:
         name, _, value = word.partition("=")
-        if name == "--config":
+        if name in ("--config", "--config-name"):
             value = value or next(following)
             if not value.isupper() and "NAME" not in value:
                 configuration_files.find(value)
-        elif name.startswith("--config."):
-            if not (name.rpartition(".")[2].isupper() or name == "--config.x.y"):
-                resolve.check_name(name.removeprefix("--config."))
+        elif name.startswith("--config.") or (value and not name.startswith("-")):
+            name = name.removeprefix("--config.")
+            is_example = name.rpartition(".")[2].isupper() or name == "x.y"
+            if name not in GROUPS and not is_example:
+                resolve.check_name(original_words.SAME_FIELDS.get(name, name))
         else:
             assert name == "--help" or word.isupper(), word
 
@@ -133,6 +136,8 @@ def test_programs_options_and_files_exist(page, command, monkeypatch):
         "python -m ctjax.trian --config scc21",
         "ctjax train --config scc12",
         "ctjax train --config scc21 --config.run.iteration=3",
+        "ctjax run --config-name SCC_12.yaml",
+        "ctjax run --config-name SCC_21.yaml run.iteration=3",
         "mpirun -n 2 python -m ctjax.main --config scc21 --configs.run.id=x",
         "ctjax show --file FILE --picture event.png",
         "ctjax repack IN OUT --filt gzip",
@@ -164,6 +169,10 @@ PLACEHOLDERS = {
     "CHECKPOINT": "published.npz",
     "CONFIGURATION": "configs/default.py",
     "S": "1",
+    "$MB": "1",
+    "${MINIBATCH_SIZE}": "1",
+    "${ITERATIONS}": "1",
+    "${WEIGHTS}": "scc",
     "benchmark/": "benchmark",
     "output/uresnet/test/predictions.h5": "predicted/predictions.h5",
     "output/uresnet/second": "predicted",
@@ -189,7 +198,7 @@ def runnable():
     found = {c for c in found if re.match(r"(python3? -m ctjax\S*|ctjax \S+) +\S", c)}
 
     def rank(command):
-        if "mode.name=inference" in command or command.startswith("ctjax infer"):
+        if "=inference" in command or command.startswith("ctjax infer"):
             return 4, command
         order = ("simulate", "config.describe", "ctjax train", "import-weights")
         for index, words in enumerate(order):

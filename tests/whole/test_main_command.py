@@ -56,6 +56,8 @@ def test_without_a_command_the_help_goes_to_stderr_with_status_1(capsys):
 def test_version(words, capsys):
     assert command.main(words) == 0
     assert capsys.readouterr().out.startswith(f"ctjax {ctjax.__version__}")
+    assert main.main(["--config", "scc21", "--version"]) == 0
+    assert capsys.readouterr().out.startswith(f"ctjax {ctjax.__version__}")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ index        where the voxels of each event lie
 tables       one-dimensional datasets of named members, checked
 chunks       rows of a dataset, past HDF5's lock where possible
 chunk_order  signs that chunks have changed places
+fingerprint  what tells files of one name apart
 
 Writing:
 writer       a new file, event by event

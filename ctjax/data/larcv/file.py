@@ -10,13 +10,16 @@ import os
 import h5py
 import numpy as np
 
-from ctjax.base.constants import IMAGE_PRODUCT, LABEL_PRODUCT, MAX_CHARGE, NEUTRINO
+from ctjax.base import regular_files
+from ctjax.base.constants import CHARGE_LIMIT, IMAGE_PRODUCT, LABEL_PRODUCT, NEUTRINO
 from ctjax.data import native
 from ctjax.data.larcv import chunk_order
 from ctjax.data.larcv.chunks import RowReader
 from ctjax.data.larcv.errors import LarcvFileError, Place, as_larcv_error
+from ctjax.data.larcv.fingerprint import digest, sample
 from ctjax.data.larcv.index import ProductIndex, read_index
-from ctjax.data.larcv.tables import OpenMode, open_table, read_table
+from ctjax.data.larcv.records import PlaneMeta
+from ctjax.data.larcv.tables import OpenMode, find_member, open_table, read_table
 from ctjax.data.voxels import Voxels
 
 logger = logging.getLogger("ctjax")
@@ -27,6 +30,7 @@ class LarcvFile:
 
     Attributes:
       path: as given.
+      num_bytes: size of the file.
       num_events: N.
       image_shape: rows H and columns W, from the file's own metadata.
       has_label: whether the file has the label product.
@@ -41,6 +45,7 @@ class LarcvFile:
         require_label: bool = False,
         strict: bool = False,
         raw_chunks: bool = True,
+        charge_limit: float = CHARGE_LIMIT,
     ):
         """Opens a file and checks its index.
 
@@ -49,19 +54,29 @@ class LarcvFile:
           require_label: refuse a file without the label product.
           strict: refuse, too, what larcv3 reads but would not have written.
           raw_chunks: False to read voxels through h5py only.
+          charge_limit: refuse a larger charge of either sign; never one that is not
+            finite is read.
 
         Raises:
           LarcvFileError: for a file that is absent, unreadable or no larcv3 file.
         """
         self.path = os.fspath(path)
         self._require_label = require_label
+        self._charge_limit = min(charge_limit, float(np.finfo(np.float32).max))
         self._place = Place(self.path)
         self._warned_of_duplicates = False
         with as_larcv_error(self._place, "a readable file"):
-            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            # A FIFO that nobody writes would be waited for.
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+            self._descriptor = os.open(self.path, flags)
+        kind = regular_files.other_kind(os.fstat(self._descriptor))
+        if kind is not None:
+            os.close(self._descriptor)
+            self._place.fail(kind, "a regular file")
         self._mode = OpenMode(self._descriptor, raw_chunks, strict)
         try:
-            self._state = _file_state(os.fstat(self._descriptor))
+            status = os.fstat(self._descriptor)
+            self._state, self.num_bytes = _file_state(status), status.st_size
             with as_larcv_error(self._place, "an HDF5 file"):
                 self._file = h5py.File(self.path, "r", locking="best-effort")
         except LarcvFileError:
@@ -115,6 +130,37 @@ class LarcvFile:
         self._check_unchanged(entry)
         return label
 
+    def plane_metas(self, entry: int) -> list[PlaneMeta]:
+        """Returns the geometry of an event's image, by plane."""
+        return self._indices[IMAGE_PRODUCT].metas(entry)
+
+    def describe(self, num_bytes: int) -> dict[str, object]:
+        """Returns what tells this file from another of its name.
+
+        Args:
+          num_bytes: of the file to read, spread over it.
+
+        Returns:
+          Size, events, shape, whether there are labels, and digests of the event ids,
+          of the places of the voxels and of the bytes.
+        """
+        indices = [
+            array
+            for index in self._indices.values()
+            for array in (index.first_voxel, index.plane, index.voxel_count)
+        ]
+        with as_larcv_error(self._place, "bytes that can be read"):
+            content = sample(self._descriptor, self.num_bytes, num_bytes)
+        return {
+            "bytes": self.num_bytes,
+            "events": self.num_events,
+            "image": list(self.image_shape),
+            "labels": self.has_label,
+            "event ids": digest(self.event_ids),
+            "voxels": digest(*indices),
+            "content": digest(content),
+        }
+
     def read_event(self, entry: int) -> tuple[Voxels, Voxels | None]:
         """Reads charges and, where the file has them, classes of an event.
 
@@ -160,10 +206,9 @@ class LarcvFile:
 
     def _open_tables(self) -> None:
         place = self._place
-        with as_larcv_error(place, "groups Events and Data"):
-            events, data = self._file.get("Events"), self._file.get("Data")
-            if not isinstance(events, h5py.Group) or not isinstance(data, h5py.Group):
-                place.fail("others", "groups Events and Data")
+        events, data = (find_member(self._file, n, place) for n in ("Events", "Data"))
+        if not isinstance(events, h5py.Group) or not isinstance(data, h5py.Group):
+            place.fail("others", "groups Events and Data")
         table = read_table(
             events, "event_id", ("run", "subrun", "event"), place, self._mode
         )
@@ -174,8 +219,8 @@ class LarcvFile:
         self._indices: dict[str, ProductIndex] = {}
         self._readers: dict[str, RowReader] = {}
         self._open_product(data, IMAGE_PRODUCT)
-        with as_larcv_error(place, "a readable group Data"):
-            self.has_label = _group_name(LABEL_PRODUCT) in data
+        label = find_member(data, _group_name(LABEL_PRODUCT), place)
+        self.has_label = label is not None
         if self.has_label or self._require_label:
             self._open_product(data, LABEL_PRODUCT)
         self.image_shape = self._indices[IMAGE_PRODUCT].image_shape
@@ -184,12 +229,10 @@ class LarcvFile:
     def _open_product(self, data: h5py.Group, product: str) -> None:
         place = self._place.at(product=product)
         name = _group_name(product)
-        with as_larcv_error(place, f"a group Data/{name}"):
-            if name not in data:
-                place.fail("nothing", f"a group Data/{name}")
-            group = data[name]
-            if not isinstance(group, h5py.Group):
-                place.fail("a dataset", f"a group Data/{name}")
+        group = find_member(data, name, place)
+        if not isinstance(group, h5py.Group):
+            found = "nothing" if group is None else "a dataset"
+            place.fail(found, f"a group Data/{name}")
         voxels = open_table(group, "voxels", ("id", "value"), place)
         at_voxels = place.at(dataset="voxels")
         with as_larcv_error(at_voxels, "a readable table"):
@@ -230,7 +273,8 @@ class LarcvFile:
         rows = reader.read(*span[:2], entry)
         num_pixels = self.image_shape[0] * self.image_shape[1]
         is_image = product == IMAGE_PRODUCT
-        split = native.split_records(rows, planes, num_pixels, charges=is_image)
+        limit = self._charge_limit if is_image else None
+        split = native.split_records(rows, planes, num_pixels, limit)
         if split is not None:
             return Voxels(*split, planes, True)
         place = self._at_voxels(product, entry)
@@ -242,8 +286,26 @@ class LarcvFile:
         ascending = all((ids[plane][1:] > ids[plane][:-1]).all() for plane in planes)
         if not ascending:
             self._judge_order(ids, first, planes, reader.chunk_rows, place)
-        check = _check_charges if is_image else _check_classes
-        return Voxels(ids, check(rows["value"], place), planes, ascending)
+        if is_image:
+            values = self._check_charges(rows["value"], planes, place)
+        else:
+            values = _check_classes(rows["value"], place)
+        return Voxels(ids, values, planes, ascending)
+
+    def _check_charges(self, values, planes, place: Place) -> np.ndarray:
+        # A dtype read from a file equals np.float32 but is not that object, which keeps
+        # numpy off its fast loops: copy into an array of numpy's own.
+        charges = np.empty(len(values), np.float32)
+        with np.errstate(over="ignore"):
+            charges[:] = values
+        wrong = np.flatnonzero(~(np.abs(charges) <= self._charge_limit))
+        if wrong.size:
+            plane = [p.start <= wrong[0] < p.stop for p in planes].index(True)
+            place.fail(
+                f"value {charges[wrong[0]]} in plane {plane}",
+                f"finite charges up to {self._charge_limit:g} (data.charge_limit)",
+            )
+        return charges
 
     def _judge_order(self, ids, first, planes, chunk_rows, place: Place) -> None:
         """Tells odd orders, which are read as stored, from chunks out of place."""
@@ -269,17 +331,6 @@ class LarcvFile:
         with as_larcv_error(place, "the file that was opened"):
             if _file_state(os.stat(self.path)) != self._state:
                 place.fail("a file changed or replaced since", "the one opened")
-
-
-def _check_charges(values: np.ndarray, place: Place) -> np.ndarray:
-    # A dtype read from a file equals np.float32 but is not that object, which keeps
-    # numpy off its fast loops: copy into an array of numpy's own.
-    charges = np.empty(len(values), np.float32)
-    charges[:] = values
-    is_good = np.abs(charges) <= MAX_CHARGE
-    if not is_good.all():
-        place.fail(f"value {charges[~is_good][0]}", f"charges up to {MAX_CHARGE:g}")
-    return charges
 
 
 def _check_classes(values: np.ndarray, place: Place) -> np.ndarray:

@@ -15,12 +15,16 @@ import numpy as np
 
 from ctjax.base.constants import NUM_PLANES
 from ctjax.data.larcv.errors import LarcvFileError, Place
+from ctjax.data.larcv.records import PlaneMeta
 from ctjax.data.larcv.tables import OpenMode, read_table
 
 logger = logging.getLogger("ctjax")
 
-MAX_PIXELS = (2**31 - 1) // NUM_PLANES
-"""Pixels are counted in int32 over all planes."""
+MAX_PIXELS = 2**26
+"""Most pixels of a plane: a larger size is damage, and memory for it not asked for.
+
+Pixels are counted in int32 over all planes.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +37,8 @@ class ProductIndex:
       row_start: [N + 1] int64, the event's first projection in the next two.
       voxel_count: [R] int64, stored voxels of a projection.
       plane: [R] int64, its plane.
+      geometry: [R, 2, 2] float64, image_sizes and origin of a projection, each (wires,
+        ticks) in the unit of the file; None where the file has none.
     """
 
     image_shape: tuple[int, int]
@@ -40,6 +46,7 @@ class ProductIndex:
     row_start: np.ndarray
     voxel_count: np.ndarray
     plane: np.ndarray
+    geometry: np.ndarray | None
 
     def spans(self, entry: int) -> tuple[int, int, tuple[slice, ...]]:
         """Returns an event's first row, number of voxels, and slice of each plane."""
@@ -54,6 +61,26 @@ class ProductIndex:
             planes[plane] = slice(total, total + count)
             total += count
         return int(self.first_voxel[entry]), total, tuple(planes)
+
+    def metas(self, entry: int) -> list[PlaneMeta]:
+        """Returns the image metas of an event, one per plane.
+
+        A plane that the event lacks has that of another event; without geometry in the
+        file the unit is the pixel.
+        """
+        height, width = self.image_shape
+        if self.geometry is None:
+            whole = PlaneMeta((width, height), (float(width), float(height)))
+            return [whole] * NUM_PLANES
+        metas = []
+        span = slice(*self.row_start[entry : entry + 2].tolist())
+        for plane in range(NUM_PLANES):
+            rows = span.start + np.flatnonzero(self.plane[span] == plane)
+            if not rows.size:
+                rows = np.append(np.flatnonzero(self.plane == plane), 0)
+            sizes, origin = map(tuple, self.geometry[rows[0]].tolist())
+            metas.append(PlaneMeta((width, height), sizes, origin))
+        return metas
 
     def counts_by_plane(self) -> np.ndarray:
         """Counts the stored voxels, [N, P] int64."""
@@ -101,10 +128,19 @@ def read_index(
     first_voxel = np.zeros(num_events, np.int64)
     filled = projections > 0
     first_voxel[filled] = table["first"][row_start[:-1][filled]]
+    geometry = None
+    if "image_sizes" in meta and "origin" in meta:
+        geometry = np.stack([meta["image_sizes"], meta["origin"]], axis=1)
     index = ProductIndex(
-        image_shape, first_voxel, row_start, table["N"], meta["projection_id"]
+        image_shape, first_voxel, row_start, table["N"], meta["projection_id"], geometry
     )
     place = place.at(dataset="voxel_extents")
+    # Beyond it the sums below might begin again at 0.
+    most = np.flatnonzero(table["N"] > MAX_PIXELS)
+    if most.size:
+        row = most[0]
+        found = f"N = {table['N'][row]}"
+        place.at(entry=int(entries[row])).fail(found, f"at most {MAX_PIXELS} voxels")
     ends = np.append(0, np.cumsum(table["N"]))
     totals = ends[row_start[1:]] - ends[row_start[:-1]]
     oddities += _check_ranges(first_voxel, totals, num_voxels, place, chunk_rows)
@@ -123,7 +159,8 @@ def _read_tables(
     extents = read_table(group, "extents", ("first", "N"), place, mode)
     table = read_table(group, "voxel_extents", ("first", "N", "ID"), place, mode)
     members = "valid", "projection_id", "number_of_voxels"
-    meta = read_table(group, "image_meta", members, place, mode)
+    geometry = "image_sizes", "origin"
+    meta = read_table(group, "image_meta", members, place, mode, geometry)
     for name, length, expected in (
         ("extents", len(extents["N"]), num_events),
         ("image_meta", len(meta["valid"]), len(table["N"])),
@@ -174,7 +211,7 @@ def _check_ranges(
     Raises:
       LarcvFileError: for a range beyond the table, or two that overlap in part.
     """
-    beyond = np.flatnonzero((count < 0) | (first < 0) | (first + count > length))
+    beyond = np.flatnonzero((count > length) | (first > length - count))
     beyond = beyond[count[beyond] != 0]
     if beyond.size:
         entry = int(beyond[0])

@@ -1,10 +1,11 @@
 """Opens and checks tables of a larcv3 file: one-dimensional, of named members.
 
 HDF5 gives a damaged type or layout the benefit of the doubt and delivers numbers;
-here whatever is not a plain table of numbers with every row stored is refused.
+here whatever is not a plain table of numbers with every row stored is refused, and so
+is what lies in another file: rows are read from this one.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -16,8 +17,15 @@ INTEGER_MEMBERS = frozenset(
     "first N ID projection_id number_of_voxels id run subrun event valid".split()
 )
 
+COUNTS = frozenset(("first", "N", "number_of_voxels"))
+"""Members that are never negative, whatever their type."""
+
 MAX_COUNT = 2**62
 """Larger numbers are larcv3's marks for unset (2^64 - 1, 2^63 - 1) or damage."""
+
+
+MAX_ROWS = 2**26
+"""Most rows of an index table, which is read whole: 22 million events."""
 
 
 class OpenMode(NamedTuple):
@@ -32,6 +40,36 @@ class OpenMode(NamedTuple):
     descriptor: int
     raw_chunks: bool
     strict: bool
+
+
+def find_member(group: h5py.Group, name: str, place: Place) -> Any:
+    """Finds a group or a table in a group of the same file.
+
+    Args:
+      group: to look in.
+      name: of the member.
+      place: of the member, for errors.
+
+    Returns:
+      The h5py object; None where there is none of this name.
+
+    Raises:
+      LarcvFileError: a link leads to another file, or nowhere.
+    """
+    expected = f"{name} in this file"
+    with as_larcv_error(place, expected):
+        if not group.id.links.exists(name.encode()):
+            return None
+        member = group[name]
+        # The number that HDF5 gives to every file it has open.
+        if _file_number(member) != _file_number(group):
+            place.fail(f"a link to {member.file.filename}", expected)
+        return member
+
+
+def _file_number(member: h5py.HLObject) -> tuple[int, int]:
+    # Not h5o.get_info, which walks through all chunks of a table to add up their index.
+    return h5py.h5g.get_objinfo(member.id, b".").fileno
 
 
 def open_table(group: h5py.Group, name: str, members: tuple, place: Place):
@@ -51,9 +89,9 @@ def open_table(group: h5py.Group, name: str, members: tuple, place: Place):
     """
     place = place.at(dataset=name)
     with as_larcv_error(place, "a readable table"):
-        if name not in group:
+        table = find_member(group, name, place)
+        if table is None:
             place.fail("nothing", f"a table with {', '.join(members)}")
-        table = group[name]
         if not isinstance(table, h5py.Dataset):
             place.fail("a group", "a table")
         if table.is_virtual or table.external:
@@ -71,7 +109,12 @@ def open_table(group: h5py.Group, name: str, members: tuple, place: Place):
 
 
 def read_table(
-    group: h5py.Group, name: str, members: tuple, place: Place, mode: OpenMode
+    group: h5py.Group,
+    name: str,
+    members: tuple,
+    place: Place,
+    mode: OpenMode,
+    optional: tuple = (),
 ) -> dict[str, np.ndarray]:
     """Reads members of an index table whole.
 
@@ -81,26 +124,42 @@ def read_table(
       members: integer members.
       place: of the group, for errors.
       mode: how the file was opened.
+      optional: pairs of floating point numbers.
 
     Returns:
-      [rows, ...] int64 for each member.
+      [rows, ...] int64 for each member, and [rows, 2] float64 for each optional one
+      that the table has.
 
     Raises:
       LarcvFileError: where the table is absent, of another form or not all there.
     """
     table = open_table(group, name, members, place)
     place = place.at(dataset=name)
+    if table.shape[0] > MAX_ROWS:
+        place.fail(f"{table.shape[0]} rows", f"at most {MAX_ROWS}")
     with as_larcv_error(place, "readable rows"):
         reader = RowReader(table, mode.descriptor, place, raw_chunks=mode.raw_chunks)
         rows = reader.read(0, reader.num_rows)
     columns = {}
     for member in members:
         column = rows[member]
-        columns[member] = column.astype(np.int64)
-        if column.dtype.kind == "u" and (column > MAX_COUNT).any():
-            row = int(np.argwhere(column > MAX_COUNT)[0, 0])
+        columns[member] = numbers = column.astype(np.int64)
+        wrong = np.zeros(column.shape, bool)
+        if column.dtype.kind == "u":
+            wrong |= column > MAX_COUNT
+        if member in COUNTS:
+            wrong |= (numbers < 0) | (numbers > MAX_COUNT)
+        if wrong.any():
+            row = int(np.argwhere(wrong)[0, 0])
             place.fail(f"{member} = {column[row]} in row {row}", "a count or index")
+    for member in optional:
+        if member in rows.dtype.names and _is_pair_of_floats(rows.dtype[member]):
+            columns[member] = rows[member].astype(np.float64)
     return columns
+
+
+def _is_pair_of_floats(item: np.dtype) -> bool:
+    return item.base.kind == "f" and item.shape == (2,)
 
 
 def _check_member(table: h5py.Dataset, member: str, place: Place) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from ctjax.data.larcv.errors import Place, as_larcv_error
+
 PARTICLE_GROUP = "Data/particle_sbndneutrino_group"
 
 FLAVOURS = {
@@ -30,8 +32,15 @@ def read_neutrinos(paths: Sequence[str]) -> np.ndarray:
     Returns:
       [N] of `NEUTRINO_TYPE`, the events of all files in their order; unknown where a
       file has no such table or an event no neutrino.
+
+    Raises:
+      LarcvFileError: a table of particles cannot be read.
     """
-    return np.concatenate([_read_file(path) for path in paths])
+    neutrinos = []
+    for path in paths:
+        with as_larcv_error(Place(path), f"a readable {PARTICLE_GROUP}"):
+            neutrinos.append(_read_file(path))
+    return np.concatenate(neutrinos)
 
 
 def _read_file(path: str) -> np.ndarray:
@@ -46,8 +55,10 @@ def _read_file(path: str) -> np.ndarray:
     if not {"pdg", "energy_init", "current_type"} <= set(particles.dtype.names or ()):
         return neutrinos
     extents = extents[: len(neutrinos)]
-    events = np.flatnonzero((extents["N"] > 0) & (extents["first"] < len(particles)))
-    first = particles[extents["first"][events].astype(np.int64)]
+    rows = extents["first"].astype(np.int64)
+    is_there = (extents["N"] > 0) & (rows >= 0) & (rows < len(particles))
+    events = np.flatnonzero(is_there)
+    first = particles[rows[events]]
     is_neutrino = np.isin(np.abs(first["pdg"]), list(FLAVOURS))
     events, first = events[is_neutrino], first[is_neutrino]
     neutrinos["energy_gev"][events] = first["energy_init"]

@@ -8,6 +8,7 @@ import contextlib
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import h5py
 import numpy as np
@@ -46,16 +47,18 @@ class LarcvWriter:
         particles: Sequence[str] = (),
         bboxes: Sequence[str] = (),
         storage: Storage | None = None,
+        attributes: Mapping[str, Any] | None = None,
     ):
         """Names the products; nothing is created before the block is entered.
 
         Args:
           path: file to make.
-          metas: P image metas, by projection id.
+          metas: P image metas, by projection id; `append` may give others.
           sparse2d: producers of sparse2d products.
           particles: producers of particle products.
           bboxes: producers of bbox2d products.
           storage: chunks and compression.
+          attributes: of the file as a whole, which larcv3 passes over.
 
         Raises:
           ValueError: not one meta per plane, or a producer twice.
@@ -66,12 +69,8 @@ class LarcvWriter:
             if len(set(names)) < len(names):
                 raise ValueError(f"a producer is named twice: {', '.join(names)}")
         self.path = pathlib.Path(path)
-        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
-        self._metas = np.zeros(NUM_PLANES, IMAGE_META)
-        self._metas["valid"] = 1
-        self._metas["projection_id"] = np.arange(NUM_PLANES)
-        for name in ("number_of_voxels", "image_sizes", "origin"):
-            self._metas[name] = [getattr(meta, name) for meta in metas]
+        self._metas = _meta_rows(metas)
+        self._attributes = dict(attributes or {})
         self._pixels = [int(np.prod(meta.number_of_voxels)) for meta in metas]
         self._producers = {
             "sparse2d": tuple(sparse2d),
@@ -89,6 +88,7 @@ class LarcvWriter:
 
         Raises:
           FileExistsError: the output exists already.
+          UserError: another process writes it.
           OSError: the folder is missing or not writable.
         """
         if os.path.lexists(self.path):
@@ -96,9 +96,10 @@ class LarcvWriter:
         if not self.path.parent.is_dir():
             raise FileNotFoundError(f"no such folder: {self.path.parent}")
         # The default lower bound of library versions: larcv3's HDF5 may be old.
-        self._disk = DiskFile(self._temporary, "x+")
+        self._disk = DiskFile(self.path)
         try:
             self._file = h5py.File(self._disk, "w")
+            self._file.attrs.update(self._attributes)
             self._create_tables(self._file)
         except BaseException:
             self._discard()
@@ -116,10 +117,10 @@ class LarcvWriter:
                 table.finish()
             self._close()
             os.fsync(disk.fileno())
-            disk.close()
             if os.path.lexists(self.path):
                 raise FileExistsError(f"output exists already: {self.path}")
-            os.replace(self._temporary, self.path)
+            os.replace(disk.path, self.path)
+            disk.close()
         except BaseException:
             self._discard()
             raise
@@ -130,6 +131,7 @@ class LarcvWriter:
         sparse2d: Mapping[str, SparsePlanes],
         particles: Mapping[str, np.ndarray] | None = None,
         bboxes: Mapping[str, Sequence[np.ndarray]] | None = None,
+        metas: Sequence[PlaneMeta] | None = None,
     ) -> None:
         """Adds one event; every product of the file must be given.
 
@@ -139,10 +141,17 @@ class LarcvWriter:
             values [V] float32.
           particles: by producer, [N] records of type `PARTICLE`.
           bboxes: by producer, for each plane [N] records of type `BBOX`.
+          metas: P image metas of this event, where they are not those of the file; of
+            as many pixels.
 
         Raises:
           ValueError: producers, planes or ids are not as said; nothing was added.
         """
+        rows = self._metas if metas is None else _meta_rows(metas)
+        if not np.array_equal(
+            rows["number_of_voxels"], self._metas["number_of_voxels"]
+        ):
+            raise ValueError(f"images of other pixels than the file's: {metas}")
         particles, bboxes = particles or {}, bboxes or {}
         given = {"sparse2d": sparse2d, "particle": particles, "bbox2d": bboxes}
         for kind, products in given.items():
@@ -159,11 +168,11 @@ class LarcvWriter:
         run, subrun, event = event_id
         self._tables["event_id"].append(1, run=run, subrun=subrun, event=event)
         for producer, planes in sparse2d.items():
-            self._append_sparse(f"sparse2d_{producer}_group", planes)
-        for producer, rows in particles.items():
-            self._append_particles(f"particle_{producer}_group", rows)
+            self._append_sparse(f"sparse2d_{producer}_group", planes, rows)
+        for producer, table in particles.items():
+            self._append_particles(f"particle_{producer}_group", table)
         for producer, planes in bboxes.items():
-            self._append_boxes(f"bbox2d_{producer}_group", planes)
+            self._append_boxes(f"bbox2d_{producer}_group", planes, rows)
         self.number_of_events += 1
         self._raise_disk_error()
 
@@ -215,12 +224,13 @@ class LarcvWriter:
             if not np.isfinite(values).all():
                 raise ValueError(f"{where}: values must be finite")
 
-    def _append_sparse(self, group: str, planes: SparsePlanes) -> None:
+    def _append_sparse(
+        self, group: str, planes: SparsePlanes, metas: np.ndarray
+    ) -> None:
         """Adds the rows of one sparse2d product; all planes, empty ones too."""
         voxels = self._tables[f"{group}/voxels"]
-        self._append_projections(
-            group, "voxel_extents", voxels.length, [ids.size for ids, _ in planes]
-        )
+        sizes = [ids.size for ids, _ in planes]
+        self._append_projections(group, "voxel_extents", voxels.length, sizes, metas)
         for ids, values in planes:
             voxels.append(ids.size, id=ids, value=values)
 
@@ -230,24 +240,25 @@ class LarcvWriter:
         self._tables[f"{group}/extents"].append(1, first=table.length, N=rows.size)
         table.append_rows(rows)
 
-    def _append_boxes(self, group: str, planes: Sequence[np.ndarray]) -> None:
+    def _append_boxes(
+        self, group: str, planes: Sequence[np.ndarray], metas: np.ndarray
+    ) -> None:
         """Adds the rows of one bbox2d product."""
         table = self._tables[f"{group}/bboxes"]
-        self._append_projections(
-            group, "bbox_extents", table.length, [rows.size for rows in planes]
-        )
+        sizes = [rows.size for rows in planes]
+        self._append_projections(group, "bbox_extents", table.length, sizes, metas)
         for rows in planes:
             table.append_rows(rows)
 
     def _append_projections(
-        self, group: str, name: str, first: int, sizes: list[int]
+        self, group: str, name: str, first: int, sizes: list[int], metas: np.ndarray
     ) -> None:
         """Adds the extents and metas of one event's planes."""
         extents = self._tables[f"{group}/{name}"]
         self._tables[f"{group}/extents"].append(1, first=extents.length, N=NUM_PLANES)
         starts = first + np.cumsum([0, *sizes[:-1]])
         extents.append(NUM_PLANES, first=starts, N=sizes, ID=np.arange(NUM_PLANES))
-        self._tables[f"{group}/image_meta"].append_rows(self._metas)
+        self._tables[f"{group}/image_meta"].append_rows(metas)
 
     def _close(self) -> None:
         if self._file is not None:
@@ -263,7 +274,17 @@ class LarcvWriter:
         """Removes the temporary file, whatever state it is in."""
         with contextlib.suppress(OSError):
             self._close()
-        if self._disk is not None:
+        if self._disk is not None and not self._disk.closed:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._disk.path)
             self._disk.close()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._temporary)
+
+
+def _meta_rows(metas: Sequence[PlaneMeta]) -> np.ndarray:
+    """Returns the rows of `image_meta`, one per plane."""
+    rows = np.zeros(NUM_PLANES, IMAGE_META)
+    rows["valid"] = 1
+    rows["projection_id"] = np.arange(NUM_PLANES)
+    for name in ("number_of_voxels", "image_sizes", "origin"):
+        rows[name] = [getattr(meta, name) for meta in metas]
+    return rows

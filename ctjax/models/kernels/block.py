@@ -2,7 +2,8 @@
 
 Convolution, normalization, activation and sum are one pass over the images each when
 XLA computes them (`plain`). The C functions for CPUs (`cpu`) and the kernels for GPUs
-(`gpu`) do several of them in one pass, for the convolutions that they take.
+(`gpu`) do several of them in one pass, for the convolutions that they take. Where
+columns become features (`columns`), the whole block is computed in that form.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ctjax.models.kernels import activation, convolution, gpu
+from ctjax.models.kernels import activation, columns, convolution, gpu
 
 Images = jax.Array | tuple[jax.Array, ...]
 """[N, H, W, C], or several whose features belong one after the other."""
@@ -47,6 +48,7 @@ class ConvolutionCall:
       is_alone: whether that is a convolution of stride 1 and nothing else. Others than
         XLA compute nothing else.
       is_fused: whether the kernels for GPUs may compute it.
+      has_columns: whether columns become features; None where that is faster.
       num_planes: P, planes folded into the leading axis.
       dtype: the compute type.
     """
@@ -56,8 +58,21 @@ class ConvolutionCall:
     plain: Callable[[Any, jax.Array], jax.Array]
     is_alone: bool
     is_fused: bool
+    has_columns: bool | None
     num_planes: int
     dtype: Any
+
+    def num_columns(self) -> int:
+        """Says how many columns become features; 1 leaves the images as they are."""
+        if not self._is_simple():
+            return 1
+        return columns.count(self.x.shape, self.kernel.shape, self.has_columns)
+
+    def with_columns(self, gain: jax.Array | None = None) -> jax.Array:
+        """Convolves, scaled by a gain [F], and returns [N, H, W / s, s F]."""
+        kernel = self.kernel if gain is None else self.kernel * gain[None, None, None]
+        x = columns.fold(self.x.astype(self.dtype), self.num_columns())
+        return columns.convolve(x, kernel, self.num_columns())
 
     def is_on_cpu(self) -> bool:
         """Says whether the C functions for CPUs compute it."""
@@ -96,6 +111,11 @@ def by_known_affine(
     Returns:
       [N, H', W', F].
     """
+    if call.num_columns() > 1:
+        y = call.with_columns(gain)
+        if bias is not None:
+            y = columns.add_bias(y, bias)
+        return _finish_columns(call, y, residual, is_activated)
     is_on_cpu = call.is_on_cpu()
     if (is_activated or residual is not None) and (is_on_cpu or call.is_on_gpu()):
         kernel = call.kernel if gain is None else call.kernel * gain[None, None, None]
@@ -129,7 +149,8 @@ def by_statistics(
 
     Args:
       call: the convolution; of unfinished images where a kernel for GPUs takes it.
-      normalize: normalizes a convolution's output and activates it.
+      normalize: normalizes a convolution's output, with columns as features too, and
+        activates it.
       affine_of_sums: returns the gain and offset [P, F] that normalizing amounts to,
         from the sums of the output and of its squares and the number of pixels summed.
       residual: as in `by_known_affine`.
@@ -140,6 +161,9 @@ def by_statistics(
     Returns:
       [N, H', W', F], or the same unfinished.
     """
+    if call.num_columns() > 1:
+        y = normalize(call.with_columns())
+        return _finish_columns(call, y, residual, False)
     if isinstance(call.x, Unfinished):
         x, affine = call.x.values, call.x.affine
     elif may_stay_unfinished and call.is_on_gpu():
@@ -160,6 +184,16 @@ def by_statistics(
 def add_residual(y: jax.Array, residual: jax.Array | None) -> jax.Array:
     """Activates the sum with a residual; returns `y` where there is none."""
     return y if residual is None else activation.leaky_relu(y + residual)
+
+
+def _finish_columns(call, y, residual, is_activated):
+    """Activates, or adds a residual, and takes features as columns again."""
+    count = call.num_columns()
+    if is_activated:
+        y = activation.leaky_relu(y)
+    if residual is not None:
+        y = add_residual(y, columns.fold(residual.astype(y.dtype), count))
+    return columns.unfold(y, count)
 
 
 def _apply_affine(unfinished):

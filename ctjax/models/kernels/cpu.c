@@ -132,7 +132,7 @@ int ctjax_reserve(int64_t floats)
 static float *begin(int64_t floats)
 {
     pthread_mutex_lock(&one_task);
-    return make_space(floats) ? space : NULL;
+    return make_space(floats > 0 ? floats : 1) ? space : NULL;
 }
 
 static void end(void) { pthread_mutex_unlock(&one_task); }
@@ -391,7 +391,8 @@ static int64_t parts_with_sums(const Task *t)
 
 static int64_t floats_of_kernels(const Task *t)
 {
-    return parts_with_sums(t) * t->size * t->size * t->inputs * t->outputs;
+    const int64_t parts = parts_with_sums(t);
+    return (parts > 0 ? parts : 1) * t->size * t->size * t->inputs * t->outputs;
 }
 
 static int64_t floats_of_sums(const Task *t)
@@ -513,6 +514,8 @@ void ctjax_kernel_gradient(void *out, const void **in, const char *text,
     t.out = begin(floats_for_kernel_gradient(&t));
     if (t.out) {
         t.space = t.out + floats_of_kernels(&t);
+        if (t.parts == 0) /* no row of any image */
+            memset(t.out, 0, elements * sizeof(float));
         share(&t, kernel_gradient_part);
         /* In the order of the rows, whichever thread had them: the same bits every
            time. */

@@ -30,7 +30,9 @@ def write_after_run(output_dir: str) -> None:
         page.write([output_dir], path)
     except MissingExtraError as error:
         logger.info("No report page: %s", error)
-    except (ValueError, OSError) as error:
-        logger.warning("No report page: %s", error)
+    except Exception as error:  # of any kind: the run has ended well
+        words = " ".join(str(error).split()) or type(error).__name__
+        logger.warning("No report page: %s", words)
+        logger.debug("for", exc_info=error)
     else:
         logger.info("Report page: %s", path)

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from ctjax.base.errors import UserError
 from ctjax.data.larcv.file import LarcvFileError
 from ctjax.data.larcv.truth import neutrino_name
 from ctjax.views.event import (
     EventView,
     EventViewError,
     PlanePixels,
+    check_same_event,
     read_predicted_view,
     read_stored_view,
 )
@@ -77,8 +79,10 @@ def pack_events(records: Sequence[Record], each: int) -> list[dict[str, Any]]:
                 for place in np.flatnonzero(record.inference["entry"] == entry)[:1]:
                     try:
                         packed.append(_pack_event(record, int(place), kind))
-                    except (LarcvFileError, EventViewError, OSError) as error:
-                        logger.info("Entry %d is not in the report: %s", entry, error)
+                    except (UserError, OSError) as error:
+                        logger.warning(
+                            "Entry %d is not in the report: %s", entry, error
+                        )
     return packed
 
 
@@ -106,12 +110,31 @@ def _read_view(record: Record, place: int, entry: int, title: str) -> EventView:
     # The file of an older inference does not belong to these events.
     written = record.option("inference", "mode", "write_predictions") is not False
     if written and os.path.exists(predictions):
+        check_same_event(
+            predictions,
+            place,
+            record.event_id(place),
+            _files_there(record),
+            entry,
+            downsample,
+        )
         return read_predicted_view(predictions, place, 2**downsample, title)
     if record.option("inference", "data", "synthetic") in (True, None):
         raise EventViewError(
             "synthetic events are shown with mode.write_predictions only"
         )
     return read_stored_view(record.files(), entry, downsample, title)
+
+
+def _files_there(record: Record) -> list[str]:
+    """Finds the files of the inference; returns none where they are gone."""
+    if record.option("inference", "data", "synthetic") in (True, None):
+        return []
+    try:
+        paths = record.files()
+    except LarcvFileError:
+        return []
+    return paths if all(map(os.path.exists, paths)) else []
 
 
 def _pack(view: EventView) -> dict[str, Any]:

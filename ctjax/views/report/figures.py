@@ -94,15 +94,16 @@ def step_times(records: list[Record]) -> dict[str, Any]:
         known = [r for r in records if len(r.timings.get(mode, ())) > 1]
         if not known:
             continue
-        has_rate = all(r.images_per_step(mode) for r in known)
+        has_rate = all(r.images_per_step(mode) is not None for r in known)
         what = "images/s" if has_rate else "seconds"
         figure = _figure(title=f"{mode}: {what} of each step", height=240)
         figure.xaxis.axis_label = "step"
         for number, record in enumerate(known):
             timings = record.timings[mode]
             values = timings["step_s"]
-            if has_rate:
-                values = (record.images_per_step(mode) or 0) / values
+            images = record.images_per_step(mode)
+            if has_rate and images is not None:
+                values = images / values
             figure.line(
                 *thinned(timings["iteration"].astype(float), values),
                 color=RUN_COLOURS[number % len(RUN_COLOURS)],

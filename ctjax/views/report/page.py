@@ -52,13 +52,12 @@ def write(folders: Sequence[str], path: str) -> None:
     script, places = embed.components(models) if models else ("", {})
     library = bokeh_resources.Resources(mode="inline", components=BOKEH_PARTS)
     environment = jinja2.Environment(autoescape=True, trim_blocks=True)
-    inside = resources.files("ctjax.views.report")
-    page = environment.from_string((inside / "page.html").read_text()).render(
+    page = environment.from_string(_own_file("page.html")).render(
         title=" and ".join(record.name for record in records),
         version=ctjax.__version__,
         written=time.strftime("%Y-%m-%d %H:%M"),
-        style=(inside / "page.css").read_text(),
-        behaviour=(inside / "page.js").read_text(),
+        style=_own_file("page.css"),
+        behaviour=_own_file("page.js"),
         library=library.render_js() if models else "",
         figures_script=script,
         places={group: {n: places[n] for n in drawn[group]} for group in drawn},
@@ -77,9 +76,17 @@ def write(folders: Sequence[str], path: str) -> None:
         charge_colours=palette[:: len(palette) // 8],
     )
     unfinished = f"{path}.unfinished"
-    with open(unfinished, "w", encoding="utf-8") as file:
-        file.write(page)
+    # Names of files need be no text.
+    content = page.encode("utf-8", "backslashreplace")
+    with open(unfinished, "wb") as file:
+        file.write(content)
     os.replace(unfinished, path)
+
+
+def _own_file(name: str) -> str:
+    """Reads a file of this package."""
+    path = resources.files("ctjax.views.report") / name
+    return path.read_text(encoding="utf-8")
 
 
 def _tables_of(record: Any) -> dict[str, Any]:

@@ -5,11 +5,17 @@ import dataclasses
 import functools
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from ctjax.base.constants import CONFUSION_NAMES, NUM_CLASSES, NUM_PLANES
+from ctjax.base.constants import (
+    CONFUSION_NAMES,
+    METRIC_NAMES,
+    NUM_CLASSES,
+    NUM_PLANES,
+)
 from ctjax.base.errors import UserError
 from ctjax.data import sources
 from ctjax.data.larcv.file import LarcvFileError
@@ -17,6 +23,12 @@ from ctjax.data.larcv.truth import NEUTRINO_TYPE, read_neutrinos
 
 TIMING_FILES = {"train": "train", "inference": "inference", "iotest": "io"}
 """Name of the file in profiles/, by mode."""
+
+STEP_COLUMNS = ("step", "loss", *METRIC_NAMES)
+EVENT_COLUMNS = ("entry", *METRIC_NAMES)
+"""Columns that the tables of steps and of events must have."""
+NAMES = ("file",)
+"""Columns of tables that are not numbers."""
 
 Table = dict[str, np.ndarray]
 """Columns by name, each [N] float64."""
@@ -57,13 +69,16 @@ class Record:
             value = value.get(name) if isinstance(value, dict) else None
         return value
 
-    def images_per_step(self, mode: str) -> int | None:
-        """Returns the events of a step, or None without a written configuration."""
+    def images_per_step(self, mode: str) -> np.ndarray | None:
+        """Returns the events of each step with timings, [N], or None if unknown."""
+        timings = self.timings[mode]
+        if "images" in (timings.dtype.names or ()):
+            return timings["images"]
+        # Of a version that did not write them down.
         size = self.option(mode, "run", "minibatch_size")
-        if size is None or mode != "train":
-            return size
-        parts = self.option(mode, "mode", "optimizer", "gradient_accumulation")
-        return size * (parts or 1)
+        if size is not None and mode == "train":
+            size *= self.option(mode, "mode", "optimizer", "gradient_accumulation") or 1
+        return None if size is None else np.full(len(timings), size)
 
     @functools.cached_property
     def neutrinos(self) -> np.ndarray:
@@ -78,6 +93,15 @@ class Record:
         except (LarcvFileError, OSError, KeyError):
             return unknown
         return everything[entries] if max(entries) < len(everything) else unknown
+
+    def event_id(self, place: int) -> list[float]:
+        """Returns run, subrun and event of a row of `inference`."""
+        table, names = self.inference or {}, ("run", "subrun", "event")
+        if not table.keys() >= set(names):
+            raise ReportError(
+                f"{self.folder}: expected {', '.join(names)} in its table"
+            )
+        return [float(table[name][place]) for name in names]
 
     def files(self) -> list[str]:
         """Finds the files of the inference; raises LarcvFileError if they are gone."""
@@ -98,13 +122,13 @@ def read_record(folder: str) -> Record:
     if not os.path.isdir(folder):
         raise ReportError(f"{folder}: expected the output folder of a run")
     launches = {mode: _read_json(folder, mode) for mode in TIMING_FILES}
-    inference = _read_table(folder, "inference_metrics.csv")
+    inference = _read_table(folder, "inference_metrics.csv", EVENT_COLUMNS)
     record = Record(
         folder=folder,
         name=os.path.basename(os.path.abspath(folder)),
         launches={mode: launch for mode, launch in launches.items() if launch},
-        train=_read_table(folder, "train_metrics.csv"),
-        validation=_read_table(folder, "val_metrics.csv"),
+        train=_read_table(folder, "train_metrics.csv", STEP_COLUMNS),
+        validation=_read_table(folder, "val_metrics.csv", STEP_COLUMNS),
         inference=inference,
         confusion=_read_confusion(folder, inference),
         timings=_read_timings(folder),
@@ -116,34 +140,53 @@ def read_record(folder: str) -> Record:
 
 def _read_json(folder: str, mode: str) -> dict[str, Any]:
     path = os.path.join(folder, f"{mode}_config.json")
-    if not os.path.exists(path):
+    if not os.path.isfile(path):
         return {}
-    with open(path) as file:
+    with open(path, encoding="utf-8") as file:
         try:
-            return json.load(file)
-        except ValueError as error:
+            launch = json.load(file)
+        except (ValueError, RecursionError) as error:
             raise ReportError(f"{path}: expected JSON: {error}") from error
+    if not isinstance(launch, dict) or not isinstance(launch.get("config", {}), dict):
+        raise ReportError(f"{path}: expected the configuration of a run")
+    return launch
 
 
-def _read_table(folder: str, name: str) -> Table | None:
-    """Reads a table of numbers; returns None where it is absent or empty."""
+def _read_table(folder: str, name: str, needed: Sequence[str]) -> Table | None:
+    """Reads the numbers of a table; returns None where it is absent or empty.
+
+    Args:
+      folder: that it is in.
+      name: of its file.
+      needed: names of columns.
+    """
     path = os.path.join(folder, name)
-    if not os.path.exists(path):
+    if not os.path.isfile(path):
         return None
-    with open(path, newline="") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            header, *rows = list(csv.reader(file)) or [[]]
+    except (ValueError, csv.Error) as error:
+        raise ReportError(f"{path}: expected a table: {error}") from error
     rows = [row for row in rows if len(row) == len(header)]
     if not rows:
         return None
+    missing = [column for column in needed if column not in header]
+    if missing:
+        raise ReportError(f"{path}: expected a column {missing[0]}, found none")
+    columns = zip(header, zip(*rows, strict=True), strict=True)
     try:
-        columns = np.array(rows, dtype=np.float64).T
+        return {
+            column: np.array(values, dtype=np.float64)
+            for column, values in columns
+            if column not in NAMES
+        }
     except ValueError as error:
         raise ReportError(f"{path}: expected numbers: {error}") from error
-    return dict(zip(header, columns, strict=True))
 
 
 def _read_confusion(folder: str, inference: Table | None) -> np.ndarray | None:
-    table = _read_table(folder, "inference_confusion.csv")
+    table = _read_table(folder, "inference_confusion.csv", ("entry",))
     if table is None or inference is None or set(CONFUSION_NAMES) - set(table):
         return None
     if not np.array_equal(table["entry"], inference["entry"]):
@@ -156,10 +199,17 @@ def _read_timings(folder: str) -> dict[str, np.ndarray]:
     timings = {}
     for mode, name in TIMING_FILES.items():
         path = os.path.join(folder, "profiles", f"{name}_timings.npy")
-        if os.path.exists(path):
+        if not os.path.isfile(path):
+            continue
+        try:
             found = np.load(path, allow_pickle=False)
-            if len(found):
-                timings[mode] = found
+        except (ValueError, EOFError, MemoryError) as error:
+            raise ReportError(f"{path}: expected timings: {error}") from error
+        names = getattr(found, "dtype", np.dtype(float)).names or ()
+        if not {"iteration", "step_s", "wait_s"} <= set(names):
+            raise ReportError(f"{path}: expected timings, found others")
+        if len(found):
+            timings[mode] = found
     return timings
 
 

@@ -50,14 +50,19 @@ def times(records: list[Record]) -> list[dict[str, Any]]:
         for mode, timings in record.timings.items():
             step_s, wait_s = timings["step_s"], timings["wait_s"]
             rest_s = float(step_s[1:].sum())
-            size = record.images_per_step(mode)
-            # The first step takes longer than the median one because of compilation.
-            first = float(step_s[0])
+            images = record.images_per_step(mode)
+            first, total = float(step_s[0]), float(step_s.sum())
             usual = float(np.median(step_s[1:])) if len(step_s) > 1 else first
-            compile_s = max(0.0, first - usual) if mode != "iotest" else 0.0
-            wait = min(float(wait_s.sum()), float(step_s.sum()) - compile_s)
-            total = float(step_s.sum())
-            rate = size * (len(step_s) - 1) / rest_s if size and rest_s else None
+            if "start_up_s" in (timings.dtype.names or ()):
+                compile_s = float(timings["start_up_s"].sum())
+                total += compile_s
+            else:
+                # By a version whose first step took longer because of compilation.
+                compile_s = max(0.0, first - usual) if mode != "iotest" else 0.0
+            wait = min(float(wait_s.sum()), total - compile_s)
+            rate = None
+            if images is not None and rest_s:
+                rate = float(images[1:].sum()) / rest_s
             rows.append(
                 {
                     "run": record.name,

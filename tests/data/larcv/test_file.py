@@ -671,7 +671,7 @@ def test_file_of_another_kind(tmp_path, content):
 
 def test_no_file(tmp_path):
     check_fails(tmp_path / "absent.h5", "no such file or directory")
-    check_fails(tmp_path, "IsADirectoryError")
+    check_fails(tmp_path, "found a folder, expected a regular file")
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])

@@ -152,7 +152,7 @@ def test_predictions(read, simulated, tmp_path):
         "mode__write_predictions": True,
     }
     train.run(tiny.make(tmp_path, **options))
-    options |= {"mode__name": "inference", "run__iterations": 0}
+    options |= {"mode__name": "inference", "run__iterations": None}
     inference.run(tiny.make(tmp_path, **options))
     path = tmp_path / "predictions.h5"
     scores = [

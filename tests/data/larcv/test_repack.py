@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ctjax.commands import repack as repack_command
-from ctjax.data.larcv import repack
+from ctjax.data.larcv import disk_file, repack
 from ctjax.data.larcv.file import LarcvFile, LarcvFileError
 from tests.support import larcv_fixtures
 from tests.support.larcv_reads import check_reads
@@ -69,6 +69,64 @@ def test_refuses_an_existing_file(path, tmp_path, capsys):
     assert target.read_text() == "mine"
 
 
+def test_one_of_two_to_the_same_target_is_refused(path, tmp_path, capsys, monkeypatch):
+    target = str(tmp_path / "new.h5")
+    original, statuses = repack._compare, []
+
+    def compare(*arguments):
+        # The other one starts while this one reads what it has written.
+        monkeypatch.setattr(repack, "_compare", original)
+        statuses.append(repack_command.main([path, target]))
+        original(*arguments)
+
+    monkeypatch.setattr(repack, "_compare", compare)
+    assert repack_command.main([path, target]) == 0
+    assert statuses == [1]
+    assert "new.h5.part: another process writes it now" in capsys.readouterr().err
+    assert sorted(os.listdir(tmp_path)) == ["good.h5", "new.h5"]
+    with LarcvFile(target, strict=True) as file:
+        assert file.num_events == 6
+
+
+def test_what_a_killed_one_has_left_is_used_anew(path, events, tmp_path):
+    (tmp_path / ".new.h5.part").write_bytes(b"x" * 10**6)
+    assert repack_command.main([path, str(tmp_path / "new.h5")]) == 0
+    check_reads(str(tmp_path / "new.h5"), events, strict=True)
+    assert sorted(os.listdir(tmp_path)) == ["good.h5", "new.h5"]
+
+
+def test_a_target_made_in_between_is_not_written_over(path, tmp_path, monkeypatch):
+    target = tmp_path / "new.h5"
+    original = repack._compare
+
+    def compare(*arguments):
+        original(*arguments)
+        target.write_text("mine")
+
+    monkeypatch.setattr(repack, "_compare", compare)
+    assert repack_command.main([path, str(target)]) == 1
+    assert target.read_text() == "mine"
+    assert sorted(os.listdir(tmp_path)) == ["good.h5", "new.h5"]
+
+
+def test_a_part_is_no_way_to_another_file(path, tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / ".new.h5.part").symlink_to(tmp_path / "mine")
+    assert repack_command.main([path, str(tmp_path / "new.h5")]) == 1
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_without_locks_what_is_left_is_refused(path, tmp_path, monkeypatch, capsys):
+    def no_locks(descriptor, operation):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(disk_file.fcntl, "flock", no_locks)
+    assert repack_command.main([path, str(tmp_path / "new.h5")]) == 0
+    (tmp_path / ".other.h5.part").write_text("")
+    assert repack_command.main([path, str(tmp_path / "other.h5")]) == 1
+    assert "this file system has no locks" in capsys.readouterr().err
+
+
 def test_source_that_cannot_be_read(path, tmp_path, capsys):
     with larcv_fixtures.changing(path, f"{larcv_fixtures.IMAGE_GROUP}/voxels") as rows:
         rows["value"][-1] = np.nan
@@ -88,6 +146,28 @@ def test_copy_is_verified(path, tmp_path, monkeypatch):
     with pytest.raises(LarcvFileError, match="found other voxels"):
         repack.repack(path, str(tmp_path / "new.h5"))
     assert os.listdir(tmp_path) == ["good.h5"]
+
+
+def test_the_check_does_not_trust_the_reader(path, tmp_path, monkeypatch):
+    """A mistake that the reader makes in both files is noticed."""
+    read = LarcvFile.read_image
+
+    def mistaken(self, entry):
+        image = read(self, entry)
+        return image._replace(values=np.minimum(image.values, 20))
+
+    monkeypatch.setattr(LarcvFile, "read_image", mistaken)
+    with pytest.raises(LarcvFileError, match="entry 0, product sbndwire: found other"):
+        repack.repack(path, str(tmp_path / "new.h5"))
+    assert os.listdir(tmp_path) == ["good.h5"]
+
+
+def test_any_finite_charge_is_copied(path, tmp_path):
+    with larcv_fixtures.changing(path, f"{larcv_fixtures.IMAGE_GROUP}/voxels") as rows:
+        rows["value"][-1] = -3e38
+    repack.repack(path, str(tmp_path / "new.h5"))
+    with LarcvFile(tmp_path / "new.h5", charge_limit=np.inf) as file:
+        assert file.read_image(5).values.min() == np.float32(-3e38)
 
 
 @larcv_fixtures.needs_shared

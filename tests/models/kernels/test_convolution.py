@@ -189,6 +189,7 @@ def test_c_serves_several_at_a_time(kernels_in_c):
             jax.tree.map(np.testing.assert_array_equal, found, first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", SHAPES, ids=str)
 def test_bfloat16_agrees_with_float32(options):
     arguments = operands(*options, dtype=jnp.bfloat16)

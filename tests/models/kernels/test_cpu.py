@@ -1,11 +1,13 @@
 """The library of the CPU's convolutions; what it computes is in test_convolution.py."""
 
+import ctypes
 import os
 import subprocess
 import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from ctjax.learning import sharding
@@ -127,3 +129,17 @@ def test_takes_as_many_threads_as_xla(name, monkeypatch):
     assert cpu.num_threads() == 7
     monkeypatch.setenv(name, "many")
     assert cpu.num_threads() == own
+
+
+@needs_library
+def test_the_gradient_of_no_images_is_zero():
+    library = cpu._load()
+    assert library is not None
+    config = b"0 4 16 3 8 3 8"
+    x, out = np.zeros(0, np.float32), np.full((3, 3, 3, 8), np.nan, np.float32)
+    operands = (ctypes.c_void_p * 2)(x.ctypes.data, x.ctypes.data)
+    length = ctypes.c_size_t(len(config))
+    library.ctjax_kernel_gradient(
+        out.ctypes.data_as(ctypes.c_void_p), operands, config, length, None
+    )
+    assert not out.any()

@@ -65,6 +65,7 @@ def record(finished):
     return records.read_record(str(finished[0]))
 
 
+@pytest.mark.slow
 def test_every_mode_ends_with_a_page(finished, tmp_path):
     folder, said = finished
     assert said.count(f"Report page: {folder}/report.html") == 2
@@ -101,6 +102,7 @@ def test_without_bokeh_the_run_goes_on(tmp_path):
     assert not (tmp_path / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_confusion_agrees_with_the_metrics(finished, record):
     assert record.confusion.shape == (12, 3, 3, 3)
     pixels = SHAPE[0] * SHAPE[1]
@@ -224,6 +226,7 @@ def test_without_predictions_the_file_is_read(finished, larcv_file, tmp_path):
     page.write([str(tmp_path)], str(tmp_path / "report.html"))
 
 
+@pytest.mark.slow
 def test_several_runs_and_their_difference(finished, tmp_path):
     folder, _ = finished
     processes.run(tmp_path / "second", run__seed=5)

@@ -65,6 +65,10 @@ def test_aux_file(runs):
     expected = loss_by_hand(logits, label[at], image[at])
     assert run.column("val_metrics", "loss") == pytest.approx([expected], rel=1e-5)
     assert not (runs.train().table("val_metrics"))
+    shared = f"{runs.file} is in data.file and data.aux_file: validation has events"
+    assert not any(message.startswith(shared) for message in run.messages)
+    same = runs.train(data__aux_file=runs.file)
+    assert sum(message.startswith(shared) for message in same.messages) == 1
 
 
 def test_downsample(runs):
@@ -133,6 +137,25 @@ def test_img_transform__of_inference(runs):
     np.testing.assert_array_equal(
         values(here, "sbndwire"), values(runs.infer(), "sbndwire")
     )
+
+
+@pytest.mark.parametrize("mode", ["train", "inference", "iotest"])
+def test_charge_limit(runs, tmp_path, mode):
+    """The largest charge is 55; validation files are held to the same limit."""
+    make = {"train": runs.train, "inference": runs.infer, "iotest": runs.read}[mode]
+    assert make(data__charge_limit=56.0).messages
+    fields = {"data__charge_limit": 50.0}
+    if mode == "inference":
+        fields["mode__weights_location"] = str(runs.train().folder)
+    if mode == "train":
+        # Only the validation's file has a charge that is too large.
+        quiet = [[(i, v / 10, c) for i, v, c in event] for event in runs.events]
+        fields |= {"data__aux_file": runs.file, "run__aux_iterations": 1}
+        fields["data__file"] = runs.write("quiet.h5", quiet)
+    fields |= {"run__iterations": 4}
+    words = r"events\.h5, entry \d, .*charges up to 50 \(data\.charge_limit\)"
+    with pytest.raises(LarcvFileError, match=words):
+        small_runs.run_and_listen(runs.config(mode, tmp_path, **fields))
 
 
 @pytest.mark.parametrize("seed", [0, 3])

@@ -5,6 +5,8 @@ import pytest
 
 from ctjax import main
 from ctjax.outputs import checkpoint
+from ctjax.outputs.saved_config import CheckpointError
+from ctjax.runs import parts
 from tests.support import small_networks, small_runs
 from tests.support.small_runs import accuracy_by_hand, entries_of, logits_of
 
@@ -50,6 +52,46 @@ def test_start_index(runs):
     assert late.column("inference_metrics", "event") == [105, 106, 107]
     whole = runs.infer().table("inference_metrics")
     assert late.table("inference_metrics") == whole[5:]
+
+
+def test_wrap(runs):
+    """Twelve entries of a file of eight."""
+    asked = {"run__iterations": 3}
+    once, round_again = runs.infer(**asked), runs.infer(mode__wrap=True, **asked)
+    rows = runs.infer().table("inference_metrics")
+    assert once.table("inference_metrics") == rows
+    assert round_again.table("inference_metrics") == [*rows, *rows[:4]]
+    before = "Asked for 12 entries (run.iterations=3 minibatches of 4), the data has 8 "
+    before += "from mode.start_index=0 on: mode.wrap="
+    report = "Inference report: {} batches processed for {} entries."
+    assert f"{before}False takes 8 entries" in once.messages
+    at = once.messages.index(report.format(2, 8))
+    assert once.messages[at + 1] == (
+        "  Asked for 12 entries, the data has no more: mode.wrap=True goes round again"
+    )
+    assert f"{before}True goes round again" in round_again.messages
+    at = round_again.messages.index(report.format(3, 12))
+    assert round_again.messages[at + 1] == (
+        "  Some of them more than once: the data has 8 (mode.wrap=True)"
+    )
+    assert not any("sked for" in message for message in runs.infer().messages)
+    # Whoever asks for no number gets every event once.
+    assert runs.infer(mode__wrap=True).table("inference_metrics") == rows
+
+
+def test_allow_other_images(runs, biased):
+    for change in ({"data__downsample": 1}, {"data__img_transform": True}):
+        with pytest.raises(CheckpointError, match="trained with other images: data"):
+            runs.infer(mode__allow_other_images=False, **change)
+        trained = {"mode__weights_location": str(runs.train().folder)}
+        with pytest.raises(CheckpointError, match="trained with other images: data"):
+            runs.train(**trained, **change)
+    # Those who are allowed to, do: see test_data.py.
+    assert runs.infer(data__downsample=1).result != runs.infer().result
+    # Weights alone, of an import, do not say what they were trained with.
+    config = runs.config("inference", "unused", data__downsample=1)
+    _, variables = parts.make_network(config, (8, 12))
+    checkpoint.restore_weights(biased, variables, config)
 
 
 def test_start_index__of_the_io_test(runs, tmp_path, monkeypatch):

@@ -120,6 +120,7 @@ def test_name(runs, tmp_path, monkeypatch):
     assert (tmp_path / "output/mine/test/profiles/io_timings.npy").exists()
 
 
+@pytest.mark.slow
 def test_sync_batch_norm(runs):
     """Four devices with the statistics of all are as one device."""
     fields = {**NETWORK, "network__depth": 1, "run__iterations": 1}
@@ -141,6 +142,7 @@ def test_weight_decay(runs):
     assert {path[-1] for path in plain} == {"kernel", "bias"}
 
 
+@pytest.mark.slow
 def test_kernels(runs, tmp_path):
     """Other programs of the same network, from 16 features on."""
     fields = {
@@ -151,12 +153,13 @@ def test_kernels(runs, tmp_path):
         "run__iterations": 1,
     }
     losses, programs = {}, {}
-    for kernels in ("xla", "fused"):
+    for kernels in ("xla", "columns", "fused"):
         config = runs.config(
             "train", tmp_path / kernels, network__kernels=kernels, **fields
         )
         with small_runs.lowered_programs() as read:
             losses[kernels] = small_runs.run_and_listen(config).losses
             programs[kernels] = read()
-    assert losses["fused"] == pytest.approx(losses["xla"], rel=1e-4)
-    assert programs["fused"] != programs["xla"]
+    for kernels in ("columns", "fused"):
+        assert losses[kernels] == pytest.approx(losses["xla"], rel=1e-4)
+        assert programs[kernels] != programs["xla"]

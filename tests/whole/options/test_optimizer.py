@@ -36,11 +36,12 @@ FIRST_STEPS = {
     "adam": lambda g, p: g / (np.abs(g) + 1e-8),
     # torch's: the mean of squares is 0.01 g^2, and 1e-4 is added to its root.
     "rmsprop": lambda g, p: g / (0.1 * np.abs(g) + 1e-4),
-    "adagrad": lambda g, p: g / np.sqrt(g**2 + 1e-7),
+    "adagrad": lambda g, p: g / (np.abs(g) + 1e-10),
     # The mean of squares is 0.1 g^2; no step has been made yet.
     "adadelta": lambda g, p: g * np.sqrt(1e-6) / np.sqrt(0.1 * g**2 + 1e-6),
-    # adam's, as long as the parameters; as it is where these are 0.
-    "lamb": lambda g, p: (u := g / (np.abs(g) + 1e-6)) * trust(p, u),
+    # Of the means 0.1 g and 0.001 g^2, as long as the parameters; as it is where these
+    # are 0.
+    "lamb": lambda g, p: (u := 0.1 * g / (0.001**0.5 * np.abs(g) + 1e-6)) * trust(p, u),
     "lars": lambda g, p: g * (0.001 * trust(p, g) if norm(p) and norm(g) else 1),
 }
 

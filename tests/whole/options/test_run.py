@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ctjax import main
 from ctjax.base.errors import ConfigError
 from ctjax.config import resolve
 from ctjax.processes.stop_requests import Interrupted
@@ -140,6 +141,7 @@ def test_precision__of_inference(runs):
     assert 1e-5 < np.abs(half - exact).max() < 0.1
 
 
+@pytest.mark.slow
 def test_remat(runs, tmp_path):
     """What is computed twice stands twice in the program of the step."""
     blocks = {"network__blocks_per_layer": 1, "network__blocks_final": 1}
@@ -211,6 +213,9 @@ def test_on_nonfinite(runs, tmp_path):
     )
     assert int(skipped.result.step) == 2
     assert sum("update skipped" in message for message in skipped.messages) == 2
+    # Who reads the log takes every line with these words for one with the speed.
+    steps = [message for message in skipped.messages if "train Step" in message]
+    assert len(steps) == 2 and all(line.endswith("(Step)(s))") for line in steps)
 
 
 def test_start_timeout(tmp_path):
@@ -239,6 +244,14 @@ def test_profile(runs):
 
 def kernels(run):
     return {path: leaf for path, leaf in run.params.items() if path[-1] == "kernel"}
+
+
+def test_fresh(runs, tmp_path, monkeypatch):
+    """More of it in tests/runs/test_starting_again.py."""
+    monkeypatch.setattr(main.report, "write_after_run", lambda folder: None)
+    for fresh, folders in ((False, 1), (False, 1), (True, 2)):
+        main.run(runs.config("iotest", tmp_path / "run", run__fresh=fresh))
+        assert len(list(tmp_path.iterdir())) == folders
 
 
 def test_seed(runs):

@@ -1,0 +1,47 @@
+"""Files of predictions that several processes have written, joined to one."""
+
+import h5py
+import numpy as np
+
+from ctjax.data.larcv.file import LarcvFile
+from ctjax.data.larcv.records import PlaneMeta
+from ctjax.outputs import predictions
+
+PRODUCTS = ["sbndwire", "cosmic_prediction", "neutrino_prediction"]
+PRODUCTS += ["cosmicseg_prediction", "sbnd_cosmicseg"]
+
+
+def metas_of(event):
+    """Geometry that tells events and planes apart."""
+    return [PlaneMeta((6, 4), (3.0, 1.0), (event, plane)) for plane in range(3)]
+
+
+def write_part(path, events, attributes):
+    with predictions.open_writer(path, metas_of(0), True, attributes) as writer:
+        for event in events:
+            ids = np.array([event], np.uint64)
+            planes = [(ids + plane, np.ones(1, np.float32)) for plane in range(3)]
+            writer.append(
+                (1, 2, event), dict.fromkeys(PRODUCTS, planes), metas=metas_of(event)
+            )
+
+
+def test_parts_are_joined_in_the_order_of_the_events(tmp_path):
+    path = str(tmp_path / "predictions.h5")
+    parts = [predictions.part_path(path, n) for n in range(3)]
+    # The last of three processes had no event of the last minibatch.
+    for number, events in enumerate(([0, 3], [1, 4], [2])):
+        write_part(parts[number], events, {"date": f"by {number}", "downsample": 1})
+    predictions.join(parts, [0, 1, 2, 0, 1], path, True)
+    assert [p.name for p in tmp_path.iterdir()] == ["predictions.h5"]
+    with h5py.File(path) as file:
+        assert dict(file.attrs) == {"date": "by 0", "downsample": 1}
+        for product in PRODUCTS:
+            rows = file[f"Data/sparse2d_{product}_group/image_meta"][...]
+            origin = [[event, plane] for event in range(5) for plane in range(3)]
+            np.testing.assert_array_equal(rows["origin"], origin)
+            np.testing.assert_array_equal(rows["image_sizes"], [[3.0, 1.0]] * 15)
+    with LarcvFile(path, strict=True) as file:
+        assert file.event_ids.tolist() == [[1, 2, event] for event in range(5)]
+        for event in range(5):
+            assert file.read_image(event).ids.tolist() == [event, event + 1, event + 2]
