@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from ctjax.base import home
 from ctjax.base.errors import ConfigError, UserError
 from ctjax.commands import configuration_files, original_words, typed_values, words
-from ctjax.config import fields, networks, resolve
+from ctjax.config import fields, resolve
 from ctjax.config.fields import Config, ModeName
 from ctjax.processes import stop_requests
 
@@ -104,11 +104,11 @@ def _choose_network(network: dict[str, Any], architecture: Any) -> dict[str, Any
 
     Args:
       network: fields of the configuration's own. What it has changed from its defaults
-        is kept.
+        is kept, for `resolve` to refuse where the other network does not read it.
       architecture: that is asked for.
 
     Raises:
-      ConfigError: no such architecture, or one that does not read a changed field.
+      ConfigError: no such architecture.
     """
     chosen = {**network, "architecture": architecture}
     own, section = map(resolve.network_section, (network, chosen))
@@ -120,8 +120,6 @@ def _choose_network(network: dict[str, Any], architecture: Any) -> dict[str, Any
         for name, value in chosen.items()
         if name == "architecture" or value != defaults[name]
     }
-    for name in changed:
-        networks.check_reads(section, name)
     return fields.to_dict(section()) | changed
 
 

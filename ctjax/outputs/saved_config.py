@@ -190,10 +190,9 @@ def _differences(
 ) -> list[tuple[str, Any, Any]]:
     """Lists name, saved value and new value; fields added since had their defaults.
 
-    Fields that the networks do not both read are passed over.
+    Fields that the network does not read are passed over.
     """
-    old = Config(network=type(saved.network)())
-    ours, defaults = (dotted.flatten(fields.to_dict(c)) for c in (config, old))
+    ours, defaults = (dotted.flatten(fields.to_dict(c)) for c in (config, Config()))
     theirs = defaults | saved.values
-    both = [name for name in names if name in ours and name in theirs]
-    return [(n, theirs[n], ours[n]) for n in both if theirs[n] != ours[n]]
+    read = [name for name in names if name in ours]
+    return [(n, theirs[n], ours[n]) for n in read if theirs[n] != ours[n]]
