@@ -19,7 +19,11 @@ from ctjax.runs import inference, parts, train
 from tests.support import tiny
 
 RELEASE = pathlib.Path(__file__).parent / "checkpoint_v0.1"
-NETWORK = {"network__blocks_final": 0, "network__blocks_deepest_layer": 0}
+NETWORK = {
+    "network__depth": 2,
+    "network__blocks_final": 0,
+    "network__blocks_deepest_layer": 0,
+}
 
 
 @pytest.fixture
