@@ -35,7 +35,7 @@ import numpy as np
 
 from benchmarks import compute_history, compute_report, machine, roofline
 from benchmarks.compute_cases import CASES, CONTENDERS, USUAL, Case, Contender
-from benchmarks.compute_process import ROOT, Worker, WorkerError
+from benchmarks.compute_process import ROOT, Worker, WorkerError, has_files
 from ctjax.config import fields as config_fields
 from ctjax.config import resolve
 from ctjax.models import torch_weights
@@ -313,7 +313,7 @@ def measure(
     our_job = job | {"framework": "ctjax", "contender": None}
     # Each in a folder of its own: none finds what another has compiled.
     kept = options.keep or pathlib.Path(folder)
-    ours["is_kept"] = _has_files(kept / "ctjax")
+    ours["is_kept"] = has_files(kept / "ctjax")
     with Worker(our_job, str(kept / "ctjax"), deadline + GRACE_S) as a:
         try:
             ours |= a.answer()
@@ -326,7 +326,7 @@ def measure(
                 row["failed"] = "left out: the time for this case was over"
                 continue
             contender = contenders[name]
-            row["is_kept"] = _has_files(kept / name)
+            row["is_kept"] = has_files(kept / name)
             theirs = _job_of(contender, job)
             until = deadline
             if deadline < math.inf:
@@ -340,15 +340,20 @@ def measure(
                 except WorkerError as error:
                     row["failed"] = str(error)
             add(rows)
-        if not ours["seconds"]:
-            for _ in range(options.repeats):
-                attempt(a, ours, options)
-        if "failed" not in ours:
-            try:
-                ours |= a.tell("end")
-            except WorkerError as error:
-                ours["failed"] = str(error)
+        _finish(a, ours, options)
     return rows
+
+
+def _finish(a: Worker, ours: dict, options: argparse.Namespace) -> None:
+    """Measures ctjax where no contender did, and ends its worker."""
+    if not ours["seconds"]:
+        for _ in range(options.repeats):
+            attempt(a, ours, options)
+    if "failed" not in ours:
+        try:
+            ours |= a.tell("end")
+        except WorkerError as error:
+            ours["failed"] = str(error)
 
 
 def _job_of(contender: Contender, job: dict) -> dict:
@@ -362,10 +367,6 @@ def _job_of(contender: Contender, job: dict) -> dict:
         "contender": contender.options,
         "config": job["config"] | changed,
     }
-
-
-def _has_files(folder: pathlib.Path) -> bool:
-    return folder.is_dir() and any(folder.iterdir())
 
 
 def alternate(

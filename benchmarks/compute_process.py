@@ -97,3 +97,8 @@ class Worker:
         self._log.seek(0)
         lines = [line for line in self._log.read().splitlines() if line.strip()]
         raise WorkerError(lines[-1].strip() if lines else "ended without a word")
+
+
+def has_files(folder: pathlib.Path) -> bool:
+    """Says whether a folder is there and holds anything."""
+    return folder.is_dir() and any(folder.iterdir())

@@ -233,9 +233,8 @@ class UResNet(PixelNetwork):
         )
         features = config.n_initial_filters
         x = image.reshape(events * planes, height, width, 1).astype(self.dtype)
-        x = block(features=features, kernel_size=5, name="initial_convolution")(
-            x, train
-        )
+        first = block(features=features, kernel_size=5, name="initial_convolution")
+        x = first(x, train)
         x = Level(config, block, series, config.depth, name="net_core")(x, train)
         x = series(
             functools.partial(block, features=features, kernel_size=3),

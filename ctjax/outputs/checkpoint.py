@@ -156,8 +156,9 @@ def restore_latest(
             if processes.count > 1:
                 join.wait_for_all("damaged checkpoints")
             saver.manager.reload()
+        # By all processes: orbax has them wait for each other.
+        saved = _saved_config(saver.manager, step)
         if processes.is_first:
-            saved = _saved_config(saver.manager, step)
             for line in saved_config.describe_changes(saved, config):
                 logger.warning("Another run than up to step %d: %s", step, line)
         return restored
@@ -195,7 +196,6 @@ def _restore_step(
     where = os.path.join(manager.directory, str(step))
     saved = _saved_config(manager, step)
     saved_config.check_network(saved, config.network, where)
-    saved_config.check_images(saved, config, where)
     if saved.optimizer != config.mode.optimizer.name.value:
         raise CheckpointError(
             f"{where}: its mode.optimizer.name is {saved.optimizer}, expected "
@@ -207,6 +207,7 @@ def _restore_step(
             f"{where}: weights alone, expected a checkpoint of training; start in "
             "another output_dir, with mode.weights_location to take these weights"
         )
+    saved_config.check_images(saved, config, where)
     try:
         restored = manager.restore(
             step,

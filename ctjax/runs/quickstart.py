@@ -19,6 +19,7 @@ from ctjax.base.constants import BACKGROUND, COSMIC
 from ctjax.base.errors import ConfigError
 from ctjax.config.fields import Config, Densify, ModeName
 from ctjax.data import order
+from ctjax.data.larcv.disk_file import BusyError
 from ctjax.learning import metrics
 from ctjax.outputs import log
 from ctjax.processes import launchers
@@ -36,6 +37,9 @@ THRESHOLD_EVENTS = 100
 
 THRESHOLDS = np.geomspace(0.05, 50.0, 31)
 """Charges to choose from: below the smallest pooled one to the tip of the largest."""
+
+WAIT_S = 0.5
+"""Between two looks whether another run has simulated the events."""
 
 SHOWN = ("mIoU", "Cosmic_IoU", "Neutrino_IoU", "Non_Bkg_Accuracy", "Total_Accuracy")
 
@@ -93,19 +97,26 @@ def find_or_simulate(file: BenchmarkFile) -> str:
         return path
     logger.info("Simulating %d events for %s: %s", file.events, file.name, path)
     os.makedirs(folder, exist_ok=True)
-    try:
-        write_events(
-            path,
-            SimulationParameters(),
-            file.seed,
-            file.events,
-            workers=launchers.usable_cpus(),
-            report=Progress(name, file.events),
-        )
-    except FileExistsError:
-        # Another run was faster; the events of a name are always the same.
-        if not os.path.exists(path):
-            raise
+    is_told = False
+    # Another run may be faster; the events of a name are always the same.
+    while not os.path.exists(path):
+        try:
+            write_events(
+                path,
+                SimulationParameters(),
+                file.seed,
+                file.events,
+                workers=launchers.usable_cpus(),
+                report=Progress(name, file.events),
+            )
+        except FileExistsError:
+            if not os.path.exists(path):
+                raise
+        except BusyError:
+            if not is_told:
+                logger.info("Another run simulates %s: waiting for its end", path)
+            is_told = True
+            time.sleep(WAIT_S)
     return path
 
 

@@ -91,14 +91,19 @@ def open_validation(
                 if reports.wants_images(step):
                     reports.report_image("test", step, minibatch, results)
                 reader.release(minibatch)
-                num_bad = int(np.sum(np.asarray(results["is_finite"]) == 0))
-                if num_bad:
-                    words = "test Step %d: no score, class scores of %d of %d events "
-                    logger.warning(words + "are not finite", step, num_bad, size)
-                    return []
-                return [metrics.named(mean)[checkpoint.SCORE]]
+                is_usable = _are_finite(step, np.asarray(results["is_finite"]))
+                return [metrics.named(mean)[checkpoint.SCORE]] if is_usable else []
 
             yield validate
+
+
+def _are_finite(step: int, is_finite: np.ndarray) -> bool:
+    """Says whether all events [B] have class scores, and logs it where not."""
+    num_bad = int(np.sum(is_finite == 0))
+    if num_bad:
+        words = "test Step %d: no score, class scores of %d of %d events are not finite"
+        logger.warning(words, step, num_bad, len(is_finite))
+    return not num_bad
 
 
 def _compiling_apart(eval_step: EvalStep) -> Callable:

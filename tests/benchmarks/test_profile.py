@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from benchmarks import profile
-from tests.benchmarks.test_program import IMAGE, TEXT
+from tests.support.small_program import IMAGE, TEXT
 from tests.support.tiny_cases import TINY
 
 

@@ -267,7 +267,7 @@ def test_tensors_that_do_not_fit_are_listed(trained, tmp_path):
     assert_one_line(
         result,
         "weights.npz",
-        "unbottleneck.conv.weight: shape (1, 1, 4, 18), expected (1, 1, 5, 18)",
+        "unbottleneck.conv.weight: shape (1, 1, 4, 12), expected (1, 1, 5, 12)",
         "tensors do not fit the network",
     )
     assert not (tmp_path / "new").exists()

@@ -115,7 +115,7 @@ def largest_difference(a, b):
     [
         (LossBalanceScheme.LIGHT, 1),
         pytest.param(LossBalanceScheme.EVEN, 1, marks=pytest.mark.slow),
-        (LossBalanceScheme.FOCAL, 2),
+        pytest.param(LossBalanceScheme.FOCAL, 2, marks=pytest.mark.slow),
     ],
 )
 def test_any_number_of_devices_trains_alike(scheme, accumulation, num_devices):

@@ -197,6 +197,7 @@ def test_three_failed_saves_in_a_row_end_a_training(tmp_path, monkeypatch, caplo
     assert caplog.text.count("could not be saved") == 3
 
 
+@pytest.mark.slow
 def test_failed_saves_with_one_between_that_works_end_nothing(tmp_path, monkeypatch):
     failing(monkeypatch, ValueError("RESOURCE_EXHAUSTED"), {2, 4, 8, 10})
     config = tiny.make(tmp_path, run__iterations=12, mode__checkpoint_iteration=2)

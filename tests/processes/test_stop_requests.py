@@ -114,8 +114,11 @@ def test_a_training_that_is_starting_ends_with_the_status_of_a_stop(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert training.stdout is not None
-    assert "Resolved configuration" in training.stdout.readline()
-    training.terminate()
-    _, errors = training.communicate(timeout=120)
+    try:
+        assert training.stdout is not None
+        assert any("Resolved configuration" in line for line in training.stdout)
+        training.terminate()
+        _, errors = training.communicate(timeout=120)
+    finally:
+        training.kill()
     assert training.returncode == stop_requests.STATUS, errors

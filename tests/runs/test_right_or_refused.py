@@ -16,6 +16,7 @@ from ctjax.base.constants import METRIC_NAMES
 from ctjax.data.sources import open_source
 from ctjax.outputs import checkpoint, checkpoint_saver, checksums
 from ctjax.outputs.saved_config import CheckpointError
+from ctjax.outputs.timings import StepTimings
 from ctjax.runs import inference, training_loop, validation
 from ctjax.runs.inference import InferenceError
 from ctjax.runs.training_loop import TrainingError
@@ -102,6 +103,9 @@ def test_scores_that_are_no_numbers_end_an_inference(
         return f"a charge of {float(image.max()):.4g}"
 
     monkeypatch.setattr(inference, "compile_eval_step", compile_eval_step)
+    monkeypatch.setattr(
+        inference, "compile_ahead", lambda name, step, *arguments: (step, None)
+    )
     monkeypatch.setattr(inference.nonfinite, "describe_activations", describe)
     with pytest.raises(InferenceError) as caught:
         run_once(runs, tmp_path)
@@ -137,12 +141,16 @@ def test_a_validation_that_is_no_number_has_no_score(runs, monkeypatch, caplog):
             return False
 
     state = types.SimpleNamespace(variables={})
+    timings = StepTimings(1)
     monkeypatch.setattr(validation.sharding, "distribute", lambda arrays, mesh: arrays)
+    monkeypatch.setattr(
+        validation, "compile_ahead", lambda name, step, *arguments: (step, None)
+    )
     reports, processes = Reports(), validation.Processes()
     with validation.open_validation(
         config, eval_step, reports, 0, None, processes
     ) as validate:
-        assert validate(2, state) == []
+        assert validate(2, state, timings) == []
     assert np.isnan(reports.rows[0][1]).all()
     assert "test Step 2: no score, class scores of 2 of 4 events are not" in caplog.text
 
@@ -345,7 +353,8 @@ RESULTS = ("predictions.h5", "inference_metrics.csv", "inference_confusion.csv")
 def test_a_new_inference_sets_the_old_results_aside(runs, tmp_path):
     first = run_once(runs, tmp_path, mode__write_predictions=True)
     old = {name: (tmp_path / name).read_bytes() for name in RESULTS}
-    second = run_once(runs, tmp_path, data__downsample=1)
+    fields = {"data__downsample": 1, "mode__allow_other_images": True}
+    second = run_once(runs, tmp_path, **fields)
     aside = tmp_path / "older_inferences" / "1"
     assert {name: (aside / name).read_bytes() for name in RESULTS} == old
     assert (aside / "inference_timings.npy").exists()

@@ -143,7 +143,7 @@ def test_checkpoint_of_another_network_is_refused_and_kept(unbroken):
     config = tiny.make(folder, network__depth=3, network__residual=False)
     with pytest.raises(
         checkpoint.CheckpointError,
-        match=r"network\.depth is 2, expected 3; network\.residual is True",
+        match=r"network\.depth is 1, expected 3; network\.residual is True",
     ):
         train.run(config)
     assert before == sorted(path.name for path in (folder / "checkpoints").iterdir())
@@ -421,7 +421,7 @@ def test_a_failed_inference_leaves_no_predictions(
     )
     written = []
 
-    def append(writer, event_id, results, place, has_label):
+    def append(writer, event_id, *results):
         if written:
             raise OSError("no space left on device")
         written.append(event_id)

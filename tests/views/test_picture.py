@@ -24,6 +24,8 @@ matplotlib_image = pytest.importorskip(
 
 SHAPE = (40, 64)
 
+pytestmark = pytest.mark.xdist_group("runs_of_picture")  # they share a training
+
 
 def pixels_of(*rows):
     """Pixels (row, column, charge, truth, prediction)."""

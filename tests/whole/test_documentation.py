@@ -267,6 +267,8 @@ def test_commands_run(tmp_path):
                 (tmp_path / words[words.index("--output") + 1]).unlink(missing_ok=True)
         elif "--help" not in words and program in RUNS:
             words += SMALL
+            # All of them in one folder, whatever images the one before had.
+            words.append("--config.mode.allow_other_images=True")
             if "quickstart" in command:
                 words += [
                     "--config.data.file=kept.h5",

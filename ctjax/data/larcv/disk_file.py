@@ -8,6 +8,10 @@ import os
 from ctjax.base.errors import UserError
 
 
+class BusyError(UserError):
+    """Another process writes the same target."""
+
+
 def part_path(target: str | os.PathLike) -> str:
     """Names the hidden file beside a target that it grows in."""
     folder, name = os.path.split(os.fspath(target))
@@ -34,7 +38,7 @@ class DiskFile(io.FileIO):
           target: of the file that it will be renamed to.
 
         Raises:
-          UserError: another process writes the same target.
+          BusyError: another process writes the same target.
           OSError: the folder is missing or not writable.
         """
         self.path = part_path(target)
@@ -91,7 +95,7 @@ def _open_alone(path: str, flags: int) -> int:
                 return descriptor
         except BlockingIOError as error:
             os.close(descriptor)
-            raise UserError(
+            raise BusyError(
                 f"{path}: another process writes it now, expected one for each target"
             ) from error
         except BaseException:

@@ -171,18 +171,19 @@ def _read_table(folder: str, name: str, needed: Sequence[str]) -> Table | None:
     rows = [row for row in rows if len(row) == len(header)]
     if not rows:
         return None
-    missing = [column for column in needed if column not in header]
-    if missing:
-        raise ReportError(f"{path}: expected a column {missing[0]}, found none")
     columns = zip(header, zip(*rows, strict=True), strict=True)
     try:
-        return {
+        table = {
             column: np.array(values, dtype=np.float64)
             for column, values in columns
             if column not in NAMES
         }
     except ValueError as error:
         raise ReportError(f"{path}: expected numbers: {error}") from error
+    missing = [column for column in needed if column not in header]
+    if missing:
+        raise ReportError(f"{path}: expected a column {missing[0]}, found none")
+    return table
 
 
 def _read_confusion(folder: str, inference: Table | None) -> np.ndarray | None:

@@ -71,7 +71,10 @@ def compare(function, case, features, outputs, dtype):
         )
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    ["inference", "first", pytest.param("second", marks=pytest.mark.slow), "all"],
+)
 @pytest.mark.parametrize(
     "features, outputs",
     [

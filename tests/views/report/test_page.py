@@ -22,6 +22,8 @@ from ctjax.views.report import figures, page  # noqa: E402
 
 SHAPE = (40, 64)
 
+pytestmark = pytest.mark.xdist_group("runs_of_page")  # they share a training
+
 
 def run(*arguments):
     return subprocess.run(
