@@ -42,6 +42,20 @@ def apply(network, variables, image=IMAGE, train=False, dtype=jnp.float32):
     return np.asarray(run(variables, image))
 
 
+def evenly_random_variables(network):
+    """Random variables whose kernels keep the size of what they multiply.
+
+    Larger ones take the products of CvT's queries and keys to 10,000, the exponential
+    of which magnifies the rounding of float32 as much.
+    """
+
+    def shrunk(path, leaf):
+        inputs = math.prod(leaf.shape[:-1])
+        return leaf / (0.3 * math.sqrt(inputs)) if path[-1].key == "kernel" else leaf
+
+    return jax.tree_util.tree_map_with_path(shrunk, random_variables(network))
+
+
 def test_every_architecture_is_small_here():
     assert set(models.NETWORKS) == {Architecture.URESNET, *OTHERS}
 
@@ -153,11 +167,11 @@ def test_stages_of_a_segformer_need_pixels_to_reduce():
 @ALL
 def test_events_are_independent_and_planes_meet_where_they_should(architecture):
     network = other_network(architecture)
-    variables = random_variables(network)
+    variables = evenly_random_variables(network)
     logits = apply(network, variables)
     assert logits.shape == (*IMAGE.shape, 3) and logits.dtype == np.float32
     second = apply(network, variables, IMAGE[1:])
-    np.testing.assert_allclose(second[0], logits[1], atol=1e-4)
+    np.testing.assert_allclose(second[0], logits[1], atol=1e-5)
     other = IMAGE.copy()
     other[:, 2] = 0
     difference = np.abs(apply(network, variables, other) - logits).max((0, 2, 3, 4))
@@ -170,7 +184,7 @@ def test_events_are_independent_and_planes_meet_where_they_should(architecture):
 @ALL
 def test_bfloat16_is_close_to_float32(architecture):
     network = other_network(architecture)
-    variables = random_variables(network)
+    variables = evenly_random_variables(network)
     expected = apply(network, variables)
     logits = apply(network, variables, dtype=jnp.bfloat16)
     assert logits.dtype == np.float32
@@ -222,14 +236,16 @@ def test_a_run_says_which_images_its_network_takes():
     )
 
 
-def test_attention_in_half_precision_on_this_platform():
-    query, key, value = (normal(1, 5, 4, seed=seed) for seed in range(3))
+@pytest.mark.parametrize("heads", [2, 4])  # of two features, and of one
+def test_attention_in_half_precision_on_this_platform(heads):
+    query, key, value = (normal(1, 24, 4, seed=seed) for seed in range(3))
 
     def total(dtype, *arrays):
-        return attend(*(x.astype(dtype) for x in arrays), 2).astype(jnp.float32).sum()
+        y = attend(*(x.astype(dtype) for x in arrays), heads)
+        return y.astype(jnp.float32).sum()
 
     gradient = jax.jit(jax.grad(total, argnums=3), static_argnums=0)
     expected = gradient(jnp.float32, query, key, value)
     for dtype in (jnp.float16, jnp.bfloat16):
         found = gradient(dtype, query, key, value)
-        np.testing.assert_allclose(found, expected, atol=2e-2)
+        np.testing.assert_allclose(found, expected, rtol=1e-2, atol=2e-2)
