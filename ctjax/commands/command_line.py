@@ -85,6 +85,12 @@ def parse_config(
         config["network"] = _load_network(typed.network)
     if "network.architecture" in values:
         architecture = values["network.architecture"]
+        is_mode = "network.architecture" not in typed.fields
+        if is_mode and architecture == original_words.CONV_MODES["2D"]:
+            # Not the only network that convolves planes.
+            own = config["network"]["architecture"]
+            if own in original_words.OTHER_FLAT_NETWORKS:
+                architecture = values["network.architecture"] = own
         config["network"] = _choose_network(config["network"], architecture)
     if "network.name" in values:
         _check_label(values["network.name"], config["network"])

@@ -46,6 +46,9 @@ CONV_MODES = {
 }
 """What network.architecture is for each value of network.conv_mode."""
 
+OTHER_FLAT_NETWORKS = ("uresnet_v21",)
+"""Networks that `conv_2D` leaves as they are where a configuration has them."""
+
 _LAYOUT = Absent("images have one layout in ctjax", ("channels_last", "channels_first"))
 _ENGINE = "jax computes, and joins the processes by itself"
 _THREADS = "XLA takes the CPUs that the process may use"
@@ -78,13 +81,7 @@ ABSENT_FIELDS = {
     "mode.quantization_aware": Absent("ctjax trains without quantization", ("False",)),
     "network.activation": Absent("ctjax has LeakyReLU alone", ("leaky_relu",)),
     "network.batch_norm": Absent("expected network.normalization=batch or none"),
-    "network.block_style": Absent("expected network.residual=True or False"),
     "network.data_format": _LAYOUT,
-    "network.depthwise": Absent("ctjax has no depthwise convolutions", ("False",)),
-    "network.kernel_size": Absent(
-        "kernels are 3 x 3, those of the deepest level network.filter_size_deepest",
-        ("3",),
-    ),
     "run.broadcast_buffers": Absent(
         "running statistics are the mean over the devices", ("True",)
     ),
@@ -113,7 +110,10 @@ CONFIGURATIONS = {
 }
 """Configurations and networks that have another name here."""
 
-_OF_V2_1 = "a recipe of CosmicTagger v2.1, whose UResNet ctjax does not have"
+_WITH_HEADS = (
+    "a recipe of CosmicTagger v2.1 with heads for the vertex or the event's class, "
+    "which ctjax does not have; expected uresnet_v21 or sn"
+)
 
 ABSENT_NETWORKS = {
     "sparseuresnet3d": "a sparse network, and ctjax has dense ones alone",
@@ -124,9 +124,8 @@ ABSENT_CONFIGURATIONS = ABSENT_NETWORKS | {
         "expected a21 with data.synthetic=False data.seed=12345 run.seed=54321 "
         "run.minibatch_size=32 run.iterations=5000"
     ),
-    "sn": _OF_V2_1,
-    "uresnet2": _OF_V2_1,
-    "uresnet2-inference": _OF_V2_1,
+    "uresnet2": _WITH_HEADS,
+    "uresnet2-inference": _WITH_HEADS,
 }
 
 LABELS = (
@@ -136,8 +135,10 @@ LABELS = (
     "scc21",
     "scc21_master",
     "segformer",
+    "sn",
     "uresnet",
     "uresnet3d",
+    "uresnet_v21",
 )
 """Names of the original's networks that a configuration of ctjax has."""
 

@@ -10,6 +10,7 @@ class Architecture(enum.Enum):
     """Which network computes the classes of the pixels."""
 
     URESNET = "uresnet"
+    URESNET_V21 = "uresnet_v21"
     URESNET3D = "uresnet3d"
     SEGFORMER = "segformer"
     CVT = "cvt"

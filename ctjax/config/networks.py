@@ -4,12 +4,32 @@ import dataclasses
 
 from ctjax.base.errors import ConfigError
 from ctjax.config.architecture import ARCHITECTURE, NAME, AnyNetwork, Architecture
-from ctjax.config.fields import AnyUResNet, Network, Normalization
+from ctjax.config.choices import BlockStyle, Kernels, Normalization
+from ctjax.config.fields import KERNELS, AnyUResNet, MasterUResNet, Network
 from ctjax.config.option import option
 
 
 @dataclasses.dataclass(frozen=True)
-class UResNet3D(AnyUResNet):
+class UResNetV21(AnyUResNet):
+    """Options of the 2D UResNet of CosmicTagger v2.1, with its defaults."""
+
+    architecture: Architecture = option(Architecture.URESNET_V21, ARCHITECTURE)
+    name: str = option("uresnet_v21", NAME, keeps_parameters=True)
+    depth: int = option(7, "how often the network halves the image", 1)
+    block_style: BlockStyle = option(
+        BlockStyle.RESIDUAL, "what blocks are: one convolution, two and a sum, ConvNeXt"
+    )
+    kernel_size: int = option(
+        3, "kernel size of the blocks, also of the deepest level; an odd number", 1
+    )
+    depthwise: bool = option(
+        False, "the first convolution of a ConvNeXt block takes each feature alone"
+    )
+    kernels: Kernels = option(Kernels.AUTO, KERNELS, keeps_parameters=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class UResNet3D(MasterUResNet):
     """Options of the UResNet of 3D convolutions, those of CosmicTagger's uresnet3d."""
 
     architecture: Architecture = option(Architecture.URESNET3D, ARCHITECTURE)
@@ -59,6 +79,7 @@ class CvT(AnyNetwork):
 
 SECTIONS: dict[Architecture, type[AnyNetwork]] = {
     Architecture.URESNET: Network,
+    Architecture.URESNET_V21: UResNetV21,
     Architecture.URESNET3D: UResNet3D,
     Architecture.SEGFORMER: SegFormer,
     Architecture.CVT: CvT,
@@ -100,11 +121,15 @@ def check(network: AnyNetwork) -> None:
     Raises:
       ConfigError: the message names the field.
     """
-    if isinstance(network, AnyUResNet) and network.filter_size_deepest % 2 == 0:
+    if isinstance(network, MasterUResNet):
+        _check_odd(network, "filter_size_deepest")
+    if isinstance(network, Network) and network.normalization is Normalization.GROUP:
         raise ConfigError(
-            "network.filter_size_deepest: expected an odd number, "
-            f"got {network.filter_size_deepest}"
+            "network.normalization: expected none, batch, layer or instance with "
+            "network.architecture=uresnet, got group"
         )
+    if isinstance(network, UResNetV21):
+        _check_v21(network)
     if isinstance(network, UResNet3D):
         # CosmicTagger's layer normalization is over the columns, and raises.
         if network.normalization not in (Normalization.BATCH, Normalization.NONE):
@@ -128,6 +153,29 @@ def check(network: AnyNetwork) -> None:
                 _check_heads("layer_embed", width, "num_heads", heads)
         width, heads = network.deepest_width, network.deepest_heads
         _check_heads("deepest_width", width, "deepest_heads", heads)
+
+
+def _check_v21(network: UResNetV21) -> None:
+    _check_odd(network, "kernel_size")
+    if network.depthwise and network.block_style is not BlockStyle.CONVNEXT:
+        raise ConfigError(
+            "network.depthwise: expected False with network.block_style="
+            f"{network.block_style.value}, got True; it is of convnext"
+        )
+    if network.normalization is Normalization.GROUP:
+        for name in ("n_initial_filters", "bottleneck_deepest"):
+            if getattr(network, name) % 4:
+                raise ConfigError(
+                    f"network.{name}: expected a multiple of 4 with "
+                    f"network.normalization=group, got {getattr(network, name)}"
+                )
+
+
+def _check_odd(network: AnyNetwork, name: str) -> None:
+    if getattr(network, name) % 2 == 0:
+        raise ConfigError(
+            f"network.{name}: expected an odd number, got {getattr(network, name)}"
+        )
 
 
 def _check_length(network: AnyNetwork, name: str, length: int, words: str) -> None:

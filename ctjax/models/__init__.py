@@ -2,6 +2,7 @@
 
 pixel_network  what runs ask of a network, and what several of them use
 uresnet        UResNet, composed of blocks
+uresnet_v21    the same with the blocks and norms of CosmicTagger v2.1
 uresnet3d      the same of 3D convolutions over the planes
 segformer      SegFormer, four stages of attention
 cvt            CvT, a U of attention
@@ -24,11 +25,13 @@ from ctjax.models.pixel_network import PixelNetwork
 from ctjax.models.segformer import SegFormer
 from ctjax.models.uresnet import UResNet
 from ctjax.models.uresnet3d import UResNet3D
+from ctjax.models.uresnet_v21 import UResNetV21
 
 __all__ = ["NETWORKS", "PixelNetwork", "UResNet", "make"]
 
 NETWORKS: dict[Architecture, type[PixelNetwork]] = {
     Architecture.URESNET: UResNet,
+    Architecture.URESNET_V21: UResNetV21,
     Architecture.URESNET3D: UResNet3D,
     Architecture.SEGFORMER: SegFormer,
     Architecture.CVT: CvT,

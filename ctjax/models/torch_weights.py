@@ -67,6 +67,16 @@ def is_transposed(path: tuple[str, ...]) -> bool:
     return path[-3:-1] in _TRANSPOSED or path[-2] == "reshape"
 
 
+def _is_idle_norm(path: tuple[str, ...], tensor: np.ndarray) -> bool:
+    """Says whether a tensor is of v2.1's layer normalization, and does nothing.
+
+    Its scales and shifts [C, H, W] are made with the first minibatch, when the
+    optimizer has its parameters already, and stay 1 and 0.
+    """
+    is_norm = tensor.ndim == 3 and path[-2] in _NORMS
+    return is_norm and bool(np.all(tensor == (path[-1] == "scale")))
+
+
 def _flipped(array: np.ndarray) -> np.ndarray:
     """Reverses all axes but the last two."""
     return np.flip(array, tuple(range(array.ndim - 2)))
@@ -98,7 +108,8 @@ def to_variables(
 
     Args:
       tensors: torch name, today's or of before May 2022, to array; names may start
-        with "module.", and counters (`num_batches_tracked`) are passed over. May be any
+        with "module."; counters (`num_batches_tracked`) and normalizations of whole
+        images that were never trained are passed over. May be any
         set of tensors shaped like parameters, gradients for instance.
       like: variables of the network ("params" and, with batch normalization,
         "batch_stats"), for their shapes alone.
@@ -119,6 +130,8 @@ def to_variables(
             problems.append(f"{name}: not a tensor of this network")
             continue
         path = _path_of(name)
+        if path not in wanted and _is_idle_norm(path, np.asarray(tensor)):
+            continue
         if path not in wanted:
             problems.append(f"{name}: not a tensor of this network")
             continue

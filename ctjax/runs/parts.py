@@ -9,7 +9,7 @@ import numpy as np
 from ctjax import models
 from ctjax.base.errors import ConfigError
 from ctjax.commands import import_weights
-from ctjax.config.fields import Config, Data, Densify, Kernels, Network, OnNonfinite
+from ctjax.config.fields import Config, Data, Densify, Kernels, OnNonfinite
 from ctjax.config.file_names import file_patterns
 from ctjax.data import pipeline, sources
 from ctjax.data.larcv.file import LarcvFileError
@@ -119,8 +119,7 @@ def make_network(
         for Triton.
     """
     if (
-        isinstance(config.network, Network)
-        and config.network.kernels is Kernels.FUSED
+        getattr(config.network, "kernels", None) is Kernels.FUSED
         and jax.default_backend() == "gpu"
         and not gpu.is_available()
     ):
@@ -192,7 +191,10 @@ def make_step_options(config: Config, image_shape: tuple[int, int]) -> StepOptio
     rule, axis_name = config.mode.optimizer, sharding.EVENT_AXIS
     return StepOptions(
         loss_fn=losses.make_loss(
-            rule.loss_balance_scheme, rule.loss_charged_pixels_only, axis_name
+            rule.loss_balance_scheme,
+            rule.loss_charged_pixels_only,
+            axis_name,
+            rule.loss_average,
         ),
         network_input=make_input(image_shape, config.data.img_transform),
         mask_empty_pixels=config.mode.mask_empty_pixels,

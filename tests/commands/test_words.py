@@ -82,8 +82,7 @@ MISTAKES = [
     ("run.id=[a,b]", r"run.id: expected one value, got \[a,b\]"),
     # Configurations and networks that are not here.
     ("segformer", "segformer: .*; did you mean --config segformer?"),
-    ("--config-name sn", "sn: a recipe of CosmicTagger v2.1, whose UResNet ctjax does"),
-    ("--config-name uresnet2", "uresnet2: a recipe of CosmicTagger v2.1"),
+    ("--config-name uresnet2", "uresnet2: a recipe of CosmicTagger v2.1 with heads"),
     ("--config-name a21-deterministic", "expected a21 with data.synthetic=False data"),
     ("--config-name SCC21.yaml", "SCC21.yaml: no such file; expected a file or one of"),
     ("network=sparseuresnet3d", "network: sparseuresnet3d: a sparse network, and ctj"),
@@ -268,6 +267,7 @@ def test_the_original_s_modes_of_convolution():
     assert parse("network.conv_mode=conv_3D") == parse("network=uresnet3d")
     assert parse("network=uresnet3d", "network.conv_mode=2D") == parse()
     assert parse("network.conv_mode=conv_2D", "network=a21") == parse("network=a21")
+    assert parse("--config=sn", "network.conv_mode=conv_2D") == parse("--config=sn")
     deeper = parse("--config-name", "sn-at.yaml", "network.conv_mode=3D")
     assert deeper == parse("--config", "sn_at") and deeper.data.downsample == 0
     assert deeper.network == networks.UResNet3D(name="sn_at", depth=7)

@@ -35,13 +35,41 @@ def test_defaults_survive_their_dictionary(architecture):
     [
         (
             {"architecture": "unet"},
-            "network.architecture: expected one of uresnet, uresnet3d, segformer, cvt, "
-            "got 'unet'",
+            "network.architecture: expected one of uresnet, uresnet_v21, uresnet3d, "
+            "segformer, cvt, got 'unet'",
         ),
         (
             {"architecture": "segformer", "depth": 6},
             "network.depth: not read by network.architecture=segformer; it is of "
+            "uresnet, uresnet3d, uresnet_v21",
+        ),
+        (
+            {"architecture": "uresnet_v21", "residual": True},
+            "network.residual: not read by network.architecture=uresnet_v21; it is of "
             "uresnet, uresnet3d",
+        ),
+        (
+            {"normalization": "group"},
+            "network.normalization: expected none, batch, layer or instance with "
+            "network.architecture=uresnet, got group",
+        ),
+        (
+            {"architecture": "uresnet_v21", "kernel_size": 4},
+            "network.kernel_size: expected an odd number, got 4",
+        ),
+        (
+            {"architecture": "uresnet_v21", "depthwise": True},
+            "network.depthwise: expected False with network.block_style=residual, got "
+            "True; it is of convnext",
+        ),
+        (
+            {
+                "architecture": "uresnet_v21",
+                "normalization": "group",
+                "n_initial_filters": 6,
+            },
+            "network.n_initial_filters: expected a multiple of 4 with "
+            "network.normalization=group, got 6",
         ),
         (
             {"architecture": "uresnet3d", "block_concat": False},

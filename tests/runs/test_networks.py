@@ -30,6 +30,7 @@ FIELDS = {
 
 
 BITS = {
+    Architecture.URESNET_V21: ("mixed", "block"),
     Architecture.URESNET3D: ("bfloat16", "block"),
     Architecture.SEGFORMER: ("bfloat16", "block"),
     Architecture.CVT: ("mixed", "stage"),

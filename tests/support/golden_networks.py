@@ -16,22 +16,24 @@ import numpy as np
 import pytest
 
 from ctjax import models
-from ctjax.config import fields as config_fields
 from ctjax.config import resolve
 from ctjax.config.architecture import AnyNetwork
+from ctjax.config.choices import LossAverage, LossBalanceScheme
 from ctjax.learning import losses, metrics
 from ctjax.models import torch_weights
 from tests.support.golden import group, read
 
-GROUPS = ("uresnet3d", "segformer", "cvt")
+GROUPS = ("uresnet3d", "v21", "segformer", "cvt")
 
 HEADS = ("classification", "vertex")  # of v2.1, switched off in these files
+
+CONV_MODES = {"conv_2D": "uresnet_v21", "conv_3D": "uresnet3d"}
 
 COUNTERS = "num_batches_tracked"  # of torch's batch normalization; ctjax has none
 
 
 def files() -> list:
-    """Returns parameters of tests: every network's files."""
+    """Returns parameters of tests: every network's files, of those without a head."""
     return _parameters("*.npz")
 
 
@@ -51,21 +53,40 @@ def _parameters(pattern: str) -> list:
         paths = sorted(folder.glob(pattern))
         assert paths, f"no {pattern} in {folder}"
         for path in paths:
+            if path.suffix == ".npz" and has_heads(_config_of(path)):
+                continue
             mark = pytest.mark.xdist_group(f"{name}-{path.stem}")
             label = f"{name}-{path.stem}"
             found.append(pytest.param(path, marks=[*marks, mark], id=label))
     return found
 
 
+def _config_of(path: pathlib.Path) -> dict:
+    with np.load(path) as arrays:
+        return json.loads(str(arrays["config"]))
+
+
+def full_size(counts: pathlib.Path) -> dict:
+    """Returns the networks of a file of parameter counts, of those without a head."""
+    networks = json.loads(counts.read_text())
+    return {
+        name: values
+        for name, values in networks.items()
+        if not has_heads(values["config"])
+    }
+
+
 def network_of(config: dict) -> AnyNetwork:
     """Translates CosmicTagger's fields."""
     fields = {name: value for name, value in config.items() if name not in HEADS}
-    assert not any(config[head]["active"] for head in HEADS if head in config)
-    if fields.pop("conv_mode", None):
-        assert config["conv_mode"] == "conv_3D" and not fields.pop("block_concat")
-        fields["architecture"] = "uresnet3d"
+    assert not has_heads(config)
+    mode = fields.pop("conv_mode", None)
+    if mode != "conv_3D":
+        fields.pop("activation")  # which v2.1 does not read
+    if mode is not None:
+        assert not fields.pop("block_concat")
+        fields["architecture"] = CONV_MODES[mode]
     else:
-        fields.pop("activation")  # which none of them reads
         # Its transformers have their kind for a name; sizes that it has in the code
         # are in `encoder` where a file has others.
         fields["architecture"] = fields["name"]
@@ -75,28 +96,9 @@ def network_of(config: dict) -> AnyNetwork:
     return resolve.build(AnyNetwork, fields, "network.")
 
 
-def v21_loss(scheme: str, logits: jax.Array, label: jax.Array) -> jax.Array:
-    """Computes the loss of v2.1: the sum over the planes of the mean of w x l.
-
-    Args:
-      scheme: none, light, focal or even.
-      logits: [B, P, H, W, K].
-      label: [B, P, H, W].
-    """
-    one_hot = jax.nn.one_hot(label, 3)
-    entropy = -(one_hot * jax.nn.log_softmax(logits)).sum(-1)
-    if scheme == "light":
-        classes = jnp.array([1.0, 1.5, 10.0])
-        weight = one_hot @ classes
-    elif scheme == "focal":
-        probability = jax.lax.stop_gradient(jax.nn.softmax(logits))
-        weight = jnp.square((one_hot * (1 - probability)).sum(-1)) / 3
-    elif scheme == "even":
-        counts = one_hot.sum((0, 2, 3), keepdims=True)
-        weight = (one_hot * (0.3333 / (counts + 1))).sum(-1)
-    else:
-        weight = jnp.ones_like(entropy)
-    return (weight * entropy).mean((0, 2, 3)).sum()
+def has_heads(config: dict) -> bool:
+    """Says whether CosmicTagger's fields ask for a head, of which ctjax has none."""
+    return any(config[head]["active"] for head in HEADS if head in config)
 
 
 class Golden:
@@ -128,10 +130,10 @@ class Golden:
 
     def loss(self, scheme: str, logits: jax.Array) -> jax.Array:
         """Computes the loss of the version that the network is of."""
-        if self.path.parent.name == "uresnet3d":
-            fn = losses.make_loss(config_fields.LossBalanceScheme(scheme))
-            return fn(logits, self.label, self.mask)
-        return v21_loss(scheme, logits, self.label)
+        is_v21 = self.path.parent.name != "uresnet3d"
+        average = LossAverage.PIXELS if is_v21 else LossAverage.WEIGHTS
+        fn = losses.make_loss(LossBalanceScheme(scheme), average=average)
+        return fn(logits, self.label, self.mask)
 
     @functools.cached_property
     def evaluated(self):

@@ -23,6 +23,9 @@ SMALL = {
 }
 
 OTHERS = {
+    Architecture.URESNET_V21: {
+        name: value for name, value in SMALL.items() if name != "filter_size_deepest"
+    },
     Architecture.URESNET3D: SMALL,
     Architecture.SEGFORMER: {
         "in_dims": (4, 8, 10, 16),

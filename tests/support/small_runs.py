@@ -237,8 +237,11 @@ def loss_by_hand(
     charge: np.ndarray,
     scheme: str = "none",
     charged_only: bool = False,
+    average: str = "weights",
 ) -> float:
     """The sum over the planes of the weighted mean of -log p(true class).
+
+    With the average over pixels, of the mean of what is weighted.
 
     Source:
       CosmicTagger, src/networks/torch/LossCalculator.py.
@@ -258,7 +261,11 @@ def loss_by_hand(
             "even": 0.3333 / (np.bincount(true, minlength=3)[true] + 1),
             "focal": (1 - np.exp(own)) ** 2,
         }[scheme]
-        total += (weights * -own).sum() / weights.sum()
+        if average == "pixels":
+            third = 3 if scheme == "focal" else 1
+            total += (weights * -own).mean() / third
+        else:
+            total += (weights * -own).sum() / weights.sum()
     return total
 
 

@@ -7,7 +7,8 @@ import pytest
 from ctjax import models
 from ctjax.config import networks
 from ctjax.config.architecture import AnyNetwork, Architecture
-from ctjax.config.fields import (
+from ctjax.config.choices import (
+    BlockStyle,
     Connection,
     Downsampling,
     GrowthRate,
@@ -20,6 +21,23 @@ from tests.support.small_networks import OTHERS, other_network, random_variables
 pytestmark = pytest.mark.xdist_group("options_of_other_networks")
 
 CHANGES = {
+    Architecture.URESNET_V21: {
+        "bias": False,
+        "normalization": Normalization.INSTANCE,
+        "n_initial_filters": 3,
+        "blocks_per_layer": 2,
+        "blocks_deepest_layer": 2,
+        "blocks_final": 2,
+        "depth": 2,
+        "kernel_size": 5,
+        "bottleneck_deepest": 4,
+        "block_style": BlockStyle.CONVNEXT,
+        "depthwise": True,
+        "connections": Connection.SUM,
+        "growth_rate": GrowthRate.MULTIPLICATIVE,
+        "downsampling": Downsampling.CONVOLUTIONAL,
+        "upsampling": Upsampling.CONVOLUTIONAL,
+    },
     Architecture.URESNET3D: {
         "bias": False,
         "normalization": Normalization.NONE,
@@ -52,7 +70,16 @@ CHANGES = {
         "deepest_heads": 4,
     },
 }
-"""Another value of every field that is the network's own, but for sync_batch_norm."""
+"""Another value of every field that is the network's own, but for two.
+
+`sync_batch_norm` changes nothing on one device, `kernels` nothing but the time.
+"""
+
+BASES = {
+    "growth_rate": {"depth": 2},  # of one level it is the same
+    "depthwise": {"block_style": BlockStyle.CONVNEXT},  # the only one that has it
+}
+"""What else a field needs to make a difference."""
 
 IMAGE = np.random.default_rng(0).exponential(size=(1, 3, 16, 32)).astype(np.float32)
 
@@ -60,7 +87,7 @@ IMAGE = np.random.default_rng(0).exponential(size=(1, 3, 16, 32)).astype(np.floa
 @pytest.mark.parametrize("architecture", OTHERS, ids=lambda a: a.value)
 def test_every_field_has_its_change(architecture):
     # Those of every network are in test_network.py.
-    common = set(networks.field_names(AnyNetwork)) | {"sync_batch_norm"}
+    common = set(networks.field_names(AnyNetwork)) | {"sync_batch_norm", "kernels"}
     names = set(networks.field_names(networks.SECTIONS[architecture]))
     assert set(CHANGES[architecture]) == names - common
 
@@ -86,7 +113,7 @@ def plain():
 )
 def test_scores(plain, architecture, field):
     value = CHANGES[architecture][field]
-    base = {"depth": 2} if field == "growth_rate" else {}  # of one level it is the same
+    base = BASES.get(field, {})
     shapes, logits = scores(architecture, base | {field: value})
     others = scores(architecture, base) if base else plain[architecture]
     if shapes == others[0]:
