@@ -112,7 +112,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--cases",
         type=words,
-        help="some of task2,task3,task4,a21,a21-inference,v21,uresnet3d,segformer,cvt",
+        help="some of task2,task3,task4,a21,a21-inference,v21,uresnet3d,tensorflow,"
+        "segformer,cvt",
     )
     parser.add_argument(
         "--contenders",

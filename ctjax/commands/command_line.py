@@ -85,12 +85,10 @@ def parse_config(
         config["network"] = _load_network(typed.network)
     if "network.architecture" in values:
         architecture = values["network.architecture"]
-        is_mode = "network.architecture" not in typed.fields
-        if is_mode and architecture == original_words.CONV_MODES["2D"]:
-            # Not the only network that convolves planes.
-            own = config["network"]["architecture"]
-            if own in original_words.OTHER_FLAT_NETWORKS:
-                architecture = values["network.architecture"] = own
+        if "network.architecture" not in typed.fields:
+            _, word = typed.chosen["network.architecture"]
+            architecture = _of_group(word, architecture, config["network"])
+            values["network.architecture"] = architecture
         config["network"] = _choose_network(config["network"], architecture)
     if "network.name" in values:
         _check_label(values["network.name"], config["network"])
@@ -103,6 +101,29 @@ def parse_config(
 def _load_network(name: str) -> dict[str, Any]:
     """Loads the network of a configuration, as the original's group `network`."""
     return configuration_files.load(name, "network").to_dict()["network"]
+
+
+def _of_group(word: str, architecture: str, network: Mapping[str, Any]) -> str:
+    """Returns the architecture that a group of the original asks for.
+
+    Args:
+      word: that asks for it.
+      architecture: that the word stands for.
+      network: fields of the configuration's own.
+
+    Raises:
+      ConfigError: the original has no such network in that framework.
+    """
+    own, flat = network["architecture"], original_words.CONV_MODES["2D"]
+    if architecture == flat and own in original_words.OTHER_FLAT_NETWORKS:
+        return own
+    is_framework = architecture in original_words.FRAMEWORKS.values()
+    if is_framework and own not in (flat, architecture):
+        raise ConfigError(
+            f"{word}: expected a configuration with network.architecture={flat}, which "
+            f"is the one that CosmicTagger has there, too; got {own}"
+        )
+    return architecture
 
 
 def _choose_network(network: dict[str, Any], architecture: Any) -> dict[str, Any]:

@@ -46,8 +46,11 @@ CONV_MODES = {
 }
 """What network.architecture is for each value of network.conv_mode."""
 
-OTHER_FLAT_NETWORKS = ("uresnet_v21",)
+OTHER_FLAT_NETWORKS = ("uresnet_v21", "uresnet_tensorflow")
 """Networks that `conv_2D` leaves as they are where a configuration has them."""
+
+FRAMEWORKS = {"tensorflow": "uresnet_tensorflow"}
+"""What network.architecture is for a value of framework.name."""
 
 _LAYOUT = Absent("images have one layout in ctjax", ("channels_last", "channels_first"))
 _ENGINE = "jax computes, and joins the processes by itself"
@@ -55,8 +58,8 @@ _THREADS = "XLA takes the CPUs that the process may use"
 _HEADS = "ctjax has no heads for the vertex and the event's class"
 _ENVIRONMENT = "expected the variable in the environment of the command"
 _TORCH = (
-    "ctjax computes with jax what CosmicTagger's torch code does, and has no variant "
-    "of its TensorFlow code yet"
+    "ctjax computes with jax what CosmicTagger's torch code does, or with tensorflow "
+    "the network of its TensorFlow code"
 )
 
 ABSENT_FIELDS = {

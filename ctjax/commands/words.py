@@ -28,6 +28,7 @@ CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
     "mode": ("mode.name", {mode.value: mode.value for mode in ModeName}),
     "data": ("data.synthetic", {"real": False, "synthetic": True}),
     "network.conv_mode": ("network.architecture", original_words.CONV_MODES),
+    "framework.name": ("network.architecture", original_words.FRAMEWORKS),
 }
 """What field each group of the original stands for, and its value of each choice."""
 
@@ -130,6 +131,7 @@ def _take_flag(
 def _set(words: Words, name: str, text: str) -> None:
     """Takes `FIELD=VALUE` and `GROUP=CHOICE`."""
     word = f"{name}={text}"
+    name = "framework.name" if name == "framework" else name
     name = original_words.SAME_FIELDS.get(name, name)
     if name in typed_values.FIELDS:
         value = typed_values.read(name, text)
@@ -139,17 +141,21 @@ def _set(words: Words, name: str, text: str) -> None:
                 f"{name}={before} has no effect: {name}={value} is typed behind it"
             )
         words.fields[name] = value
-    elif name == "network" or name in CHOICES:
-        _choose(words, name, text)
+    elif name == "network" or (name in CHOICES and not _is_nothing(name, text)):
+        _choose(words, word, name, text)
     else:
-        name = "framework.name" if name == "framework" else name
         _set_nothing(words, word, name, text)
 
 
-def _choose(words: Words, group: str, text: str) -> None:
+def _is_nothing(name: str, text: str) -> bool:
+    """Says whether a group's value is not one of its choices but what ctjax does."""
+    is_choice = text.strip("'\"") in CHOICES[name][1]
+    return not is_choice and name in original_words.ABSENT_FIELDS
+
+
+def _choose(words: Words, word: str, group: str, text: str) -> None:
     """Takes the choice of a group, which says several fields at once."""
     text = text.strip("'\"")
-    word = f"{group}={text}"
     if group == "network":
         if words.network not in (None, text):
             raise ConfigError(
@@ -160,10 +166,17 @@ def _choose(words: Words, group: str, text: str) -> None:
     name, choices = CHOICES[group]
     if text not in choices:
         raise ConfigError(f"{word}: expected one of {', '.join(choices)}")
-    before = words.chosen.get(name)
-    if before is not None and before[0] != choices[text]:
-        raise ConfigError(f"{before[1]} and {word}: expected one of them")
-    words.chosen[name] = (choices[text], word)
+    before, value = words.chosen.get(name), choices[text]
+    if before is not None and before[0] != value:
+        flat = original_words.CONV_MODES["2D"]
+        if flat not in (before[0], value) or not {
+            before[0],
+            value,
+        } & set(original_words.OTHER_FLAT_NETWORKS):
+            raise ConfigError(f"{before[1]} and {word}: expected one of them")
+        # What has 2D convolutions is said by the other word.
+        word, value = (before[1], before[0]) if value == flat else (word, value)
+    words.chosen[name] = (value, word)
 
 
 def _set_nothing(words: Words, word: str, name: str, text: str) -> None:

@@ -12,6 +12,7 @@ class Architecture(enum.Enum):
     URESNET = "uresnet"
     URESNET_V21 = "uresnet_v21"
     URESNET3D = "uresnet3d"
+    URESNET_TENSORFLOW = "uresnet_tensorflow"
     SEGFORMER = "segformer"
     CVT = "cvt"
 

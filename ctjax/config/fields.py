@@ -128,6 +128,7 @@ class Data:
     densify: Densify = option(Densify.HOST, "where dense images are made")
 
 
+BLOCK_CONCAT = "keep the planes apart in the deepest level"
 KERNELS = (
     "which implementation runs convolutions of few features: XLA's, XLA's with "
     "columns of the image as features, or our own for GPUs, fused with "
@@ -185,7 +186,7 @@ class MasterUResNet(AnyUResNet):
 class Network(MasterUResNet):
     """Options of the UResNet; the defaults are CosmicTagger's uresnet."""
 
-    block_concat: bool = option(False, "keep the planes apart in the deepest level")
+    block_concat: bool = option(False, BLOCK_CONCAT)
     kernels: Kernels = option(Kernels.AUTO, KERNELS, keeps_parameters=True)
 
 

@@ -5,7 +5,13 @@ import dataclasses
 from ctjax.base.errors import ConfigError
 from ctjax.config.architecture import ARCHITECTURE, NAME, AnyNetwork, Architecture
 from ctjax.config.choices import BlockStyle, Kernels, Normalization
-from ctjax.config.fields import KERNELS, AnyUResNet, MasterUResNet, Network
+from ctjax.config.fields import (
+    BLOCK_CONCAT,
+    KERNELS,
+    AnyUResNet,
+    MasterUResNet,
+    Network,
+)
 from ctjax.config.option import option
 
 
@@ -34,6 +40,15 @@ class UResNet3D(MasterUResNet):
 
     architecture: Architecture = option(Architecture.URESNET3D, ARCHITECTURE)
     name: str = option("uresnet3d", NAME, keeps_parameters=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class UResNetTensorFlow(MasterUResNet):
+    """Options of the UResNet of CosmicTagger's TensorFlow code."""
+
+    architecture: Architecture = option(Architecture.URESNET_TENSORFLOW, ARCHITECTURE)
+    name: str = option("uresnet_tensorflow", NAME, keeps_parameters=True)
+    block_concat: bool = option(False, BLOCK_CONCAT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +96,7 @@ SECTIONS: dict[Architecture, type[AnyNetwork]] = {
     Architecture.URESNET: Network,
     Architecture.URESNET_V21: UResNetV21,
     Architecture.URESNET3D: UResNet3D,
+    Architecture.URESNET_TENSORFLOW: UResNetTensorFlow,
     Architecture.SEGFORMER: SegFormer,
     Architecture.CVT: CvT,
 }
@@ -130,6 +146,13 @@ def check(network: AnyNetwork) -> None:
         )
     if isinstance(network, UResNetV21):
         _check_v21(network)
+    if isinstance(network, UResNetTensorFlow):
+        if network.normalization in (Normalization.INSTANCE, Normalization.GROUP):
+            raise ConfigError(
+                "network.normalization: expected none, batch or layer with "
+                "network.architecture=uresnet_tensorflow, got "
+                f"{network.normalization.value}"
+            )
     if isinstance(network, UResNet3D):
         # CosmicTagger's layer normalization is over the columns, and raises.
         if network.normalization not in (Normalization.BATCH, Normalization.NONE):

@@ -165,7 +165,7 @@ def restore_weights(
     """
     if not import_weights.is_foreign(location):
         return checkpoint.restore_weights(location, variables, config, processes)
-    found, step = import_weights.read_weights(location, variables, config.network.name)
+    found, step = import_weights.read_weights(location, variables, config.network)
     if processes.count > 1:
         join.check_alike({f"weights of {location}": checksums.sum_arrays(found)})
     return {

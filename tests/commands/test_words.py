@@ -105,7 +105,13 @@ MISTAKES = [
     ("mode=iotest mode.name=train", "mode=iotest and mode.name=train contradict each"),
     ("data=mine", "data=mine: expected one of real, synthetic"),
     ("data=real data.synthetic=True", "data=real and data.synthetic=True contradict"),
-    ("framework=tensorflow", "framework=tensorflow: .* no variant of its Tensor"),
+    (
+        "--config cvt framework=tensorflow",
+        "framework=tensorflow: .*=uresnet, .* got cv",
+    ),
+    ("--config sn framework.name=tensorflow", "e=tensorflow: .*; got uresnet_v21"),
+    ("framework=tensorflow network.conv_mode=3D", "framework=tensorf.* and network.co"),
+    ("framework=tensorflow network.kernels=xla", "kernels: not read by .*=uresnet_ten"),
     ("framework.name=lightning", "framework.name=lightning: .*; expected torch or jax"),
     # Fields with another name, or none.
     ("iterations=5", "iterations: no such field; did you mean run.iterations?"),
@@ -263,6 +269,19 @@ def test_the_other_networks_of_the_original(name):
     assert parse("network=uresnet", architecture).network == network
 
 
+def test_the_original_s_other_framework():
+    expected = networks.UResNetTensorFlow()
+    for word in ("framework=tensorflow", "framework.name=tensorflow"):
+        assert parse(word).network == expected
+        assert parse(word, "network.conv_mode=conv_2D").network == expected
+        assert parse("network.conv_mode=2D", word).network == expected
+    found = parse("--config", "SCC_21.yaml", "framework=tensorflow").network
+    assert found.normalization is Normalization.NONE and not found.residual
+    own = parse("network=uresnet_tensorflow", "framework=tensorflow").network
+    assert own == networks.UResNetTensorFlow()
+    assert parse("framework=torch", "--config=sn").network.n_initial_filters == 64
+
+
 def test_the_original_s_modes_of_convolution():
     assert parse("network.conv_mode=conv_3D") == parse("network=uresnet3d")
     assert parse("network=uresnet3d", "network.conv_mode=2D") == parse()
@@ -352,7 +371,8 @@ def test_every_field_of_the_original_is_taken(word):
     config, notes = read(word)
     name = word.partition("=")[0]
     name = original_words.SAME_FIELDS.get(name, name)
-    is_read = name in field_types(type(config)) or name in words.CHOICES
+    choices = words.CHOICES.get(name, ("", ()))[1]
+    is_read = name in field_types(type(config)) or word.partition("=")[2] in choices
     assert is_read is not bool(notes)
 
 

@@ -36,17 +36,17 @@ def test_defaults_survive_their_dictionary(architecture):
         (
             {"architecture": "unet"},
             "network.architecture: expected one of uresnet, uresnet_v21, uresnet3d, "
-            "segformer, cvt, got 'unet'",
+            "uresnet_tensorflow, segformer, cvt, got 'unet'",
         ),
         (
             {"architecture": "segformer", "depth": 6},
             "network.depth: not read by network.architecture=segformer; it is of "
-            "uresnet, uresnet3d, uresnet_v21",
+            "uresnet, uresnet3d, uresnet_tensorflow, uresnet_v21",
         ),
         (
             {"architecture": "uresnet_v21", "residual": True},
             "network.residual: not read by network.architecture=uresnet_v21; it is of "
-            "uresnet, uresnet3d",
+            "uresnet, uresnet3d, uresnet_tensorflow",
         ),
         (
             {"normalization": "group"},
@@ -74,7 +74,12 @@ def test_defaults_survive_their_dictionary(architecture):
         (
             {"architecture": "uresnet3d", "block_concat": False},
             "network.block_concat: not read by network.architecture=uresnet3d; it is "
-            "of uresnet",
+            "of uresnet, uresnet_tensorflow",
+        ),
+        (
+            {"architecture": "uresnet_tensorflow", "normalization": "instance"},
+            "network.normalization: expected none, batch or layer with "
+            "network.architecture=uresnet_tensorflow, got instance",
         ),
         (
             {"decoder_dim": 3},

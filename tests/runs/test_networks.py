@@ -32,6 +32,7 @@ FIELDS = {
 BITS = {
     Architecture.URESNET_V21: ("mixed", "block"),
     Architecture.URESNET3D: ("bfloat16", "block"),
+    Architecture.URESNET_TENSORFLOW: ("bfloat16", "stage"),
     Architecture.SEGFORMER: ("bfloat16", "block"),
     Architecture.CVT: ("mixed", "stage"),
 }
@@ -72,6 +73,8 @@ def test_training_in_few_bits_with_much_of_it_computed_twice(tmp_path, architect
     inference.run(apply)
     assert len(read_table(tmp_path / "applied", "inference_metrics.csv")) == 4
 
+    if architecture is Architecture.URESNET_TENSORFLOW:
+        return  # torch has no use for its weights
     weights = str(tmp_path / "weights.npz")
     export_weights.export_weights(str(folder), weights)
     import_weights.import_weights(weights, apply, str(tmp_path / "back"))

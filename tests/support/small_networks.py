@@ -27,6 +27,7 @@ OTHERS = {
         name: value for name, value in SMALL.items() if name != "filter_size_deepest"
     },
     Architecture.URESNET3D: SMALL,
+    Architecture.URESNET_TENSORFLOW: SMALL,
     Architecture.SEGFORMER: {
         "in_dims": (4, 8, 10, 16),
         "depths": (1, 1, 1, 1),
