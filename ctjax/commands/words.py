@@ -167,16 +167,16 @@ def _choose(words: Words, word: str, group: str, text: str) -> None:
     if text not in choices:
         raise ConfigError(f"{word}: expected one of {', '.join(choices)}")
     before, value = words.chosen.get(name), choices[text]
-    if before is not None and before[0] != value:
-        flat = original_words.CONV_MODES["2D"]
-        if flat not in (before[0], value) or not {
-            before[0],
-            value,
-        } & set(original_words.OTHER_FLAT_NETWORKS):
-            raise ConfigError(f"{before[1]} and {word}: expected one of them")
-        # What has 2D convolutions is said by the other word.
-        word, value = (before[1], before[0]) if value == flat else (word, value)
-    words.chosen[name] = (value, word)
+    if before is None or _is_said_by(before[0], value):
+        words.chosen[name] = (value, word)
+    elif before[0] != value and not _is_said_by(value, before[0]):
+        raise ConfigError(f"{before[1]} and {word}: expected one of them")
+
+
+def _is_said_by(value: Any, other: Any) -> bool:
+    """Says whether one choice is part of the other: 2D convolutions of networks."""
+    is_flat = value == original_words.CONV_MODES["2D"]
+    return is_flat and other in original_words.OTHER_FLAT_NETWORKS
 
 
 def _set_nothing(words: Words, word: str, name: str, text: str) -> None:
