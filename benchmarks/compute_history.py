@@ -152,24 +152,19 @@ def _measured(runs: list[dict]) -> list[str]:
         for case in run["cases"]:
             cells = compute_report.cells_of(case)
             rows = cases.setdefault(compute_report.words_of(case), [])
-            rows += [[run["machine"]["commit"], *_without_processor(c)] for c in cells]
+            where = [run["machine"]["commit"], _device_of(case)]
+            rows += [[*where, *_without_processor(one)] for one in cells]
     header = [_without_processor(_split(line)) for line in compute_report.HEADER]
     lines = [COLUMNS]
     for words, rows in cases.items():
         lines += [f"### {words}", ""]
-        lines += [_line(["commit", *header[0]]), _line(["---", *header[1]])]
+        lines += [_line(["commit", "GPU", *header[0]])]
+        lines += [_line(["---", "---", *header[1]])]
         lines += [*map(_line, rows), ""]
     lines += ["### Runs", ""]
     for run in runs:
         best = run["limits"]["best"]
-        kinds = sorted(
-            {
-                row["device"]
-                for c in run["cases"]
-                for row in c["rows"]
-                if "device" in row
-            }
-        )
+        kinds = sorted({_device_of(case) for case in run["cases"]})
         rates = ", ".join(
             f"{best[name] / 1e12:.0f} Tflop/s of {name}"
             for name in best
@@ -181,6 +176,12 @@ def _measured(runs: list[dict]) -> list[str]:
             f"{machine.words(run['machine'])}; `{run['command']}`"
         )
     return [*lines, ""]
+
+
+def _device_of(case: dict) -> str:
+    """Returns the name of the GPU that ctjax ran on, "" where it did not."""
+    names = (row["device"] for row in case["rows"] if "device" in row)
+    return next(names, "").removeprefix("NVIDIA ")
 
 
 def _split(line: str) -> list[str]:

@@ -47,8 +47,10 @@ has() { "$python" -c "import importlib.util as u, sys; sys.exit(not u.find_spec(
 for module in jax flax optax orbax h5py torch numpy yaml; do
     has "$module" || { echo "gpu.sh: $python has no $module" >&2; exit 1; }
 done
-missing=()
-for pair in absl:absl-py ml_collections:ml_collections rich:rich \
+missing=() kernels=()
+# The fused kernels; there is no jax-triton for an older Python.
+"$python" -c "import sys; sys.exit(sys.version_info < (3, 12))" && kernels=(jax_triton:jax-triton)
+for pair in "${kernels[@]}" absl:absl-py ml_collections:ml_collections rich:rich \
     markdown_it:markdown-it-py mdurl:mdurl pygments:Pygments pytest:pytest \
     iniconfig:iniconfig pluggy:pluggy packaging:packaging; do
     has "${pair%%:*}" || missing+=("${pair##*:}")

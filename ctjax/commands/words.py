@@ -198,6 +198,9 @@ def _set_nothing(words: Words, word: str, name: str, text: str) -> None:
                 f"{name}: no such field but a group of them; expected "
                 f"{name}.FIELD=VALUE"
             )
+        near = difflib.get_close_matches(name, SECTIONS, n=1)
+        if near and "." not in name:
+            raise ConfigError(f"{name}: no such field; did you mean {near[0]}?")
         return resolve.check_name(name)
     harmless = [value.lower() for value in absent.harmless]
     if text.strip("'\"").lower() not in harmless:

@@ -131,9 +131,10 @@ class Data:
 BLOCK_CONCAT = "keep the planes apart in the deepest level"
 KERNELS = (
     "which implementation runs convolutions of few features: XLA's, XLA's with "
-    "columns of the image as features, or our own for GPUs, fused with "
-    "normalization and activation (auto: columns on GPUs where they were measured "
-    "to be faster, xla elsewhere; fused has not been measured)"
+    "columns of the image as features, or our own for GPUs, fused with bias, "
+    "residual sum and activation, and columns for what they do not take (auto: "
+    "fused on GPUs with jax-triton, columns on others where they were measured to "
+    "be faster, xla elsewhere)"
 )
 
 

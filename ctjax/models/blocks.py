@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from ctjax.config.fields import Normalization
-from ctjax.models.kernels import activation, block
+from ctjax.models.kernels import activation, block, gpu
 from ctjax.models.layers import Convolution
 from ctjax.models.normalization import (
     BATCH_NORM_EPSILON,
@@ -42,8 +42,8 @@ class Block(nn.Module):
         cheaper before it; the normalization does not commute.
       dtype: compute type.
       axis_name: as in `BatchNorm`.
-      is_fused: whether GPUs use kernels that normalize and activate as well, where
-        there are any, see `kernels.gpu`.
+      is_fused: whether GPUs use kernels of our own where there are any, see
+        `kernels.gpu`; None where they are faster.
       has_columns: whether columns of the image become features where there are few,
         see `kernels.columns`; None where that is faster.
       make_norm: makes the layer that normalizes without running statistics; None for
@@ -61,7 +61,7 @@ class Block(nn.Module):
     upsample: Callable[[jax.Array], jax.Array] | None = None
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
-    is_fused: bool = False
+    is_fused: bool | None = False
     has_columns: bool | None = None
     make_norm: Callable[..., nn.Module] | None = None
 
@@ -85,11 +85,10 @@ class Block(nn.Module):
 
     def __call__(
         self,
-        x: block.Images | block.Unfinished,
+        x: block.Images,
         train: bool,
         residual: jax.Array | None = None,
-        may_stay_unfinished: bool = False,
-    ) -> Any:
+    ) -> jax.Array:
         """Maps [N, H, W, C] to [N, H', W', features].
 
         Args:
@@ -97,8 +96,6 @@ class Block(nn.Module):
           train: whether batch normalization takes their own statistics.
           residual: like the result, added before an activation; such a block has no
             other.
-          may_stay_unfinished: whether another block is the only reader of the result,
-            and may normalize and activate it.
         """
         kernel, bias = self.conv.parameters(x)
         call = block.ConvolutionCall(
@@ -110,7 +107,6 @@ class Block(nn.Module):
             and self.convolution.is_over_all_features,
             is_fused=self.is_fused,
             has_columns=self.has_columns,
-            num_planes=self.num_planes,
             dtype=self.dtype,
         )
         if self.normalization is Normalization.BATCH and train:
@@ -118,10 +114,7 @@ class Block(nn.Module):
             return block.by_statistics(
                 call,
                 functools.partial(self.norm, bias=bias, slope=slope),
-                functools.partial(self.norm.affine_of_sums, bias=bias),
                 residual,
-                self.is_activated,
-                may_stay_unfinished,
             )
         if self.normalization not in (Normalization.BATCH, Normalization.NONE):
             y = self.norm(block.by_known_affine(call, None, bias, None, False))
@@ -137,6 +130,29 @@ class Block(nn.Module):
         y = self.conv.convolve(x, kernel)
         return y if self.upsample is None else self.upsample(y)
 
+    def is_in_series(self, x: jax.Array, train: bool) -> bool:
+        """Says whether `kernels.gpu.series` computes it, with its neighbours.
+
+        Args:
+          x: [N, H, W, C].
+          train: as above.
+        """
+        shape = self.kernel_size, self.kernel_size, x.shape[-1], self.features
+        is_affine_known = self.normalization is Normalization.NONE or (
+            self.normalization is Normalization.BATCH and not train
+        )
+        return is_affine_known and gpu.takes(x.shape, shape, self.dtype, self.is_fused)
+
+    def parameters_in_series(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns kernel and bias, float32, with the known affine map in them."""
+        kernel, bias = self.conv.parameters(x)
+        if self.normalization is Normalization.BATCH:
+            gain, bias = self.norm.affine(bias)
+            kernel = kernel * gain[None, None, None]
+        if bias is None:
+            bias = jnp.zeros_like(kernel, shape=kernel.shape[-1:])
+        return kernel, bias
+
 
 class ResidualBlock(nn.Module):
     """Adds its input to the result of two blocks and activates the sum.
@@ -147,12 +163,18 @@ class ResidualBlock(nn.Module):
 
     block: Callable[..., Block]
 
-    @nn.compact
+    def setup(self) -> None:
+        """Makes the two blocks."""
+        self.convolution_1 = self.block()
+        self.convolution_2 = self.block(is_activated=False)
+
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps [N, H, W, C] to the same shape."""
-        first = self.block(name="convolution_1")
-        second = self.block(name="convolution_2", is_activated=False)
-        return second(first(x, train, may_stay_unfinished=True), train, residual=x)
+        return self.convolution_2(self.convolution_1(x, train), train, residual=x)
+
+    def blocks(self) -> list[Block]:
+        """Returns the two blocks."""
+        return [self.convolution_1, self.convolution_2]
 
 
 class BlockSeries(nn.Module):
@@ -178,14 +200,29 @@ class BlockSeries(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps [N, H, W, C] to the same shape."""
-
-        def unit(series, x, name):
-            if series.residual:
-                return series.residual_block(series.block, name=name)(x, train)
-            return series.block(name=name)(x, train)
-
-        if self.is_recomputed:
-            unit = nn.remat(unit, static_argnums=(2,))
-        for index in range(self.n_blocks):
-            x = unit(self, x, f"{self.block_name}_{index}")
+        names = tuple(f"{self.block_name}_{index}" for index in range(self.n_blocks))
+        if not self.is_recomputed:
+            return _apply(self, x, train, names)
+        recomputed: Any = nn.remat(_apply, static_argnums=(2, 3))
+        for name in names:
+            x = recomputed(self, x, train, (name,))
         return x
+
+
+def _apply(series, x, train, names) -> jax.Array:
+    """Applies blocks of a series, in one where the kernels for GPUs can."""
+    if series.residual:
+        units = [series.residual_block(series.block, name=name) for name in names]
+        parts = [part for unit in units for part in unit.blocks()]
+    else:
+        units = parts = [series.block(name=name) for name in names]
+    if parts and parts[0].is_in_series(x, train):
+        x = x.astype(parts[0].dtype)
+        kernels, biases = zip(
+            *(part.parameters_in_series(x) for part in parts), strict=True
+        )
+        result: Any = gpu.series(x, kernels, biases, series.residual)
+        return result
+    for unit in units:
+        x = unit(x, train)
+    return x

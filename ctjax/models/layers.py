@@ -10,14 +10,16 @@ import jax
 import jax.numpy as jnp
 
 from ctjax.models.kernels import convolution
-from ctjax.models.kernels.block import Images, Unfinished
+from ctjax.models.kernels.block import Images
 
 
+@jax.custom_vjp
 def upsample_bilinear(x: jax.Array) -> jax.Array:
     """Doubles rows and columns by bilinear interpolation at half-pixel centres.
 
     Written as shifted sums: `jax.image.resize` contracts each axis with a dense matrix,
-    half of the network's arithmetic at full resolution.
+    half of the network's arithmetic at full resolution. Nothing is concatenated, which
+    XLA would compute apart from what follows, and the gradient is such a sum, too.
 
     Args:
       x: [N, H, W, C].
@@ -27,18 +29,54 @@ def upsample_bilinear(x: jax.Array) -> jax.Array:
       torch.nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False).
     """
     for axis in (1, 2):
+        before = jnp.where(_is_at(x, axis, 0), x, _shifted(x, axis, 1))
+        after = jnp.where(_is_at(x, axis, -1), x, _shifted(x, axis, -1))
         size = x.shape[axis]
-        first = jax.lax.slice_in_dim(x, 0, 1, axis=axis)
-        last = jax.lax.slice_in_dim(x, size - 1, size, axis=axis)
-        before = jnp.concatenate(
-            [first, jax.lax.slice_in_dim(x, 0, size - 1, axis=axis)], axis
+        pair = (*x.shape[: axis + 1], 2, *x.shape[axis + 1 :])
+        x, before, after = (
+            jnp.broadcast_to(jnp.expand_dims(part, axis + 1), pair)
+            for part in (x, before, after)
         )
-        after = jnp.concatenate(
-            [jax.lax.slice_in_dim(x, 1, size, axis=axis), last], axis
-        )
-        pair = jnp.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], axis + 1)
-        x = pair.reshape(*x.shape[:axis], 2 * size, *x.shape[axis + 1 :])
+        nearest = jnp.where(_is_at(x, axis + 1, 0), before, after)
+        x = 0.75 * x + 0.25 * nearest
+        x = x.reshape(*pair[:axis], 2 * size, *pair[axis + 2 :])
     return x
+
+
+def _upsample_forward(x):
+    return upsample_bilinear(x), None
+
+
+def _upsample_backward(_, gradient):
+    for axis in (2, 1):
+        shape = gradient.shape
+        pair = (*shape[:axis], shape[axis] // 2, 2, *shape[axis + 1 :])
+        first, second = (
+            jax.lax.index_in_dim(gradient.reshape(pair), i, axis + 1, keepdims=False)
+            for i in (0, 1)
+        )
+        # Of the next pixel's first and of the one before's second, which took a quarter
+        # of this one; at the edges of its own.
+        after = jnp.where(_is_at(first, axis, -1), second, _shifted(first, axis, -1))
+        before = jnp.where(_is_at(first, axis, 0), first, _shifted(second, axis, 1))
+        gradient = 0.75 * (first + second) + 0.25 * (before + after)
+    return (gradient,)
+
+
+upsample_bilinear.defvjp(_upsample_forward, _upsample_backward)
+
+
+def _shifted(x, axis, by):
+    """Moves the values of an axis; zeros come in."""
+    edges = [(0, 0, 0)] * x.ndim
+    edges[axis] = (by, -by, 0)
+    return jax.lax.pad(x, jnp.zeros((), x.dtype), edges)
+
+
+def _is_at(x, axis, index):
+    """Says of every value whether it lies at this index of an axis."""
+    here = jax.lax.broadcasted_iota(jnp.int32, x.shape, axis)
+    return here == index % x.shape[axis]
 
 
 def _windows(x: jax.Array) -> list[jax.Array]:
@@ -146,7 +184,7 @@ class Convolution(nn.Module):
         )
 
     @nn.compact
-    def parameters(self, x: Images | Unfinished) -> tuple[jax.Array, jax.Array | None]:
+    def parameters(self, x: Images) -> tuple[jax.Array, jax.Array | None]:
         """Returns the kernel [k, k, C, features] for `x` and the bias, float32."""
         parts = x if isinstance(x, tuple) else (x,)
         inputs = sum(part.shape[-1] for part in parts)

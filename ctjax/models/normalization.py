@@ -7,8 +7,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ctjax.models.kernels import gpu
-
 BATCH_NORM_EPSILON = 1e-5  # torch.nn.BatchNorm2d's default
 BATCH_NORM_MOMENTUM = 0.1  # likewise; the weight of the new minibatch
 LAYER_NORM_EPSILON = 1e-3  # tf.keras.layers.LayerNormalization's default
@@ -68,27 +66,6 @@ class BatchNorm(nn.Module):
         count = planes.size // (self.num_planes * self.features)
         self._update(batch_mean, batch_var, count, bias)
         return y.reshape(x.shape)
-
-    def affine_of_sums(
-        self, sums: gpu.Statistics, count: int, bias: jax.Array | None
-    ) -> gpu.Affine:
-        """Returns the affine map of these sums, and updates the running statistics.
-
-        Args:
-          sums: of values and of their squares, [P, C] each.
-          count: pixels of a plane that were summed.
-          bias: as above.
-
-        Returns:
-          Gain and offset of each plane, [P, C].
-        """
-        mean, square = (_mean_of_devices(x / count, self.axis_name) for x in sums)
-        # Rounding may make the variance of a constant negative.
-        var = jnp.maximum(square - mean * mean, 0.0)
-        stopped = jax.lax.stop_gradient((mean, var))
-        self._update(*stopped, count, bias)
-        gain = self.scale[None] * jax.lax.rsqrt(var + self.epsilon)
-        return gain, self.shift[None] - mean * gain
 
     def _update(self, batch_mean, batch_var, count, bias):
         """Updates the running statistics, plane after plane."""

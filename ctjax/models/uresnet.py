@@ -19,6 +19,7 @@ from ctjax.config.fields import (
     Upsampling,
 )
 from ctjax.models import blocks, layers
+from ctjax.models.kernels.block import ConvolutionCall
 from ctjax.models.pixel_network import (
     ImageRule,
     PixelNetwork,
@@ -26,8 +27,10 @@ from ctjax.models.pixel_network import (
     unfold,
 )
 
-HAS_COLUMNS = {Kernels.AUTO: None, Kernels.COLUMNS: True}
-"""Whether columns become features, see `blocks.Block`; else they do not."""
+HAS_COLUMNS = {Kernels.AUTO: None, Kernels.COLUMNS: True, Kernels.FUSED: None}
+IS_FUSED = {Kernels.AUTO: None, Kernels.FUSED: True}
+"""Whether columns become features and whether kernels of our own are used, see
+`blocks.Block`; where it is not said, they are not."""
 
 
 class MaxPoolingDownsample(nn.Module):
@@ -186,7 +189,7 @@ def common_block(
         num_planes=constants.NUM_PLANES,
         dtype=dtype,
         axis_name=axis_name if network.sync_batch_norm else None,
-        is_fused=network.kernels is Kernels.FUSED,
+        is_fused=IS_FUSED.get(network.kernels, False),
         has_columns=HAS_COLUMNS.get(network.kernels, False),
         **changes,
     )
@@ -265,14 +268,24 @@ class UResNet(PixelNetwork):
             config.blocks_final,
             name="final_layer",
         )(x, train)
-        logits, bias = layers.Convolution(
+        bottleneck = layers.Convolution(
             constants.NUM_CLASSES,
             kernel_size=1,
             use_bias=config.bias,
             dtype=self.dtype,
             name="bottleneck",
-        )(x)
-        logits = logits.astype(jnp.float32)
+        )
+        kernel, bias = bottleneck.parameters(x)
+        call = ConvolutionCall(
+            x=x,
+            kernel=kernel,
+            plain=bottleneck.convolve,
+            is_alone=True,
+            is_fused=False,
+            has_columns=HAS_COLUMNS.get(config.kernels, False),
+            dtype=self.dtype,
+        )
+        logits = call.result().astype(jnp.float32)
         if bias is not None:
             logits = logits + bias[None, None, None]
         return unfold(logits)

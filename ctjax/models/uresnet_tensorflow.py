@@ -62,12 +62,8 @@ class Block(nn.Module):
         x: Any,
         train: bool,
         residual: jax.Array | None = None,
-        may_stay_unfinished: bool = False,
     ) -> jax.Array:
-        """Maps [N, H, W, C] to [N, H', W', features]; as `blocks.Block`.
-
-        Nothing stays unfinished: no kernel has another slope than torch's.
-        """
+        """Maps [N, H, W, C] to [N, H', W', features]; as `blocks.Block`."""
         y, bias = self.convolution(
             self.features,
             self.kernel_size,
@@ -107,6 +103,11 @@ class Block(nn.Module):
                 )(y)
             y = leaky_relu(y, slope)
         return y if residual is None else leaky_relu(y + residual, SLOPE)
+
+    @nn.nowrap
+    def is_in_series(self, x: jax.Array, train: bool) -> bool:
+        """Says that no kernel has another slope than torch's."""
+        return False
 
 
 def leaky_relu(x: jax.Array, slope: float) -> jax.Array:

@@ -94,6 +94,11 @@ class ConvNextBlock(nn.Module):
         y = linear(features=features, kernel_size=1, name="convolution_3")(y, train)
         return x + y
 
+    @nn.nowrap
+    def blocks(self) -> list[blocks.Block]:
+        """Returns no blocks that a kernel could compute in a series."""
+        return []
+
 
 class Upsample(nn.Module):
     """Normalizes, doubles rows and columns by a convolution, and activates.

@@ -115,18 +115,15 @@ def make_network(
 
     Raises:
       ConfigError: the network does not take images of that size, or
-        network.kernels=fused is asked for on a GPU with a jax that does not have Pallas
-        for Triton.
+        network.kernels=fused is asked for on a GPU without what they need.
     """
+    missing = gpu.missing()
     if (
         getattr(config.network, "kernels", None) is Kernels.FUSED
         and jax.default_backend() == "gpu"
-        and not gpu.is_available()
+        and missing
     ):
-        raise ConfigError(
-            "network.kernels=fused: expected a jax with Pallas for Triton, jax "
-            f"{jax.__version__} has none"
-        )
+        raise ConfigError(f"network.kernels=fused: expected {missing}")
     dtype = POLICIES[config.run.precision].compute_type
     model = models.make(config.network, dtype, sharding.EVENT_AXIS, config.run.remat)
     height, width = image_shape

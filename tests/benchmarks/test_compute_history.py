@@ -88,14 +88,14 @@ def test_runs_of_a_commit_are_read_again(tmp_path):
 
 def test_the_page_has_every_commit_in_order(tmp_path):
     for commit, date, seconds in (("b", "2026-02-01", 1.0), ("a", "2026-03-01", 0.5)):
-        ours = row("ctjax", seconds)
+        ours = row("ctjax", seconds, device="NVIDIA G")
         compute_history.write(result(commit, case("task3", ours), date=date), tmp_path)
     lines = (tmp_path / "gpu.md").read_text().splitlines()
     (heading,) = [line for line in lines if line.startswith("### Task of")]
     assert heading.endswith("1280 x 2048, minibatch 2")
     table = [line for line in lines if line.startswith("|")]
-    assert table[2].startswith("| b | ctjax | 2 |")
-    assert table[3].startswith("| a | ctjax | 4 |")
+    assert table[2].startswith("| b | G | ctjax | 2 |")
+    assert table[3].startswith("| a | G | ctjax | 4 |")
     assert {line.count("|") for line in table} == {table[0].count("|")}
     assert [line[:4] for line in lines if line.startswith("- ")] == ["- b ", "- a "]
 

@@ -78,6 +78,7 @@ MISTAKES = [
     ("run.minibatch_size=1,2", "run.minibatch_size: expected int, got '1,2'"),
     ("run.id=${run.seed}", "run.id: expected the value itself, got .*run.seed"),
     ("run.id=???", r"run.id: expected a value, got \?\?\?"),
+    ("mod=iotest", r"mod: no such field; did you mean mode\?"),
     ("run={id:a}", "run: no such field but a group of them; expected run.FIELD=VALUE"),
     ("run.id=[a,b]", r"run.id: expected one value, got \[a,b\]"),
     # Configurations and networks that are not here.

@@ -48,6 +48,25 @@ def test_bilinear_agrees_with_image_resize():
     )
 
 
+@pytest.mark.parametrize("shape", [(2, 5, 7, 3), (1, 1, 2, 1)])
+def test_the_gradient_of_bilinear_is_its_transpose(shape):
+    def by_gather(x):
+        for axis in (1, 2):
+            size = x.shape[axis]
+            nearest = np.arange(2 * size) // 2
+            other = nearest + np.where(np.arange(2 * size) % 2, 1, -1)
+            other = other.clip(0, size - 1)
+            x = 0.75 * jnp.take(x, nearest, axis) + 0.25 * jnp.take(x, other, axis)
+        return x
+
+    x = random_array(*shape)
+    expected, pull = jax.vjp(by_gather, x)
+    found, pull_found = jax.vjp(layers.upsample_bilinear, x)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    gradient = random_array(*expected.shape)
+    np.testing.assert_allclose(*pull_found(gradient), *pull(gradient), atol=1e-6)
+
+
 def reduce_window(x):
     return jax.lax.reduce_window(
         x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID"

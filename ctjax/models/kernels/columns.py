@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from ctjax.models.kernels.convolution import DIMENSION_NUMBERS
 
-MEASURED = ((5, 1, 16), (3, 16, 16), (3, 32, 32))
+MEASURED = ((5, 1, 16), (3, 16, 16), (3, 32, 32), (1, 16, 3))
 """Size, features and outputs of the kernels that are faster so on a GPU.
 
 docs/compute.md has the times, which chose the numbers below too."""
@@ -40,13 +40,14 @@ def count(
     if is_wanted is None:
         is_measured = (size, features, outputs) in MEASURED
         is_wanted = is_measured and jax.default_backend() == "gpu"
-    if not is_wanted or size == 1:
-        return 1
-    for columns in COUNTS:
-        is_narrow = columns * features <= WIDTH
-        if is_narrow and shape[2] % columns == 0 and size // 2 <= columns:
-            return columns
-    return 1
+    columns = most(shape) if is_wanted else 1
+    return columns if size // 2 <= columns else 1
+
+
+def most(shape: tuple[int, ...]) -> int:
+    """Returns how many columns of images [N, H, W, C] make features that are wide."""
+    fitting = (s for s in COUNTS if s * shape[3] <= WIDTH and shape[2] % s == 0)
+    return next(fitting, 1)
 
 
 def fold(x: jax.Array, columns: int) -> jax.Array:
@@ -71,8 +72,12 @@ def spread(kernel: jax.Array, columns: int) -> jax.Array:
     Returns:
       [k, 3, s C, s F]: column j of the output takes column a of block t of the input
       by the kernel's column (t - 1) s + a - j + (k - 1) / 2, by 0 where there is none.
+      Of a kernel of one pixel, which reaches no other block, [1, 1, s C, s F].
     """
     size, _, features, outputs = kernel.shape
+    if size == 1:
+        blocks = jnp.einsum("aj,cf->acjf", jnp.eye(columns), kernel[0, 0])
+        return blocks.reshape(1, 1, columns * features, columns * outputs)
     first = columns - size // 2
     shifted = [
         jnp.pad(
@@ -96,10 +101,13 @@ def convolve(x: jax.Array, kernel: jax.Array, columns: int) -> jax.Array:
     Returns:
       [N, H, W / s, s F], of the type of `x`.
     """
+    matrices = spread(kernel, columns).astype(x.dtype)
+    if kernel.shape[0] == 1:
+        return jnp.einsum("nhwc,cf->nhwf", x, matrices[0, 0])
     padding = kernel.shape[0] // 2
     return jax.lax.conv_general_dilated(
         x,
-        spread(kernel, columns).astype(x.dtype),
+        matrices,
         window_strides=(1, 1),
         padding=[(padding, padding), (1, 1)],
         dimension_numbers=DIMENSION_NUMBERS,

@@ -1,287 +1,397 @@
-"""Computes convolutions with normalization and activation on NVIDIA GPUs.
+"""Computes convolutions with bias, residual sum and activation on NVIDIA GPUs.
 
-Where an image has few features its bytes are what a step costs, and a convolution of
-the library, which knows nothing of its neighbours, has them read and written three
-times more than needed. These kernels apply the affine part of a normalization and the
-activation to what they read, and sum what the next normalization needs of what they
-write. They must agree with the plain computation of `ctjax.models.kernels.block`.
-
-Written in Pallas for Triton, whose removal jax 0.11 and later announce; gradients are
-XLA's own.
+Where an image has few features its bytes are what a step costs. A convolution of the
+library has its result written, read and written again for what follows, and leaves
+half of the matrix units to padding. These kernels do all of it in one pass, as the
+gradients do with the activation's derivative and with the bias's gradient. Written in
+Triton (`gpu_programs`), called by jax-triton, which compiles them without a GPU too.
 """
 
 import functools
+import importlib.metadata
 import importlib.util
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
 
 from ctjax.models.kernels import convolution
 from ctjax.models.kernels.activation import SLOPE
 
-SIZES = (16, 32)
-"""Features that are taken: a power of 2, as Triton's blocks are, and of few bytes."""
-
 KERNEL = 3
-COLUMNS = 64  # of a row at a time: 9 products of 64 x C by C x F
-ROWS = 4  # one after the other, whose sums a program keeps
+REACH = 4  # columns that a kernel reaches from two neighbouring columns
 
-Statistics = tuple[jax.Array, jax.Array]
-Affine = tuple[jax.Array, jax.Array]
+
+class Strip(NamedTuple):
+    """Says what one program of a kernel works on, and with how many threads.
+
+    Attributes:
+      pairs: of columns.
+      rows: of the image.
+      warps: of 32 threads.
+      stages: rows that are loaded ahead, and the one that is used.
+    """
+
+    pairs: int
+    rows: int
+    warps: int
+    stages: int
+
+
+CONVOLUTIONS = {
+    (16, 2): Strip(64, 64, 4, 3),
+    (32, 2): Strip(128, 64, 8, 3),
+    (8, 2): Strip(64, 64, 4, 3),
+    (8, 4): Strip(64, 64, 4, 3),
+    (16, 4): Strip(64, 64, 4, 3),
+}
+"""By features and bytes of a number: what was fastest, docs/compute.md has the times.
+32 features of four bytes are missing because the library is faster."""
+
+KERNEL_GRADIENTS = {
+    (16, 2): Strip(64, 160, 4, 3),
+    (32, 2): Strip(64, 80, 4, 3),
+    (8, 2): Strip(64, 80, 4, 3),
+    (8, 4): Strip(64, 80, 4, 1),
+    (16, 4): Strip(64, 80, 4, 1),
+}
+"""The same for the gradients of kernels."""
+
+
+TOO_NEW_A_JAX = (0, 12)
+"""The first that jax-triton 0.4.1, the newest so far, does not work with."""
+
+
+PTX_VERSION = 85
+"""Of the programs: what every assembler that comes with CUDA for jax 0.11 takes, where
+Triton would write the newest."""
+
+MEASURED_ON = "9.0"
+"""Compute capability of the GPUs, H100 and H200, on which these kernels were faster."""
+
+
+def missing() -> str | None:
+    """Says what these kernels lack here, None where they can be used."""
+    for name in ("jax_triton", "triton"):
+        if not importlib.util.find_spec(name):
+            return "jax-triton (for Python 3.12 and later), which is not installed"
+    version = importlib.metadata.version("jax-triton")
+    if version == "0.4.1" and jax.__version_info__ >= TOO_NEW_A_JAX:
+        return f"a jax before 0.12 for jax-triton {version}, found {jax.__version__}"
+    return None
 
 
 def is_available() -> bool:
-    """Says whether this version of jax still has Pallas for Triton."""
-    return importlib.util.find_spec("jax.experimental.pallas.triton") is not None
+    """Says whether these kernels can be used, on a GPU that can."""
+    return missing() is None
 
 
-def fits(shape: tuple[int, ...], kernel_shape: tuple[int, ...]) -> bool:
-    """Says whether these compute x [N, H, W, C] with a kernel [k, k, C, F]."""
-    _, height, width, features = shape
+def takes(
+    shape: tuple[int, ...],
+    kernel_shape: tuple[int, ...],
+    dtype: jax.typing.DTypeLike,
+    is_wanted: bool | None,
+) -> bool:
+    """Says whether these kernels compute a convolution of stride 1.
+
+    Args:
+      shape: of the images, [N, H, W, C].
+      kernel_shape: [k, k, C, F].
+      dtype: of the images as they are computed with.
+      is_wanted: whether they are to, where they can; None for GPUs on which they were
+        measured to be faster.
+
+    Returns:
+      Whether they do. Products of float32 are rounded to TF32, as those of XLA are
+      unless `jax.default_matmul_precision` asks for more: then they do not.
+    """
+    if is_wanted is None:
+        is_measured = _compute_capability() == MEASURED_ON
+        is_wanted = jax.default_backend() == "gpu" and is_measured and is_available()
+    size, _, features, outputs = kernel_shape
+    bytes_each = jnp.dtype(dtype).itemsize
     return (
-        kernel_shape[:2] == (KERNEL, KERNEL)
-        and features in SIZES
-        and kernel_shape[3] in SIZES
-        and width % COLUMNS == 0
-        and height % ROWS == 0
+        bool(is_wanted)
+        and size == KERNEL
+        and features == outputs
+        and (features, bytes_each) in CONVOLUTIONS
+        and shape[2] % 2 == 0
+        and (bytes_each == 2 or _rounds_products())
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def biased(
+def _compute_capability():
+    """Returns that of the GPU, where there is none of what is compiled for one."""
+    return getattr(jax.local_devices()[0], "compute_capability", MEASURED_ON)
+
+
+def _rounds_products():
+    """Says whether products of float32 may be rounded to TF32."""
+    precision = jax.config.jax_default_matmul_precision  # pyright: ignore
+    return precision in (None, "default", "fastest", "tensorfloat32")
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def series(
     x: jax.Array,
-    kernel: jax.Array,
-    bias: jax.Array,
-    residual: jax.Array | None,
-    is_activated: bool,
+    kernels: tuple[jax.Array, ...],
+    biases: tuple[jax.Array, ...],
+    is_residual: bool,
 ) -> jax.Array:
-    """Convolves, adds a bias and perhaps another image, and activates.
+    """Convolves, adds a bias and activates, several times.
+
+    The whole series is one function to be differentiated, so that the gradient of an
+    image is multiplied by the derivative of the activation that made the image where it
+    is written.
 
     Args:
-      x: [N, H, W, C]; see `fits`.
-      kernel: [3, 3, C, F], of the type of `x`.
-      bias: [F] float32.
-      residual: [N, H, W, F] to be added, or None.
-      is_activated: whether LeakyReLU comes last.
+      x: [N, H, W, C]; see `takes`.
+      kernels: [3, 3, C, C] float32 each.
+      biases: [C] float32 each.
+      is_residual: whether every second convolution adds, before it activates, what the
+        one before it has read.
+
+    Returns:
+      [N, H, W, C], of the type of `x`.
+    """
+    return _images(x, kernels, biases, is_residual)[-1]
+
+
+def _images(x, kernels, biases, is_residual):
+    """Returns the series' input and the result of every convolution."""
+    images = [x]
+    for index, (kernel, bias) in enumerate(zip(kernels, biases, strict=True)):
+        residual = images[-2] if is_residual and index % 2 else None
+        image = _fused(images[-1], kernel, bias, residual, None, True)
+        images.append(image)
+    return images
+
+
+def _series_forward(x, kernels, biases, is_residual):
+    images = _images(x, kernels, biases, is_residual)
+    return images[-1], (images, kernels)
+
+
+def _series_backward(is_residual, residuals, gradient):
+    images, kernels = residuals
+    # From here on the gradient is of the sum that an activation takes.
+    gradient = jnp.where(images[-1] > 0, gradient, SLOPE * gradient)
+    gradient = gradient.astype(images[-1].dtype)
+    of_kernels, of_biases, skipped = [], [], None
+    for index in reversed(range(len(kernels))):
+        of_kernel, of_bias = kernel_gradient(images[index], gradient)
+        of_kernels.insert(0, of_kernel)
+        of_biases.insert(0, of_bias)
+        is_second = is_residual and index % 2
+        added, skipped = (None, gradient) if is_second else (skipped, None)
+        mask = images[index] if index else None
+        gradient = _fused(
+            gradient, _turned(kernels[index]), None, added, mask, is_activated=False
+        )
+    return gradient, tuple(of_kernels), tuple(of_biases)
+
+
+series.defvjp(_series_forward, _series_backward)
+
+
+@jax.custom_vjp
+def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolves, and nothing else.
+
+    Args:
+      x: [N, H, W, C]; see `takes`.
+      kernel: [3, 3, C, F] float32.
 
     Returns:
       [N, H, W, F], of the type of `x`.
     """
-    y, _ = _call(x, kernel, bias, None, residual, is_activated, None)
-    return y
+    return _fused(x, kernel, None, None, None, is_activated=False)
 
 
-def _biased_forward(x, kernel, bias, residual, is_activated):
-    y = biased(x, kernel, bias, residual, is_activated)
-    return y, (x, kernel, y, residual is not None)
+def _convolve_forward(x, kernel):
+    return convolve(x, kernel), (x, kernel)
 
 
-def _biased_backward(is_activated, residuals, gradient):
-    x, kernel, y, has_residual = residuals
-    if is_activated:
-        # The activation keeps the sign, so its result says on which side it was.
-        gradient = jnp.where(y > 0, gradient, SLOPE * gradient).astype(gradient.dtype)
-    _, pull = jax.vjp(convolution.plain, x, kernel)
-    bias_gradient = gradient.astype(jnp.float32).sum((0, 1, 2))
-    return *pull(gradient), bias_gradient, gradient if has_residual else None
+def _convolve_backward(residuals, gradient):
+    x, kernel = residuals
+    of_kernel, _ = kernel_gradient(x, gradient)
+    return convolve(gradient, _turned(kernel)), of_kernel
 
 
-biased.defvjp(_biased_forward, _biased_backward)
+convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def normalized(
-    x: jax.Array,
-    affine: Affine | None,
-    kernel: jax.Array,
-    num_planes: int,
-) -> tuple[jax.Array, Statistics]:
-    """Normalizes, activates and convolves, and sums over the result.
+def spread(kernel: jax.Array) -> jax.Array:
+    """Returns the matrices by which two neighbouring columns are computed.
 
     Args:
-      x: [N, H, W, C] with planes next to each other along N; see `fits`.
-      affine: gain and offset [P, C] float32 of each plane, which LeakyReLU follows;
-        None to take `x` as it is.
-      kernel: [3, 3, C, F], of the type of `x`.
-      num_planes: P.
+      kernel: [3, 3, C, F].
 
     Returns:
-      [N, H, W, F] of the type of `x`, and the sums of its values and of their squares
-      over each plane's pixels, [P, F] float32, taken before they are rounded.
+      [3, 4 C, 2 F]: for each of the kernel's rows, from the four columns that it
+      reaches to the two.
     """
-    zeros = jnp.zeros(kernel.shape[-1])
-    y, sums = _call(x, kernel, zeros, affine, None, False, num_planes)
-    assert sums is not None
-    return y, (sums[:, 0], sums[:, 1])
+    _, _, features, outputs = kernel.shape
+    columns = [jnp.pad(kernel, ((0, 0), (j, 1 - j), (0, 0), (0, 0))) for j in range(2)]
+    stacked = jnp.stack(columns, 3)
+    return stacked.reshape(KERNEL, REACH * features, 2 * outputs)
 
 
-def _normalized_forward(x, affine, kernel, num_planes):
-    results: Any = normalized(x, affine, kernel, num_planes)
-    return results, (x, affine, kernel, results[0])
+def gathered(matrices: jax.Array, features: int, outputs: int) -> jax.Array:
+    """Sums what belongs to the same number of a kernel: the transpose of `spread`.
+
+    Args:
+      matrices: as `spread` returns them, flat or not.
+      features: C.
+      outputs: F.
+
+    Returns:
+      [3, 3, C, F].
+    """
+    parts = matrices.reshape(KERNEL, REACH, features, 2, outputs)
+    return parts[:, :KERNEL, :, 0] + parts[:, 1:, :, 1]
 
 
-def _normalized_backward(num_planes, residuals, gradients):
-    x, affine, kernel, y = residuals
-    gradient, (of_sum, of_squares) = gradients
-
-    def by_image(values):
-        return jnp.tile(values, (x.shape[0] // num_planes, 1))[:, None, None]
-
-    gradient = gradient + by_image(of_sum) + 2 * y * by_image(of_squares)
-    gradient = gradient.astype(x.dtype)
-
-    def normalize_and_convolve(x, affine, kernel):
-        return convolution.plain(_prologue(x, affine), kernel)
-
-    _, pull = jax.vjp(normalize_and_convolve, x, affine, kernel)
-    return pull(gradient)
+def _turned(kernel):
+    """Returns the kernel by which the gradient of the input is a convolution."""
+    return kernel[::-1, ::-1].swapaxes(2, 3)
 
 
-normalized.defvjp(_normalized_forward, _normalized_backward)
-
-
-def _call(
-    x: jax.Array,
-    kernel: jax.Array,
-    bias: jax.Array,
-    affine: Affine | None,
-    residual: jax.Array | None,
-    is_activated: bool,
-    num_planes: int | None,
-) -> tuple[jax.Array, jax.Array | None]:
-    """Runs the kernel, on a CPU `plain`; returns sums [P, 2, F] of so many planes."""
-    inputs = (x, kernel, bias, affine, residual)
-    options = {"is_activated": is_activated, "num_planes": num_planes}
+def _fused(x, kernel, bias, residual, mask, is_activated):
+    """Runs the convolution's kernel, on a CPU `plain`."""
+    on_cpu = functools.partial(plain, is_activated=is_activated)
+    if not is_available():
+        return on_cpu(x, kernel, bias, residual, mask)
     return jax.lax.platform_dependent(
-        *inputs,
-        cpu=functools.partial(plain, **options),
-        default=functools.partial(launch, **options),
+        *(x, kernel, bias, residual, mask),
+        cpu=on_cpu,
+        default=functools.partial(launch, is_activated=is_activated),
     )
 
 
-def plain(x, kernel, bias, affine, residual, *, is_activated, num_planes):
+def kernel_gradient(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the gradients of a convolution's kernel and bias.
+
+    Args:
+      x: [N, H, W, C], what is convolved.
+      gradient: [N, H, W, F], of the result.
+
+    Returns:
+      [3, 3, C, F] and [F], float32.
+    """
+    if not is_available():
+        return plain_kernel_gradient(x, gradient)
+    return jax.lax.platform_dependent(
+        x, gradient, cpu=plain_kernel_gradient, default=launch_kernel_gradient
+    )
+
+
+def plain(x, kernel, bias, residual, mask, *, is_activated):
     """Computes what `launch` does, by XLA."""
-    y = convolution.plain(_prologue(x, affine), kernel).astype(jnp.float32)
-    y = y + bias[None, None, None]
-    sums = None
-    if num_planes is not None:
-        planes = y.reshape(-1, num_planes, *y.shape[1:])
-        sums = jnp.stack([planes.sum((0, 2, 3)), (planes * planes).sum((0, 2, 3))], 1)
+    y = convolution.plain(x, kernel.astype(x.dtype)).astype(jnp.float32)
+    if bias is not None:
+        y = y + bias[None, None, None]
     if residual is not None:
         y = y + residual
     if is_activated:
         y = jnp.where(y > 0, y, SLOPE * y)
-    return y.astype(x.dtype), sums
+    if mask is not None:
+        y = jnp.where(mask > 0, y, SLOPE * y)
+    return y.astype(x.dtype)
 
 
-def _prologue(x, affine):
-    """Returns the images as the convolution sees them."""
-    if affine is None:
-        return x
-    repeats = x.shape[0] // affine[0].shape[0]
-    gain, offset = (jnp.tile(part, (repeats, 1))[:, None, None] for part in affine)
-    wide = x.astype(jnp.float32) * gain + offset
-    return jnp.where(wide > 0, wide, SLOPE * wide).astype(x.dtype)
+def plain_kernel_gradient(x, gradient):
+    """Computes what `launch_kernel_gradient` does, by XLA."""
+    shape = (KERNEL, KERNEL, x.shape[-1], gradient.shape[-1])
+    wide, wide_gradient = (part.astype(jnp.float32) for part in (x, gradient))
+    kernel = _varying_as(x, jnp.zeros(shape, jnp.float32))
+    pull = jax.linear_transpose(lambda kernel: convolution.plain(wide, kernel), kernel)
+    return pull(wide_gradient)[0], wide_gradient.sum((0, 1, 2))
 
 
-# Compiled as a function, so that equal convolutions of a network are lowered once.
-@functools.partial(jax.jit, static_argnames=("is_activated", "num_planes", "interpret"))
-def launch(
-    x, kernel, bias, affine, residual, *, is_activated, num_planes, interpret=False
-):
-    """Runs the kernel; interpreted it needs no GPU and is very slow."""
-    # Here, so that a jax without it has all the rest of ctjax.
-    from jax.experimental.pallas import triton
+# Compiled as functions, so that equal convolutions of a network are lowered once.
+@functools.partial(jax.jit, static_argnames=("is_activated",))
+def launch(x, kernel, bias, residual, mask, *, is_activated):
+    """Runs `gpu_programs.fused_convolution`."""
+    # Here, as only GPUs need them; jax-triton is not made for Python 3.11.
+    import jax_triton  # pyright: ignore[reportMissingImports]
 
-    n, height, width, _ = x.shape
+    from ctjax.models.kernels import gpu_programs
+
+    n, height, width, features = x.shape
     outputs = kernel.shape[-1]
-    grid = (n, height // ROWS, width // COLUMNS)
-    axes = jax.typeof(x).manual_axis_type
-    shapes = [
-        jax.ShapeDtypeStruct(
-            (n, height, width, outputs), x.dtype, manual_axis_type=axes
-        )
-    ]
-    if num_planes is not None:
-        shapes.append(
-            jax.ShapeDtypeStruct(
-                (*grid, 2, outputs), jnp.float32, manual_axis_type=axes
-            )
-        )
-    results = pl.pallas_call(
-        functools.partial(
-            _kernel,
-            has_affine=affine is not None,
-            has_residual=residual is not None,
-            is_activated=is_activated,
-            has_sums=num_planes is not None,
+    strip = CONVOLUTIONS[features, x.dtype.itemsize]
+    matrices = spread(kernel).astype(x.dtype)
+
+    def given(array):
+        return matrices if array is None else array  # which is not read
+
+    y = jax_triton.triton_call(
+        *(x, matrices, given(bias), given(residual), given(mask)),
+        kernel=gpu_programs.fused_convolution,
+        out_type=jax.ShapeDtypeStruct((n, height, width, outputs), x.dtype),
+        grid=_grid(x, strip),
+        **_sizes(x, outputs, strip),
+        HAS_BIAS=bias is not None,
+        HAS_RESIDUAL=residual is not None,
+        IS_ACTIVATED=is_activated,
+        HAS_MASK=mask is not None,
+    )
+    return _varying_as(x, y)
+
+
+@jax.jit
+def launch_kernel_gradient(x, gradient):
+    """Runs `gpu_programs.fused_kernel_gradient` and sums over its strips."""
+    import jax_triton  # pyright: ignore[reportMissingImports]
+
+    from ctjax.models.kernels import gpu_programs
+
+    n, _, _, features = x.shape
+    outputs = gradient.shape[-1]
+    strip = KERNEL_GRADIENTS[features, x.dtype.itemsize]
+    across, down, _ = _grid(x, strip)
+    numbers = 2 * KERNEL * REACH * features * outputs
+    sums = jax_triton.triton_call(
+        x,
+        gradient,
+        kernel=gpu_programs.fused_kernel_gradient,
+        out_type=jax.ShapeDtypeStruct(
+            (n, down, across, numbers + 2 * outputs), jnp.float32
         ),
-        grid=grid,
-        out_shape=shapes,
-        interpret=interpret,
-        # Their type is what chooses Triton.
-        compiler_params=triton.CompilerParams(num_warps=4, num_stages=2),
-        name="fused_convolution",
-    )(x, kernel, bias, *(affine or ()), *([] if residual is None else [residual]))
-    if num_planes is None:
-        return results[0], None
-    sums = results[1].sum((1, 2)).reshape(-1, num_planes, 2, outputs).sum(0)
-    return results[0], sums
+        grid=_grid(x, strip),
+        **_sizes(x, outputs, strip),
+    )
+    sums = _varying_as(x, sums).sum((0, 1, 2))
+    of_bias = sums[numbers:].reshape(2, outputs).sum(0)
+    return gathered(sums[:numbers], features, outputs), of_bias
 
 
-def _kernel(
-    x_ref, kernel_ref, bias_ref, *refs, has_affine, has_residual, is_activated, has_sums
-):
-    """Computes ROWS rows of COLUMNS pixels of one image."""
-    rest = list(refs)
-    affine = (rest.pop(0), rest.pop(0)) if has_affine else None
-    residual_ref = rest.pop(0) if has_residual else None
-    y_ref = rest.pop(0)
-    _, height, width, _ = x_ref.shape
-    outputs = y_ref.shape[-1]
-    image = pl.program_id(0)
-    row0 = pl.program_id(1) * ROWS
-    columns = pl.program_id(2) * COLUMNS + jnp.arange(COLUMNS)
-    bias = bias_ref[:][None]
-    if affine is not None:
-        plane = image % affine[0].shape[0]
-        gain, offset = (ref[plane, :][None] for ref in affine)
-    total = jnp.zeros((1, outputs), jnp.float32)
-    squares = jnp.zeros((1, outputs), jnp.float32)
-    for row in range(ROWS):
-        y = jnp.zeros((COLUMNS, outputs), jnp.float32)
-        for i in range(KERNEL):
-            above = row0 + row + i - 1
-            for j in range(KERNEL):
-                beside = columns + j - 1
-                inside = (above >= 0) & (above < height)
-                inside = inside & (beside >= 0) & (beside < width)
-                # Clipped, as what lies beyond the image is not read but zero.
-                pixels = x_ref[
-                    image,
-                    jnp.clip(above, 0, height - 1),
-                    jnp.clip(beside, 0, width - 1),
-                    :,
-                ]
-                if affine is not None:
-                    wide = pixels.astype(jnp.float32) * gain + offset
-                    pixels = jnp.where(wide > 0, wide, SLOPE * wide)
-                pixels = jnp.where(inside[:, None], pixels, 0).astype(x_ref.dtype)
-                y += jnp.dot(
-                    pixels, kernel_ref[i, j, :, :], preferred_element_type=jnp.float32
-                )
-        y += bias
-        total += y.sum(0, keepdims=True)
-        squares += (y * y).sum(0, keepdims=True)
-        if residual_ref is not None:
-            y += residual_ref[image, row0 + row, columns, :].astype(jnp.float32)
-        if is_activated:
-            y = jnp.where(y > 0, y, SLOPE * y)
-        y_ref[image, row0 + row, columns, :] = y.astype(y_ref.dtype)
-    if has_sums:
-        sums_ref = rest.pop(0)
-        place = tuple(pl.program_id(axis) for axis in range(3))
-        sums_ref[(*place, 0, slice(None))] = total[0]
-        sums_ref[(*place, 1, slice(None))] = squares[0]
+def _grid(x, strip):
+    """Returns how many programs cover the images: across, down, images."""
+    n, height, width, _ = x.shape
+    return -(-width // (2 * strip.pairs)), -(-height // strip.rows), n
+
+
+def _sizes(x, outputs, strip):
+    """Returns what both programs are compiled for."""
+    _, height, width, features = x.shape
+    return {
+        "H": height,
+        "W": width,
+        "C": features,
+        "F": outputs,
+        "M": strip.pairs,
+        "ROWS": strip.rows,
+        "STAGES": strip.stages,
+        "num_warps": strip.warps,
+        "num_stages": strip.stages,
+        "compute_capability": int(_compute_capability().replace(".", "")),
+        "backend_options": {"ptx_version": PTX_VERSION},
+    }
+
+
+def _varying_as(x, y):
+    """Marks `y` as each device's own where `x` is, which jax-triton does not."""
+    axes = jax.typeof(x).manual_axis_type.varying
+    return jax.lax.pcast(y, tuple(axes), to="varying") if axes else y

@@ -1,9 +1,13 @@
-"""Fused convolutions: the kernel, interpreted, beside what it stands for.
+"""Fused convolutions: their programs, interpreted, and what is made of them.
 
-On a GPU the same comparison runs with the compiled kernel, in test_gpu.py.
+On a GPU the compiled programs are compared, in test_gpu.py of tests/whole.
 """
 
 import dataclasses
+import json
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +16,7 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from ctjax.base.errors import ConfigError
-from ctjax.config.fields import Kernels, Network, Normalization
+from ctjax.config.fields import Kernels, Network, Normalization, Remat
 from ctjax.learning import sharding
 from ctjax.models import UResNet
 from ctjax.models.kernels import convolution
@@ -20,196 +24,216 @@ from ctjax.models.kernels import gpu as kernels_gpu
 from ctjax.runs import parts
 from tests.support import tiny
 
-PLANES = 3
+SLOPE = 0.01
 
 
-def inputs(features, outputs, dtype=jnp.float32, seed=0):
-    random = np.random.default_rng(seed)
-    shape = (2 * PLANES, 8, 128)
+def draw(*shape, seed=0, scale=1.0):
+    return np.random.default_rng(seed).normal(0, scale, shape).astype(np.float32)
 
-    def draw(*size, scale=1.0):
-        return jnp.asarray(random.normal(0, scale, size), jnp.float32)
 
+CONVOLUTIONS = [
+    # Neither rows nor pairs of columns fill their programs.
+    {"shape": (2, 10, 40, 16), "bias": True, "is_activated": True},
+    {"shape": (1, 7, 34, 8), "bias": True, "residual": True, "is_activated": True},
+    {"shape": (1, 4, 32, 32), "mask": True},
+    {"shape": (1, 5, 6, 16), "residual": True, "mask": True},
+]
+GRADIENTS = [(2, 10, 40, 16), (1, 3, 34, 8), (1, 5, 6, 32)]
+
+
+@pytest.fixture(scope="module")
+def interpreted():
+    """What the programs write for all cases, from one process."""
+    pytest.importorskip("triton", reason="triton is not installed")
+    pytest.importorskip("torch", reason="extra [torch] is not installed")
+    cases = []
+    for case in CONVOLUTIONS:
+        given = arrays(case)
+        matrices = kernels_gpu.spread(given["kernel"])
+        cases.append(
+            {
+                "program": "fused_convolution",
+                "x": given["x"].tolist(),
+                "other": np.asarray(matrices).tolist(),
+                "outputs": case["shape"][-1],
+                "options": {
+                    "HAS_BIAS": "bias" in case,
+                    "HAS_RESIDUAL": "residual" in case,
+                    "IS_ACTIVATED": case.get("is_activated", False),
+                    "HAS_MASK": "mask" in case,
+                },
+                "arrays": {
+                    name: None if given[name] is None else given[name].tolist()
+                    for name in ("bias", "residual", "mask")
+                },
+            }
+        )
+    for shape in GRADIENTS:
+        cases.append(
+            {
+                "program": "fused_kernel_gradient",
+                "x": draw(*shape).tolist(),
+                "other": draw(*shape, seed=1).tolist(),
+                "outputs": shape[-1],
+                "options": {},
+                "arrays": {},
+            }
+        )
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "tests.support.interpreted_programs"],
+        input=json.dumps(cases),
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    return [np.array(written) for written in json.loads(ended.stdout)]
+
+
+def arrays(case):
+    shape, features = case["shape"], case["shape"][-1]
     return {
-        "x": draw(*shape, features).astype(dtype),
-        "kernel": draw(3, 3, features, outputs, scale=0.1).astype(dtype),
-        "bias": draw(outputs),
-        "affine": (1 + draw(PLANES, features, scale=0.2), draw(PLANES, features)),
-        "residual": draw(*shape, outputs).astype(dtype),
+        "x": draw(*shape),
+        "kernel": draw(3, 3, features, features, scale=0.2),
+        "bias": draw(features, seed=1) if "bias" in case else None,
+        "residual": draw(*shape, seed=2) if "residual" in case else None,
+        "mask": draw(*shape, seed=3) if "mask" in case else None,
     }
 
 
-CASES = {
-    "inference": {"affine": None, "num_planes": None, "is_activated": True},
-    "first": {"affine": None, "residual": None, "num_planes": 3, "is_activated": False},
-    "second": {"residual": None, "num_planes": 3, "is_activated": False},
-    "all": {"num_planes": 3, "is_activated": True},
-}
+@pytest.mark.parametrize("index", range(len(CONVOLUTIONS)))
+def test_the_convolution_computes_what_it_stands_for(interpreted, index):
+    case = CONVOLUTIONS[index]
+    expected = kernels_gpu.plain(
+        **arrays(case), is_activated=case.get("is_activated", False)
+    )
+    np.testing.assert_allclose(interpreted[index], expected, atol=2e-5)
 
 
-def compare(function, case, features, outputs, dtype):
-    """Both on one set of inputs; bfloat16 rounds the sums' terms only in one."""
-    arguments = {**inputs(features, outputs, dtype), **CASES[case]}
-    y, sums = jax.jit(function, static_argnames=("num_planes", "is_activated"))(
-        **arguments
-    )
-    expected, expected_sums = kernels_gpu.plain(**arguments)
-    assert y.dtype == dtype
-    tolerance = 1e-5 if dtype == jnp.float32 else 2e-2
-    np.testing.assert_allclose(
-        y.astype(jnp.float32),
-        expected.astype(jnp.float32),
-        rtol=tolerance,
-        atol=tolerance,
-    )
-    if sums is None:
-        assert expected_sums is None
-    else:
-        scale = float(jnp.abs(expected_sums).max())
-        np.testing.assert_allclose(
-            sums, expected_sums, atol=scale * (1e-5 if dtype == jnp.float32 else 2e-3)
-        )
+@pytest.mark.parametrize("index", range(len(GRADIENTS)))
+def test_the_kernel_gradient_computes_what_it_stands_for(interpreted, index):
+    shape = GRADIENTS[index]
+    features = shape[-1]
+    sums = interpreted[len(CONVOLUTIONS) + index].sum((0, 1, 2))
+    x, gradient = jnp.asarray(draw(*shape)), jnp.asarray(draw(*shape, seed=1))
+    of_kernel, of_bias = kernels_gpu.plain_kernel_gradient(x, gradient)
+    found = kernels_gpu.gathered(sums[: -2 * features], features, features)
+    np.testing.assert_allclose(found, of_kernel, atol=1e-4)
+    found = sums[-2 * features :].reshape(2, features).sum(0)
+    np.testing.assert_allclose(found, of_bias, atol=1e-4)
+
+
+def test_spread_and_gathered_are_transposes():
+    kernel, matrices = draw(3, 3, 4, 5), draw(3, 16, 10, seed=1)
+    spread = np.asarray(kernels_gpu.spread(kernel))
+    gathered = np.asarray(kernels_gpu.gathered(jnp.asarray(matrices), 4, 5))
+    assert np.vdot(spread, matrices) == pytest.approx(np.vdot(kernel, gathered), 1e-5)
 
 
 @pytest.mark.parametrize(
-    "case",
-    ["inference", "first", pytest.param("second", marks=pytest.mark.slow), "all"],
-)
-@pytest.mark.parametrize(
-    "features, outputs",
+    "shape, kernel, dtype, expected",
     [
-        (16, 16),
-        pytest.param(16, 32, marks=pytest.mark.slow),
-        pytest.param(32, 32, marks=pytest.mark.slow),
+        ((3, 640, 1024, 16), (3, 3, 16, 16), jnp.bfloat16, True),
+        ((3, 640, 1024, 32), (3, 3, 32, 32), jnp.float16, True),
+        ((3, 5, 6, 8), (3, 3, 8, 8), jnp.float32, True),
+        ((3, 640, 1024, 32), (3, 3, 32, 32), jnp.float32, False),  # XLA is faster
+        ((3, 640, 1024, 48), (3, 3, 48, 48), jnp.bfloat16, False),  # no power of 2
+        ((3, 640, 1024, 16), (1, 1, 16, 16), jnp.bfloat16, False),
+        ((3, 640, 1024, 16), (3, 3, 16, 32), jnp.bfloat16, False),
+        ((3, 5, 7, 16), (3, 3, 16, 16), jnp.bfloat16, False),  # columns in pairs
     ],
 )
-def test_the_kernel_computes_what_it_stands_for(case, features, outputs):
-    def interpreted(**arguments):
-        return kernels_gpu.launch(**arguments, interpret=True)
-
-    compare(interpreted, case, features, outputs, jnp.float32)
-    if features == outputs == 16:
-        compare(interpreted, case, features, outputs, jnp.bfloat16)
+def test_takes(shape, kernel, dtype, expected):
+    assert kernels_gpu.takes(shape, kernel, dtype, True) is expected
+    assert not kernels_gpu.takes(shape, kernel, dtype, False)
+    # There is no GPU here, or no jax-triton, where the choice is left to the kernels.
+    assert not kernels_gpu.takes(shape, kernel, dtype, None) or expected
 
 
-def test_what_lies_beyond_the_image_is_zero_after_the_activation():
-    # Not the activated offset, which is what zeros beyond the image would become.
-    given = inputs(16, 16) | CASES["second"]
-    given["x"] = jnp.zeros_like(given["x"])
-    given["kernel"] = jnp.ones_like(given["kernel"])
-    given["bias"] = jnp.zeros_like(given["bias"])
-    given["affine"] = (jnp.ones((PLANES, 16)), jnp.ones((PLANES, 16)))
-    y, _ = kernels_gpu.launch(**given, interpret=True)
-    assert float(y[0, 4, 64, 0]) == 9 * 16
-    assert float(y[0, 0, 64, 0]) == 6 * 16
-    assert float(y[0, 0, 0, 0]) == float(y[5, 7, 127, 3]) == 4 * 16
+def test_whole_float32_is_left_to_xla():
+    case = (3, 8, 8, 16), (3, 3, 16, 16), jnp.float32, True
+    assert kernels_gpu.takes(*case)
+    for precision in ("highest", "float32", "high"):
+        with jax.default_matmul_precision(precision):
+            assert not kernels_gpu.takes(*case)
 
 
-@pytest.mark.parametrize(
-    "shape, kernel, expected",
-    [
-        ((3, 640, 1024, 16), (3, 3, 16, 16), True),
-        ((3, 640, 1024, 32), (3, 3, 32, 32), True),
-        ((3, 640, 1024, 48), (3, 3, 48, 48), False),  # no power of 2
-        ((3, 640, 1024, 8), (3, 3, 8, 8), False),  # too few for the tensor cores
-        ((3, 640, 1024, 16), (1, 1, 16, 16), False),
-        ((3, 640, 96, 16), (3, 3, 16, 16), False),
-        ((3, 10, 128, 16), (3, 3, 16, 16), False),
-    ],
-)
-def test_fits(shape, kernel, expected):
-    assert kernels_gpu.fits(shape, kernel) is expected
+@pytest.mark.parametrize("is_residual", [True, False])
+def test_gradients_of_a_series(is_residual):
+    count, features = 4, 8
+    x = draw(2, 6, 10, features)
+    kernels = tuple(
+        draw(3, 3, features, features, seed=i, scale=0.15) for i in range(count)
+    )
+    biases = tuple(draw(features, seed=9 + i) for i in range(count))
+    weights = draw(*x.shape, seed=20)
 
+    def plain(x, kernels, biases, is_residual):
+        images = [x]
+        for index, (kernel, bias) in enumerate(zip(kernels, biases, strict=True)):
+            y = convolution.plain(images[-1], kernel) + bias[None, None, None]
+            if is_residual and index % 2:
+                y = y + images[-2]
+            images.append(jnp.where(y > 0, y, SLOPE * y))
+        return images[-1]
 
-def test_gradients_of_a_normalized_convolution():
-    given = inputs(16, 32)
-    weights = inputs(16, 32, seed=1)
-
-    def loss(function, x, affine, kernel):
-        y, (total, squares) = function(x, affine, kernel, PLANES)
-        return (
-            (y * weights["residual"]).sum()
-            + (total * weights["bias"][None]).sum()
-            + 0.1 * (squares * weights["bias"][None]).sum()
-        )
-
-    def plain(x, affine, kernel, planes):
-        bias = jnp.zeros(kernel.shape[-1])
-        y, sums = kernels_gpu.plain(
-            x, kernel, bias, affine, None, is_activated=False, num_planes=planes
-        )
-        return y, (sums[:, 0], sums[:, 1])
-
-    arguments = given["x"], given["affine"], given["kernel"]
-    for affine in (given["affine"], None):
-        arguments = given["x"], affine, given["kernel"]
-        which = (0, 1, 2) if affine is not None else (0, 2)
-        found, expected = (
-            jax.grad(lambda *a, f=f: loss(f, *a), which)(*arguments)
-            for f in (kernels_gpu.normalized, plain)
-        )
-        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-            np.testing.assert_allclose(a, b, atol=1e-5 * float(jnp.abs(b).max()))
-
-
-@pytest.mark.parametrize("is_activated", [True, False])
-@pytest.mark.parametrize("has_residual", [True, False])
-def test_gradients_of_a_biased_convolution(is_activated, has_residual):
-    given = inputs(16, 32)
-    residual = given["residual"] if has_residual else None
-    weights = inputs(16, 32, seed=1)["residual"]
-
-    def plain(x, kernel, bias, residual, is_activated):
-        return kernels_gpu.plain(
-            *(x, kernel, bias, None, residual),
-            is_activated=is_activated,
-            num_planes=None,
-        )[0]
-
-    arguments = given["x"], given["kernel"], given["bias"], residual
     found, expected = (
-        jax.grad(
-            lambda *a, f=f: (f(*a, is_activated) * weights).sum(),
-            (0, 1, 2, 3) if has_residual else (0, 1, 2),
-        )(*arguments)
-        for f in (kernels_gpu.biased, plain)
+        jax.jit(
+            jax.value_and_grad(
+                lambda *given, f=f: (f(*given, is_residual) * weights).sum(), (0, 1, 2)
+            )
+        )(x, kernels, biases)
+        for f in (kernels_gpu.series, plain)
+    )
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5 * float(jnp.abs(b).max()))
+
+
+def test_gradients_of_a_convolution():
+    x, kernel, weights = draw(2, 6, 10, 8), draw(3, 3, 8, 8), draw(2, 6, 10, 8, seed=1)
+    found, expected = (
+        jax.grad(lambda *given, f=f: (f(*given) * weights).sum(), (0, 1))(x, kernel)
+        for f in (kernels_gpu.convolve, convolution.plain)
     )
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5 * float(jnp.abs(b).max()))
 
 
-@pytest.mark.filterwarnings("ignore:The Pallas Triton backend:DeprecationWarning")
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_training_is_lowered_to_the_kernel_for_gpus(dtype):
-    # As far as a machine without a GPU can go: Triton's own form, not yet compiled.
+def test_training_is_lowered_to_the_programs_for_gpus(dtype):
+    """As far as a machine without a GPU can go: compiled by Triton, not yet by XLA."""
+    if kernels_gpu.missing():
+        pytest.skip(f"expected {kernels_gpu.missing()}")
     gpu = jax.sharding.AbstractDevice("NVIDIA H100", num_cores=132, platform="gpu")
     mesh = jax.sharding.AbstractMesh(
         (2,), (sharding.EVENT_AXIS,), (AxisType.Auto,), abstract_device=gpu
     )
-    given = inputs(16, 16, dtype)
+    x = jax.ShapeDtypeStruct((6, 40, 128, 16), dtype)
+    kernels = (jax.ShapeDtypeStruct((3, 3, 16, 16), jnp.float32),) * 2
+    biases = (jax.ShapeDtypeStruct((16,), jnp.float32),) * 2
 
-    def loss(x, affine, kernel):
-        affine, kernel = sharding.varying((affine, kernel), sharding.EVENT_AXIS)
-        y, (total, squares) = kernels_gpu.normalized(x, affine, kernel, PLANES)
-        wide = y.astype(jnp.float32)
-        share = (wide * wide).sum() + (total * squares).sum()
+    def loss(x, kernels, biases):
+        kernels, biases = sharding.varying((kernels, biases), sharding.EVENT_AXIS)
+        y = kernels_gpu.series(x, kernels, biases, True)
+        y = kernels_gpu.convolve(y, kernels[0])
+        share = jnp.square(y.astype(jnp.float32)).sum()
         return sharding.total(share, sharding.EVENT_AXIS)
-
-    def step(x, affine, kernel):
-        return jax.grad(loss, (1, 2))(x, affine, kernel)
 
     by_event, replicated = PartitionSpec(sharding.EVENT_AXIS), PartitionSpec()
     step = jax.jit(
         jax.shard_map(
-            step,
+            lambda *given: jax.grad(loss, (1, 2))(*given),
             mesh=mesh,
             in_specs=(by_event, replicated, replicated),
             out_specs=replicated,
         )
     )
-    traced = step.trace(given["x"], given["affine"], given["kernel"])
+    traced = step.trace(x, kernels, biases)
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
-    assert "xla.gpu.triton" in text or "triton_kernel_call" in text
+    # Forward with and without residual, twice back, and the kernel's gradient.
+    assert text.count("triton_kernel_call") >= 5
+    assert "convolution" not in text.replace("fused_convolution", "")
     text = traced.lower(lowering_platforms=("cpu",)).as_text()
     assert "triton" not in text
 
@@ -227,47 +251,55 @@ def random_like(network, image):
     return jax.tree_util.tree_map_with_path(fill, shapes)
 
 
-@pytest.mark.parametrize("normalization", ["batch", "none"])
+SLOW = pytest.mark.slow
+
+
 @pytest.mark.parametrize(
-    "train, dtype, tolerance",
+    "normalization, residual, remat, train, dtype, tolerance",
     [
-        (True, jnp.float32, 1e-4),
-        pytest.param(False, jnp.float32, 1e-4, marks=pytest.mark.slow),
-        pytest.param(False, jnp.bfloat16, 5e-2, marks=pytest.mark.slow),
+        ("none", True, "none", True, jnp.float32, 1e-4),
+        pytest.param("none", True, "block", True, jnp.float32, 1e-4, marks=SLOW),
+        pytest.param("none", False, "stage", True, jnp.float32, 1e-4, marks=SLOW),
+        pytest.param("none", True, "none", False, jnp.bfloat16, 5e-2, marks=SLOW),
+        pytest.param("batch", True, "none", True, jnp.float32, 1e-4, marks=SLOW),
+        pytest.param("batch", False, "none", False, jnp.float32, 1e-4, marks=SLOW),
+        pytest.param("layer", True, "none", True, jnp.float32, 1e-4, marks=SLOW),
     ],
 )
 def test_the_network_is_the_same_with_fused_kernels(
-    normalization, train, dtype, tolerance, monkeypatch
+    normalization, residual, remat, train, dtype, tolerance, monkeypatch
 ):
     # The CPU's own functions would come first.
     monkeypatch.setattr(convolution, "takes_bias", lambda x, kernel: False)
     network = Network(
         normalization=Normalization(normalization),
-        n_initial_filters=16,
+        residual=residual,
+        n_initial_filters=8 if dtype == jnp.float32 else 16,
         depth=1,
         blocks_per_layer=1,
         blocks_deepest_layer=0,
-        blocks_final=1,
+        blocks_final=2,
         bottleneck_deepest=4,
     )
-    image = jnp.asarray(np.random.default_rng(0).exponential(1, (2, 3, 8, 64)))
+    image = jnp.asarray(np.random.default_rng(0).exponential(1, (2, 3, 8, 32)))
     image = image.astype(jnp.float32)
     variables = random_like(network, image)
     calls = []
-    for name in ("biased", "normalized"):
+    for name in ("series", "convolve"):
         original = getattr(kernels_gpu, name)
 
-        def spy(*arguments, name=name, original=original):
+        def spy(x, *rest, name=name, original=original):
             calls.append(name)
-            return original(*arguments)
+            return original(x, *rest)
 
         monkeypatch.setattr(kernels_gpu, name, spy)
 
     def run(kernels):
         changed = dataclasses.replace(network, kernels=kernels)
+        model = UResNet(changed, dtype, remat=Remat(remat))
 
         def loss(params):
-            logits, updated = UResNet(changed, dtype).apply(
+            logits, updated = model.apply(
                 {**variables, "params": params},
                 image,
                 train=train,
@@ -280,10 +312,11 @@ def test_the_network_is_the_same_with_fused_kernels(
     expected = run(Kernels.XLA)
     assert not calls
     found = run(Kernels.FUSED)
-    # Three residual blocks of 16 features: before the pooling, after it, at the end.
-    statistics = train and normalization == "batch"
-    assert set(calls) == {"normalized" if statistics else "biased"}
-    assert len(calls) >= 6
+    # Before the pooling, after it, at the end; convolution by convolution where their
+    # own statistics come between.
+    own_statistics = normalization == "layer" or (train and normalization == "batch")
+    assert set(calls) == {"convolve" if own_statistics else "series"}
+    assert len(calls) >= 3
     if dtype == jnp.bfloat16:  # whose gradients are too rough to be compared
         found, expected = found[0], expected[0]
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
@@ -291,11 +324,16 @@ def test_the_network_is_the_same_with_fused_kernels(
         np.testing.assert_allclose(a, b, atol=tolerance * scale)
 
 
-def test_a_jax_without_triton_is_named(monkeypatch, tmp_path):
+def test_what_the_kernels_lack_is_named(monkeypatch, tmp_path):
     config = tiny.make(tmp_path, network__kernels="fused")
     parts.make_network(config, (40, 64))
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert kernels_gpu.is_available()
-    monkeypatch.setattr(kernels_gpu, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match=r"network\.kernels=fused: expected a jax"):
+    monkeypatch.setattr(kernels_gpu.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"network\.kernels=fused: expected jax-tri"):
         parts.make_network(config, (40, 64))
+    monkeypatch.setattr(kernels_gpu.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(kernels_gpu.importlib.metadata, "version", lambda name: "0.4.1")
+    monkeypatch.setattr(jax, "__version_info__", (0, 12, 0))
+    assert "a jax before 0.12" in (kernels_gpu.missing() or "")
+    monkeypatch.setattr(jax, "__version_info__", (0, 11, 2))
+    assert kernels_gpu.is_available()
