@@ -3,14 +3,14 @@
     python -m benchmarks.compute --device cpu --output docs/benchmarks
 
 Tasks 2, 3 and 4 of the competition guide and the a21 network at 640 x 1024; on a CPU
-those that fit, at sizes that fit. Each contender is a process of its own. It starts
-beside ctjax's, both get the same minibatch and weights, and blocks of steps of the two
-alternate: a row is the median of the blocks, a ratio that of neighbouring blocks. The
-memory's bandwidth and the rate of matrix products are measured in the same run, by both
-frameworks, and the better counts. Writes compute_cpu.json and compute.md; on a GPU
-gpu/COMMIT.json and gpu.md, which has the figures of all commits. There every contender
-has a time of its own, what it compiles may be kept, results are written after each, and
-a run adds to those that the same commit has written before.
+those that fit, at sizes that fit, and ctjax's other networks alone. Each contender is a
+process of its own. It starts beside ctjax's, both get the same minibatch and weights,
+and blocks of steps of the two alternate: a row is the median of the blocks, a ratio
+that of neighbouring blocks. The memory's bandwidth and the rate of matrix products are
+measured in the same run, by both frameworks, and the better counts. Writes
+compute_cpu.json and compute.md; on a GPU gpu/COMMIT.json and gpu.md, which has the
+figures of all commits. There every contender has a time of its own, what it compiles
+may be kept, results are written after each, and a run adds to those of its commit.
 """
 
 import argparse
@@ -109,7 +109,7 @@ def parse() -> argparse.Namespace:
     words = lambda text: text.split(",")  # noqa: E731
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument(
-        "--cases", type=words, help="some of task2,task3,task4,a21,a21-inference"
+        "--cases", type=words, help=f"some of {','.join(c.name for c in CASES['cpu'])}"
     )
     parser.add_argument(
         "--contenders",
@@ -272,7 +272,8 @@ def run_case(
                 compute_report.summarize(row, found)
             write(found)
 
-        names = compute_history.missing_first(before, found, options.contenders)
+        names = options.contenders if least_s else []  # none of another network
+        names = compute_history.missing_first(before, found, names)
         add(measure(job, options, folder, deadline, names, add))
     return found
 

@@ -49,6 +49,19 @@ CASES = {
         ),
         Case("a21", "a21: training", "a21", True, "float32", 1, 1),
         Case("a21-inference", "a21: inference", "a21", False, "float32", 1, 1),
+        Case("v21", "v2.1's uresnet: training", "uresnet_v21", True, "float32", 1, 1),
+        Case("uresnet3d", "uresnet3d: training", "uresnet3d", True, "float32", 2, 1),
+        Case(
+            "tensorflow",
+            "TensorFlow's uresnet: training",
+            "uresnet_tensorflow",
+            True,
+            "float32",
+            2,
+            1,
+        ),
+        Case("segformer", "segformer: training", "segformer", True, "float32", 2, 1),
+        Case("cvt", "cvt: training", "cvt", True, "float32", 3, 1),
     ),
 }
 

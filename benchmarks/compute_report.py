@@ -83,7 +83,11 @@ def cells_of(case: dict) -> list[list[str]]:
             cells.append(f"{row['processor_ratio']['median']:.2f}")
         else:
             cells += ["", "", ""]
-        cells += [f"{row['fractions'][name]:.0%}" for name in roofline.ROWS]
+        fractions = row["fractions"]  # none where there is no roofline
+        cells += [
+            f"{fractions[name]:.0%}" if name in fractions else ""
+            for name in roofline.ROWS
+        ]
         peak = row.get("peak_bytes")
         cells.append(f"{peak / 1e9:.2f} GB" if peak else "")
         first = f"{row['setup_s'] + row['first_s']:.0f} s"

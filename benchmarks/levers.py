@@ -147,7 +147,7 @@ def make_call(
     axis = sharding.EVENT_AXIS
     mesh = sharding.make_mesh(jax.devices()[:1])
     model = UResNet(config.network, dtype, axis, config.run.remat)
-    variables = init_variables(model, config.network.depth, 0)
+    variables = init_variables(model, 0)
     options = step_options(config, shape)
     arrays = draw_minibatch(config.run.minibatch_size, shape)
     minibatch = sharding.distribute(arrays, mesh)

@@ -30,6 +30,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ctjax.base.constants import NUM_CLASSES, NUM_PLANES
+from ctjax.config.architecture import AnyNetwork
 from ctjax.config.fields import (
     Connection,
     Downsampling,
@@ -180,7 +181,7 @@ def flops(network: Network, shape: tuple[int, int], training: bool) -> float:
 
 
 def seconds(
-    network: Network,
+    network: AnyNetwork,
     shape: tuple[int, int],
     training: bool,
     element_size: int,
@@ -198,8 +199,10 @@ def seconds(
       flops_per_s: of matrix products in the same precision.
 
     Returns:
-      Row to seconds.
+      Row to seconds; none for a network whose arrays are not counted.
     """
+    if not isinstance(network, Network):
+        return {}
     compute_s = flops(network, shape, training) / flops_per_s
     return {
         row: max(number * element_size / bytes_per_s, compute_s)

@@ -1,7 +1,6 @@
 """Reads command lines, and ends commands in one line after errors of the user."""
 
 import argparse
-import dataclasses
 import functools
 import operator
 import sys
@@ -10,9 +9,9 @@ from typing import Any, NoReturn
 
 from ctjax.base import home
 from ctjax.base.errors import ConfigError, UserError
-from ctjax.commands import configuration_files, original_words, words
-from ctjax.config import resolve
-from ctjax.config.fields import Config, ModeName, Network
+from ctjax.commands import configuration_files, original_words, typed_values, words
+from ctjax.config import fields, resolve
+from ctjax.config.fields import Config, ModeName
 from ctjax.processes import stop_requests
 
 MENDABLE = (UserError, OSError)
@@ -84,6 +83,13 @@ def parse_config(
     config = configuration_files.load(name).to_dict()
     if typed.network is not None:
         config["network"] = _load_network(typed.network)
+    if "network.architecture" in values:
+        architecture = values["network.architecture"]
+        if "network.architecture" not in typed.fields:
+            _, word = typed.chosen["network.architecture"]
+            architecture = _of_group(word, architecture, config["network"])
+            values["network.architecture"] = architecture
+        config["network"] = _choose_network(config["network"], architecture)
     if "network.name" in values:
         _check_label(values["network.name"], config["network"])
     for name, value in values.items():
@@ -97,12 +103,59 @@ def _load_network(name: str) -> dict[str, Any]:
     return configuration_files.load(name, "network").to_dict()["network"]
 
 
+def _of_group(word: str, architecture: str, network: Mapping[str, Any]) -> str:
+    """Returns the architecture that a group of the original asks for.
+
+    Args:
+      word: that asks for it.
+      architecture: that the word stands for.
+      network: fields of the configuration's own.
+
+    Raises:
+      ConfigError: the original has no such network in that framework.
+    """
+    own, flat = network["architecture"], original_words.CONV_MODES["2D"]
+    if architecture == flat and own in original_words.OTHER_FLAT_NETWORKS:
+        return own
+    is_framework = architecture in original_words.FRAMEWORKS.values()
+    if is_framework and own not in (flat, architecture):
+        raise ConfigError(
+            f"{word}: expected a configuration with network.architecture={flat}, which "
+            f"is the one that CosmicTagger has there, too; got {own}"
+        )
+    return architecture
+
+
+def _choose_network(network: dict[str, Any], architecture: Any) -> dict[str, Any]:
+    """Returns the fields of the network that a command line asks for.
+
+    Args:
+      network: fields of the configuration's own. What it has changed from its defaults
+        is kept, for `resolve` to refuse where the other network does not read it.
+      architecture: that is asked for.
+
+    Raises:
+      ConfigError: no such architecture.
+    """
+    chosen = {**network, "architecture": architecture}
+    own, section = map(resolve.network_section, (network, chosen))
+    if section is own:
+        return network
+    defaults = fields.to_dict(own())
+    changed = {
+        name: value
+        for name, value in chosen.items()
+        if name == "architecture" or value != defaults[name]
+    }
+    return fields.to_dict(section()) | changed
+
+
 def _check_label(label: Any, network: Mapping[str, Any]) -> None:
     """Refuses a network's name that is the original's for another network.
 
     Args:
       label: the name to be given to the network.
-      network: its fields before other fields are changed.
+      network: its fields before others than the architecture are changed.
     """
     name = str(label).lower().replace("scc_21", "scc21")
     if name == str(network["name"]).lower():
@@ -113,9 +166,9 @@ def _check_label(label: Any, network: Mapping[str, Any]) -> None:
             f"of {original_words.ABSENT_NETWORKS[name]}"
         )
     if name in original_words.LABELS and any(
-        _load_network(name)[field.name] != network[field.name]
-        for field in dataclasses.fields(Network)
-        if not field.metadata["option"].keeps_parameters
+        network.get(field) != value
+        for field, value in _load_network(name).items()
+        if not typed_values.FIELDS[f"network.{field}"][1].keeps_parameters
     ):
         raise ConfigError(
             f"network.name={label}: a label for the output, which changes no network; "

@@ -45,8 +45,8 @@ def load(name: str, option: str = "--config") -> ml_collections.ConfigDict:
     path = find(file_name, option)
     try:
         values = _call_get_config(path, [argument] if colon else [])
-        resolve.build(Config, values)  # for its messages, which name fields
-        config = fields.default_config()
+        network = resolve.build(Config, values).network  # or messages naming fields
+        config = fields.default_config(type(network)())
         config.update(values)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error

@@ -13,7 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from ctjax.base import optional_packages
+from ctjax.base.errors import UserError
 from ctjax.commands import command_line
+from ctjax.config.architecture import Architecture
 from ctjax.config.fields import ComputeMode, Config, Mode
 
 
@@ -52,19 +54,26 @@ def export_weights(source: str, output: str) -> tuple[int, int]:
 
     Raises:
       CheckpointError: there is no checkpoint.
+      UserError: the network is that of the TensorFlow code.
       FileExistsError: the output exists.
       MissingExtraError: torch is needed and not there.
     """
     # Imported late: --help needs no jax.
+    from ctjax import models
     from ctjax.learning import devices, state
-    from ctjax.models import UResNet, torch_weights
+    from ctjax.models import torch_weights
     from ctjax.outputs import checkpoint
 
     devices.select(ComputeMode.CPU)
     if os.path.exists(output):
         raise FileExistsError(f"{output}: exists, expected none to write over")
     network = checkpoint.read_network(source)
-    like = state.init_variables(UResNet(network), network.depth, 0)
+    if network.architecture is Architecture.URESNET_TENSORFLOW:
+        raise UserError(
+            f"{source}: weights of network.architecture=uresnet_tensorflow, which "
+            "CosmicTagger's torch code cannot use; expected those of another network"
+        )
+    like = state.init_variables(models.make(network), 0)
     config = Config(network=network, mode=Mode(allow_other_images=True))
     variables, step = checkpoint.restore_weights(source, like, config)
     tensors = torch_weights.from_variables(variables)

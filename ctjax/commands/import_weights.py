@@ -1,13 +1,15 @@
-"""Converts weights of CosmicTagger's torch network to a checkpoint of ctjax.
+"""Converts weights of CosmicTagger's network to a checkpoint of ctjax.
 
 CHECKPOINT is CosmicTagger's folder of checkpoints, one of its .ckpt files, any file of
 a torch state dictionary, or an .npz of arrays under their torch names, those of before
-May 2022 too. DIR is then a mode.weights_location for training and inference, as
-CHECKPOINT itself is.
+May 2022 too. With --config uresnet_tensorflow it is a folder or a checkpoint that its
+TensorFlow code has written, or v2.1's .weights.h5. DIR is then a mode.weights_location
+for training and inference, as CHECKPOINT itself is.
 """
 
 import glob
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,18 +18,23 @@ import numpy as np
 
 from ctjax.base import npz, optional_packages, regular_files
 from ctjax.commands import command_line
+from ctjax.config.architecture import AnyNetwork, Architecture
 from ctjax.config.fields import ComputeMode, Config
 
 MAX_NAMED = 5
 """Tensors that a message names."""
 
-TORCH_INDEX = "checkpoint"
+TEXT_INDEX = "checkpoint"
 """CosmicTagger's text file beside its checkpoints; `latest: model-40.ckpt`."""
 
-OF_TENSORFLOW = (
-    "weights of TensorFlow, which ctjax does not read yet; expected those of "
-    "CosmicTagger's torch code"
-)
+TENSORFLOW_LINE = re.compile(r'model_checkpoint_path:\s*"(.*)"')
+"""What TensorFlow writes in its file of that name."""
+
+KERAS = ".weights.h5"
+
+OF_TORCH = (".ckpt", ".pt", ".pth")
+
+WHOLE_MODELS = (".keras", "saved_model.pb")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -70,7 +77,7 @@ def import_weights(source: str, config: Config, output_dir: str) -> tuple[int, i
     """Converts a checkpoint.
 
     Args:
-      source: CosmicTagger's folder, a torch file or an .npz.
+      source: see `read_weights`.
       config: for its network.
       output_dir: folder of the new checkpoint.
 
@@ -85,27 +92,26 @@ def import_weights(source: str, config: Config, output_dir: str) -> tuple[int, i
       MissingExtraError: torch is needed and not there.
     """
     # Imported late, here and below: --help needs no jax.
+    from ctjax import models
     from ctjax.learning import devices, state
-    from ctjax.models import UResNet
     from ctjax.outputs import checkpoint
 
     devices.select(ComputeMode.CPU)
-    model = UResNet(config.network)
-    like = state.init_variables(model, config.network.depth, config.run.seed)
-    variables, step = read_weights(source, like, config.network.name)
+    like = state.init_variables(models.make(config.network), config.run.seed)
+    variables, step = read_weights(source, like, config.network)
     checkpoint.save_weights(output_dir, variables, step, config)
     return step, state.count_parameters(variables["params"])
 
 
 def read_weights(
-    source: str, like: Mapping[str, Any], network: str
+    source: str, like: Mapping[str, Any], network: AnyNetwork
 ) -> tuple[dict[str, Any], int]:
     """Reads weights of CosmicTagger.
 
     Args:
-      source: CosmicTagger's folder, a torch file or an .npz.
+      source: CosmicTagger's folder, a file of torch, TensorFlow or Keras, or an .npz.
       like: variables of the network, for their shapes.
-      network: its name, for messages.
+      network: its options.
 
     Returns:
       The variables, numpy float32, and the step at which they were saved, 0 where
@@ -119,12 +125,18 @@ def read_weights(
     from ctjax.models.torch_weights import WeightsError
 
     path = find_file(source)
-    tensors, step = _read_npz(path) if path.endswith(".npz") else _read_torch(path)
+    is_of_tensorflow = _is_of_tensorflow(path)
+    _check_framework(path, is_of_tensorflow, network)
+    if is_of_tensorflow:
+        tensors, step = _read_tensorflow(path)
+    else:
+        tensors, step = _read_npz(path) if path.endswith(".npz") else _read_torch(path)
     _check_numbers(path, tensors)
     try:
         found = torch_weights.to_variables(tensors, like)
     except WeightsError as error:
-        raise WeightsError(f"{path}: network {network} of --config: {error}") from error
+        name = network.name
+        raise WeightsError(f"{path}: network {name} of --config: {error}") from error
     return {"batch_stats": {}, **found}, step
 
 
@@ -149,8 +161,7 @@ def is_foreign(location: str) -> bool:
 def _find_indices(folder: str) -> list[str]:
     """Finds the text index in a folder of checkpoints, or in a run's folder."""
     candidates = [
-        os.path.join(folder, *between, TORCH_INDEX)
-        for between in ((), ("checkpoints",))
+        os.path.join(folder, *between, TEXT_INDEX) for between in ((), ("checkpoints",))
     ]
     return [path for path in candidates if os.path.isfile(path)]
 
@@ -160,15 +171,48 @@ def _find_files(folder: str) -> list[str]:
     return sorted(
         path
         for path in glob.glob(os.path.join(glob.escape(folder), "*"))
-        if path.endswith((".ckpt", ".pt", ".pth", ".npz")) or _is_of_tensorflow(path)
+        if path.endswith((*OF_TORCH, ".npz")) or _is_of_tensorflow(path)
     )
 
 
 def _is_of_tensorflow(path: str) -> bool:
     """Says whether a file, or the beginning of names of files, is TensorFlow's."""
-    endings = (".index", ".weights.h5", ".keras", "saved_model.pb")
     is_there = os.path.isfile(f"{path}.index") and not os.path.exists(path)
+    endings = (".index", KERAS, *WHOLE_MODELS)
     return path.endswith(endings) or ".data-00000-of-" in path or is_there
+
+
+def _name_in_tensorflow(path: str) -> str:
+    """Returns the name that TensorFlow gives a checkpoint, of one of its files.
+
+    Raises:
+      WeightsError: it is a whole model.
+    """
+    from ctjax.models.torch_weights import WeightsError
+
+    if path.endswith(WHOLE_MODELS):
+        raise WeightsError(
+            f"{path}: found a whole model of TensorFlow, expected weights as "
+            f"CosmicTagger writes them, a .ckpt with its .index or a {KERAS}"
+        )
+    return path.partition(".data-00000-of-")[0].removesuffix(".index")
+
+
+def _check_framework(path: str, is_of_tensorflow: bool, network: AnyNetwork) -> None:
+    """Refuses weights of one of CosmicTagger's frameworks for the other's network.
+
+    Their tensors may have the same shapes; what is computed with them differs.
+    """
+    from ctjax.models.torch_weights import WeightsError
+
+    found, expected = "torch", "of TensorFlow"
+    if is_of_tensorflow:
+        found, expected = "TensorFlow", "of torch, or network=uresnet_tensorflow,"
+    if is_of_tensorflow != (network.architecture is Architecture.URESNET_TENSORFLOW):
+        raise WeightsError(
+            f"{path}: found weights of {found}, expected weights {expected} with "
+            f"network.architecture={network.architecture.value}"
+        )
 
 
 def find_file(source: str) -> str:
@@ -178,41 +222,53 @@ def find_file(source: str) -> str:
       source: a file, the folder of the index, or the run's folder above.
 
     Returns:
-      The file with the tensors.
+      The file with the tensors; of TensorFlow's files their common beginning.
 
     Raises:
       WeightsError: there is none.
     """
     from ctjax.models.torch_weights import WeightsError
 
-    index = source
     if os.path.isdir(source):
-        indices, files = _find_indices(source), _find_files(source)
-        if not indices and any(_is_of_tensorflow(path) for path in files):
-            raise WeightsError(f"{source}: {OF_TENSORFLOW}")
-        if not indices:
-            names = ", ".join(os.path.basename(path) for path in files)
-            hint = f", or the name of one of its files: {names}" if names else ""
-            raise WeightsError(
-                f"{source}: expected a text file {TORCH_INDEX} in it{hint}"
-            )
-        index = indices[0]
-    elif _is_of_tensorflow(source):
-        raise WeightsError(f"{source}: {OF_TENSORFLOW}")
-    elif not os.path.exists(source):
+        indices = _find_indices(source)
+        return _follow(indices[0]) if indices else _only_file(source)
+    if _is_of_tensorflow(source):
+        return _name_in_tensorflow(source)
+    if not os.path.exists(source):
         raise WeightsError(f"{source}: no such file or folder")
-    elif os.path.basename(source) != TORCH_INDEX:
-        return source
+    is_index = os.path.basename(source) == TEXT_INDEX
+    return _follow(source) if is_index else source
+
+
+def _only_file(folder: str) -> str:
+    """Returns the one checkpoint of TensorFlow in a folder without a text index."""
+    from ctjax.models.torch_weights import WeightsError
+
+    files = _find_files(folder)
+    theirs = {_name_in_tensorflow(path) for path in files if _is_of_tensorflow(path)}
+    of_torch = [path for path in files if path.endswith(OF_TORCH)]
+    if len(theirs) == 1 and not set(of_torch) - theirs:
+        return theirs.pop()
+    listed = ", ".join(os.path.basename(path) for path in files)
+    hint = f", or the name of one of its files: {listed}" if files else ""
+    raise WeightsError(f"{folder}: expected a text file {TEXT_INDEX} in it{hint}")
+
+
+def _follow(index: str) -> str:
+    """Returns the file that a text index of torch's or TensorFlow's code names."""
+    from ctjax.models.torch_weights import WeightsError
+
     with open(index, encoding="utf-8", errors="replace") as file:
         lines = file.read().splitlines()
-    if any(line.startswith("model_checkpoint_path:") for line in lines):
-        raise WeightsError(f"{source}: {OF_TENSORFLOW}")
     names = [line[8:].strip() for line in lines if line.startswith("latest: ")]
-    if not names:
+    matches = [TENSORFLOW_LINE.match(line) for line in lines]
+    theirs = [match[1] for match in matches if match]
+    if not names and not theirs:
         raise WeightsError(f"{index}: expected a line 'latest: FILE'")
-    path = os.path.join(os.path.dirname(index), names[0])
-    if not os.path.isfile(path):
-        raise WeightsError(f"{index}: names {names[0]}, which is not there")
+    name = (names + theirs)[0]
+    path = os.path.join(os.path.dirname(index), name)
+    if not os.path.isfile(path if names else f"{path}.index"):
+        raise WeightsError(f"{index}: names {name}, which is not there")
     return path
 
 
@@ -247,6 +303,17 @@ def _read_npz(path: str) -> tuple[dict[str, np.ndarray], int]:
             return {name: arrays[name] for name in arrays}, 0
     except Exception as error:  # of any kind, where an archive is damaged
         raise WeightsError(f"{path}: expected an .npz of arrays: {error}") from error
+
+
+def _read_tensorflow(path: str) -> tuple[dict[str, np.ndarray], int]:
+    """Tensors under their torch names, and the step in the name of the file."""
+    from ctjax.commands import tensorflow_files
+    from ctjax.models import tensorflow_weights
+
+    is_keras = path.endswith(KERAS)
+    read = tensorflow_files.read_keras if is_keras else tensorflow_files.read_bundle
+    step = re.search(r"_(\d+)\.", os.path.basename(path))
+    return tensorflow_weights.to_torch(read(path)), int(step[1]) if step else 0
 
 
 def _read_torch(path: str) -> tuple[dict[str, np.ndarray], int]:

@@ -38,14 +38,28 @@ OTHER_NAMES = {
 }
 """Fields and groups that are refused with the name of the same thing here."""
 
+CONV_MODES = {
+    "2D": "uresnet",
+    "conv_2D": "uresnet",
+    "3D": "uresnet3d",
+    "conv_3D": "uresnet3d",
+}
+"""What network.architecture is for each value of network.conv_mode."""
+
+OTHER_FLAT_NETWORKS = ("uresnet_v21", "uresnet_tensorflow")
+"""Networks that `conv_2D` leaves as they are where a configuration has them."""
+
+FRAMEWORKS = {"tensorflow": "uresnet_tensorflow"}
+"""What network.architecture is for a value of framework.name."""
+
 _LAYOUT = Absent("images have one layout in ctjax", ("channels_last", "channels_first"))
 _ENGINE = "jax computes, and joins the processes by itself"
 _THREADS = "XLA takes the CPUs that the process may use"
 _HEADS = "ctjax has no heads for the vertex and the event's class"
 _ENVIRONMENT = "expected the variable in the environment of the command"
 _TORCH = (
-    "ctjax computes with jax what CosmicTagger's torch code does, and has no variant "
-    "of its TensorFlow code yet"
+    "ctjax computes with jax what CosmicTagger's torch code does, or with tensorflow "
+    "the network of its TensorFlow code"
 )
 
 ABSENT_FIELDS = {
@@ -70,16 +84,7 @@ ABSENT_FIELDS = {
     "mode.quantization_aware": Absent("ctjax trains without quantization", ("False",)),
     "network.activation": Absent("ctjax has LeakyReLU alone", ("leaky_relu",)),
     "network.batch_norm": Absent("expected network.normalization=batch or none"),
-    "network.block_style": Absent("expected network.residual=True or False"),
-    "network.conv_mode": Absent(
-        "ctjax has the 2D network alone, and no 3D one", ("2D", "conv_2D")
-    ),
     "network.data_format": _LAYOUT,
-    "network.depthwise": Absent("ctjax has no depthwise convolutions", ("False",)),
-    "network.kernel_size": Absent(
-        "kernels are 3 x 3, those of the deepest level network.filter_size_deepest",
-        ("3",),
-    ),
     "run.broadcast_buffers": Absent(
         "running statistics are the mean over the devices", ("True",)
     ),
@@ -100,17 +105,21 @@ ABSENT_GROUPS = {
 }
 """Groups none of whose fields is one here."""
 
-CONFIGURATIONS = {"SCC_21": "scc21", "base_config": "default", "config": "default"}
+CONFIGURATIONS = {
+    "SCC_21": "scc21",
+    "base_config": "default",
+    "config": "default",
+    "sn-at": "sn_at",
+}
 """Configurations and networks that have another name here."""
 
-_OF_V2_1 = "a recipe of CosmicTagger v2.1, whose networks ctjax does not have"
-_IS_3D = "a 3D network, and ctjax has the 2D one alone"
+_WITH_HEADS = (
+    "a recipe of CosmicTagger v2.1 with heads for the vertex or the event's class, "
+    "which ctjax does not have; expected uresnet_v21 or sn"
+)
 
 ABSENT_NETWORKS = {
-    "cvt": "a network of CosmicTagger v2.1 that ctjax does not have",
-    "segformer": "a network of CosmicTagger v2.1 that ctjax does not have",
-    "sparseuresnet3d": _IS_3D,
-    "uresnet3d": _IS_3D,
+    "sparseuresnet3d": "a sparse network, and ctjax has dense ones alone",
 }
 
 ABSENT_CONFIGURATIONS = ABSENT_NETWORKS | {
@@ -118,13 +127,22 @@ ABSENT_CONFIGURATIONS = ABSENT_NETWORKS | {
         "expected a21 with data.synthetic=False data.seed=12345 run.seed=54321 "
         "run.minibatch_size=32 run.iterations=5000"
     ),
-    "sn": _OF_V2_1,
-    "sn-at": f"its network is uresnet3d, {_IS_3D}",
-    "uresnet2": _OF_V2_1,
-    "uresnet2-inference": _OF_V2_1,
+    "uresnet2": _WITH_HEADS,
+    "uresnet2-inference": _WITH_HEADS,
 }
 
-LABELS = ("a21", "polaris", "scc21", "scc21_master", "uresnet")
+LABELS = (
+    "a21",
+    "cvt",
+    "polaris",
+    "scc21",
+    "scc21_master",
+    "segformer",
+    "sn",
+    "uresnet",
+    "uresnet3d",
+    "uresnet_v21",
+)
 """Names of the original's networks that a configuration of ctjax has."""
 
 _SWEEP = "expected one command for each run"

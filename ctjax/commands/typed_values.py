@@ -1,14 +1,21 @@
 """Reads the values of fields as they are typed, by hydra's rules."""
 
-import operator
+import re
 from typing import Any
 
 from ctjax.base.errors import ConfigError
-from ctjax.config import resolve
+from ctjax.config import dotted, fields, resolve
 from ctjax.config.fields import Config
 
 FIELDS = resolve.field_types(Config)
 """Type and declaration of every field, by its dotted name."""
+
+MAY_BE_EMPTY = {
+    name
+    for name, default in dotted.flatten(fields.to_dict(Config())).items()
+    if default == ""
+}
+"""Fields whose value may be no character at all."""
 
 LISTS = ("data.file", "data.aux_file")
 """Fields that take several names, separated by commas."""
@@ -33,7 +40,7 @@ def read(name: str, text: str) -> Any:
       name: dotted, of a field that exists.
       text: what stands behind the sign =, as the shell hands it on. Quotes around it
         are taken away; `null` and `None` unset a field; a list of file names may stand
-        in brackets.
+        in brackets, and one of numbers, too.
 
     Returns:
       The value; choices as their strings.
@@ -60,6 +67,8 @@ def read(name: str, text: str) -> Any:
             raise ConfigError(
                 f"{name}: expected {kind.__name__}, got {text!r}"
             ) from error
+    if kind is tuple:
+        return _read_numbers(name, text)
     if text.startswith("[") and not is_quoted:
         return _joined(name, text)
     return text
@@ -67,8 +76,8 @@ def read(name: str, text: str) -> Any:
 
 def _check_is_plain(name: str, text: str, is_quoted: bool) -> None:
     """Refuses what stands for no value, or for one that is written elsewhere."""
-    is_allowed = FIELDS[name][1].if_unset or operator.attrgetter(name)(Config()) == ""
-    if text == "" and not is_allowed:
+    kind, option = FIELDS[name]
+    if text == "" and not (option.if_unset or name in MAY_BE_EMPTY):
         raise ConfigError(f"{name}=: expected a value, got nothing")
     if text.startswith("=") and not is_quoted:
         raise ConfigError(f"{name}={text}: expected {name}={text.lstrip('=')}")
@@ -78,9 +87,19 @@ def _check_is_plain(name: str, text: str, is_quoted: bool) -> None:
         raise ConfigError(
             f"{name}: expected the value itself, got {text}, which is not looked up"
         )
-    is_list = text.startswith("[") and name not in LISTS
+    is_list = text.startswith("[") and kind is not tuple and name not in LISTS
     if (is_list or text.startswith("{")) and not is_quoted:
         raise ConfigError(f"{name}: expected one value, got {text}")
+
+
+def _read_numbers(name: str, text: str) -> tuple[int, ...]:
+    """Reads whole numbers, separated by commas, in brackets or not."""
+    found = re.fullmatch(r"\[(.*)\]|\((.*)\)|(.*)", text, re.S)
+    assert found is not None
+    try:
+        return tuple(int(number) for number in found[found.lastindex or 0].split(","))
+    except ValueError as error:
+        raise ConfigError(f"{name}: expected a list of int, got {text!r}") from error
 
 
 def _joined(name: str, text: str) -> str:

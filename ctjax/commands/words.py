@@ -24,8 +24,13 @@ SETTING = re.compile(r"([^\W\d][\w./@-]*)=(.*)", re.S)
 
 SECTIONS = {name.rpartition(".")[0] for name in typed_values.FIELDS} - {""}
 GROUPS = ("mode", "network", "data", "framework")
-DATA = {"real": False, "synthetic": True}
-"""What data.synthetic is in each of the original's groups `data`."""
+CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
+    "mode": ("mode.name", {mode.value: mode.value for mode in ModeName}),
+    "data": ("data.synthetic", {"real": False, "synthetic": True}),
+    "network.conv_mode": ("network.architecture", original_words.CONV_MODES),
+    "framework.name": ("network.architecture", original_words.FRAMEWORKS),
+}
+"""What field each group of the original stands for, and its value of each choice."""
 
 
 @dataclasses.dataclass
@@ -126,6 +131,7 @@ def _take_flag(
 def _set(words: Words, name: str, text: str) -> None:
     """Takes `FIELD=VALUE` and `GROUP=CHOICE`."""
     word = f"{name}={text}"
+    name = "framework.name" if name == "framework" else name
     name = original_words.SAME_FIELDS.get(name, name)
     if name in typed_values.FIELDS:
         value = typed_values.read(name, text)
@@ -135,17 +141,21 @@ def _set(words: Words, name: str, text: str) -> None:
                 f"{name}={before} has no effect: {name}={value} is typed behind it"
             )
         words.fields[name] = value
-    elif name in ("mode", "network", "data"):
-        _choose(words, name, text)
+    elif name == "network" or (name in CHOICES and not _is_nothing(name, text)):
+        _choose(words, word, name, text)
     else:
-        name = "framework.name" if name == "framework" else name
         _set_nothing(words, word, name, text)
 
 
-def _choose(words: Words, group: str, text: str) -> None:
+def _is_nothing(name: str, text: str) -> bool:
+    """Says whether a group's value is not one of its choices but what ctjax does."""
+    is_choice = text.strip("'\"") in CHOICES[name][1]
+    return not is_choice and name in original_words.ABSENT_FIELDS
+
+
+def _choose(words: Words, word: str, group: str, text: str) -> None:
     """Takes the choice of a group, which says several fields at once."""
     text = text.strip("'\"")
-    word = f"{group}={text}"
     if group == "network":
         if words.network not in (None, text):
             raise ConfigError(
@@ -153,16 +163,20 @@ def _choose(words: Words, group: str, text: str) -> None:
             )
         words.network = text
         return
-    if group == "mode":
-        name, choices = "mode.name", {mode.value: mode.value for mode in ModeName}
-    else:
-        name, choices = "data.synthetic", DATA
+    name, choices = CHOICES[group]
     if text not in choices:
         raise ConfigError(f"{word}: expected one of {', '.join(choices)}")
-    before = words.chosen.get(name)
-    if before is not None and before[0] != choices[text]:
+    before, value = words.chosen.get(name), choices[text]
+    if before is None or _is_said_by(before[0], value):
+        words.chosen[name] = (value, word)
+    elif before[0] != value and not _is_said_by(value, before[0]):
         raise ConfigError(f"{before[1]} and {word}: expected one of them")
-    words.chosen[name] = (choices[text], word)
+
+
+def _is_said_by(value: Any, other: Any) -> bool:
+    """Says whether one choice is part of the other: 2D convolutions of networks."""
+    is_flat = value == original_words.CONV_MODES["2D"]
+    return is_flat and other in original_words.OTHER_FLAT_NETWORKS
 
 
 def _set_nothing(words: Words, word: str, name: str, text: str) -> None:

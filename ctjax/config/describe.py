@@ -7,6 +7,8 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ctjax.config import networks
+from ctjax.config.architecture import AnyNetwork
 from ctjax.config.fields import Config, to_dict
 from ctjax.config.option import Option, plain_type
 
@@ -33,8 +35,12 @@ def describe(config: Config) -> str:
 
 
 class _Described(typing.NamedTuple):
-    """A field in words: dotted name, default, type or choices, meaning."""
+    """A field in words: section, dotted name, default, type or choices, meaning.
 
+    A section `network` is of one architecture: "network, architecture=segformer".
+    """
+
+    section: str
     name: str
     default: str | None
     kind: str
@@ -42,9 +48,16 @@ class _Described(typing.NamedTuple):
 
 
 def _described_fields(section: Any, prefix: str = "") -> Iterator[_Described]:
-    """Yields every field of a section and of those inside it."""
+    """Yields every field of a section and of those inside it; of every network."""
+    title = prefix.removesuffix(".")
+    if isinstance(section, AnyNetwork):
+        title += f", architecture={section.architecture.value}"
     for field in dataclasses.fields(section):
         name, value = f"{prefix}{field.name}", getattr(section, field.name)
+        if isinstance(value, AnyNetwork):
+            for network in networks.SECTIONS.values():
+                yield from _described_fields(network(), f"{name}.")
+            continue
         if dataclasses.is_dataclass(value):
             yield from _described_fields(value, f"{name}.")
             continue
@@ -53,12 +66,15 @@ def _described_fields(section: Any, prefix: str = "") -> Iterator[_Described]:
         if isinstance(value, enum.Enum):
             kind = "|".join(str(member.value) for member in type(value))
             value = value.value
+        if isinstance(value, tuple):
+            kind, value = "list of int", ",".join(map(str, value))
         if option.at_least is not None:
             kind += f", at least {option.at_least:g}"
         meaning = option.meaning
         if option.if_unset is not None:
             meaning += f" ({UNSET}: {option.if_unset})"
-        yield _Described(name, None if value is None else str(value), kind, meaning)
+        default = None if value is None else str(value)
+        yield _Described(title, name, default, kind, meaning)
 
 
 def help_text(command: str) -> str:
@@ -78,7 +94,10 @@ def help_text(command: str) -> str:
         "null stands for a field that is not set. The fields, with their defaults:",
         "",
     ]
+    section = None
     for field in _described_fields(Config()):
+        if section != (section := field.section) and "=" in section:
+            lines += ["", f"  With network.{section.partition(', ')[2]}:"]
         lines.append(f"  {field.name}={field.default}  ({field.kind})")
         lines.append(f"      {field.meaning}")
     return "\n".join(lines) + "\n"
@@ -95,14 +114,15 @@ def configuration_page() -> str:
         "what stands for it when it is not set; of a field that is set twice, the last",
         "word holds.",
         "",
-        "This page is made from `ctjax/config/fields.py`; after a change there:",
+        "This page is made from the fields in `ctjax/config/`; after a change there:",
         "",
         "    python -m ctjax.config.describe > docs/configuration.md",
     ]
     section = None
     for field in _described_fields(Config()):
-        if section != (section := field.name.rpartition(".")[0]):
-            head = f"`{section}`" if section else "The rest"
+        if section != (section := field.section):
+            words = [f"`{word}`" for word in section.split(", ") if word]
+            head = ", ".join(words) or "The rest"
             lines += ["", f"## {head}", "", "| field | default | type | meaning |"]
             lines.append("|---|---|---|---|")
         if field.default is None:

@@ -12,131 +12,26 @@ from typing import Any
 import ml_collections
 
 from ctjax.base.constants import CHARGE_LIMIT
+from ctjax.config.architecture import AnyNetwork
+from ctjax.config.choices import (
+    ComputeMode,
+    Connection,
+    Densify,
+    Downsampling,
+    GrowthRate,
+    Kernels,
+    LearningRateSchedule,
+    LossAverage,
+    LossBalanceScheme,
+    ModeName,
+    Normalization,
+    OnNonfinite,
+    OptimizerName,
+    Precision,
+    Remat,
+    Upsampling,
+)
 from ctjax.config.option import option, plain_type
-
-
-class ModeName(enum.Enum):
-    """What a run does."""
-
-    TRAIN = "train"
-    INFERENCE = "inference"
-    IOTEST = "iotest"
-    QUICKSTART = "quickstart"
-
-
-class ComputeMode(enum.Enum):
-    """Which kind of device computes."""
-
-    AUTO = "auto"
-    CPU = "CPU"
-    GPU = "GPU"
-
-
-class Precision(enum.Enum):
-    """Number format that the network computes in; parameters are always float32."""
-
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    MIXED = "mixed"
-    FLOAT16 = "float16"
-
-
-class Remat(enum.Enum):
-    """What the backward pass recomputes; only its inputs are stored."""
-
-    NONE = "none"
-    BLOCK = "block"
-    STAGE = "stage"
-
-
-class Kernels(enum.Enum):
-    """Which implementation runs convolutions with few features."""
-
-    AUTO = "auto"
-    XLA = "xla"
-    COLUMNS = "columns"
-    FUSED = "fused"
-
-
-class Densify(enum.Enum):
-    """Where stored voxels are turned into dense images."""
-
-    HOST = "host"
-    DEVICE = "device"
-
-
-class Normalization(enum.Enum):
-    """What follows a convolution."""
-
-    NONE = "none"
-    BATCH = "batch"
-    LAYER = "layer"
-    INSTANCE = "instance"
-
-
-class Connection(enum.Enum):
-    """How a skip connection joins the upward path."""
-
-    CONCAT = "concat"
-    SUM = "sum"
-    NONE = "none"
-
-
-class GrowthRate(enum.Enum):
-    """How features grow from level to level."""
-
-    ADDITIVE = "additive"
-    MULTIPLICATIVE = "multiplicative"
-
-
-class Downsampling(enum.Enum):
-    """How an image is halved on the way down."""
-
-    MAX_POOLING = "max_pooling"
-    CONVOLUTIONAL = "convolutional"
-
-
-class Upsampling(enum.Enum):
-    """How an image is doubled on the way up."""
-
-    INTERPOLATION = "interpolation"
-    CONVOLUTIONAL = "convolutional"
-
-
-class LossBalanceScheme(enum.Enum):
-    """How pixels are weighted in the loss."""
-
-    NONE = "none"
-    LIGHT = "light"
-    EVEN = "even"
-    FOCAL = "focal"
-
-
-class OptimizerName(enum.Enum):
-    """Which update rule of optax changes the parameters."""
-
-    ADAM = "adam"
-    RMSPROP = "rmsprop"
-    SGD = "sgd"
-    ADAGRAD = "adagrad"
-    ADADELTA = "adadelta"
-    LAMB = "lamb"
-    LARS = "lars"
-
-
-class OnNonfinite(enum.Enum):
-    """What training does when a loss or gradient is not finite."""
-
-    STOP = "stop"
-    SKIP = "skip"
-
-
-class LearningRateSchedule(enum.Enum):
-    """How the learning rate changes with the step."""
-
-    FLAT = "flat"
-    WARMUP_FLAT_DECAY = "warmup_flat_decay"
-    ONE_CYCLE = "one_cycle"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,13 +128,20 @@ class Data:
     densify: Densify = option(Densify.HOST, "where dense images are made")
 
 
-@dataclasses.dataclass(frozen=True)
-class Network:
-    """Options of the UResNet; the defaults are CosmicTagger's uresnet."""
+BLOCK_CONCAT = "keep the planes apart in the deepest level"
+KERNELS = (
+    "which implementation runs convolutions of few features: XLA's, XLA's with "
+    "columns of the image as features, or our own for GPUs, fused with bias, "
+    "residual sum and activation, and columns for what they do not take (auto: "
+    "fused on H100 and H200 with jax-triton, columns on other GPUs where they were "
+    "measured to be faster, xla elsewhere)"
+)
 
-    name: str = option(
-        "uresnet", "name of the network; part of output_dir", keeps_parameters=True
-    )
+
+@dataclasses.dataclass(frozen=True)
+class AnyUResNet(AnyNetwork):
+    """Options that all UResNets share."""
+
     bias: bool = option(True, "convolutions have biases")
     normalization: Normalization = option(
         Normalization.BATCH, "what follows a convolution"
@@ -256,18 +158,7 @@ class Network:
     blocks_deepest_layer: int = option(5, "blocks of the deepest level", 0)
     blocks_final: int = option(5, "blocks before the class scores", 0)
     depth: int = option(6, "how often the network halves the image", 1)
-    filter_size_deepest: int = option(
-        5, "kernel size of the deepest level, an odd number", 1
-    )
     bottleneck_deepest: int = option(256, "features of the deepest level", 1)
-    residual: bool = option(True, "blocks are residual")
-    block_concat: bool = option(False, "keep the planes apart in the deepest level")
-    weight_decay: float = option(
-        0.0,
-        "decoupled weight decay of the kernels (CosmicTagger's torch has none)",
-        0,
-        keeps_parameters=True,
-    )
     connections: Connection = option(
         Connection.CONCAT, "how skip connections join the way up"
     )
@@ -280,15 +171,24 @@ class Network:
     upsampling: Upsampling = option(
         Upsampling.INTERPOLATION, "how images are doubled on the way up"
     )
-    kernels: Kernels = option(
-        Kernels.AUTO,
-        "which implementation runs convolutions of few features: XLA's, XLA's with "
-        "columns of the image as features, or our own for GPUs, fused with bias, "
-        "residual sum and activation, and columns for what they do not take (auto: "
-        "fused on H100 and H200 with jax-triton, columns on other GPUs where they were "
-        "measured to be faster, xla elsewhere)",
-        keeps_parameters=True,
+
+
+@dataclasses.dataclass(frozen=True)
+class MasterUResNet(AnyUResNet):
+    """Options that the UResNets of CosmicTagger's branch master share, 2D and 3D."""
+
+    filter_size_deepest: int = option(
+        5, "kernel size of the deepest level, an odd number", 1
     )
+    residual: bool = option(True, "blocks are residual")
+
+
+@dataclasses.dataclass(frozen=True)
+class Network(MasterUResNet):
+    """Options of the UResNet; the defaults are CosmicTagger's uresnet."""
+
+    block_concat: bool = option(False, BLOCK_CONCAT)
+    kernels: Kernels = option(Kernels.AUTO, KERNELS, keeps_parameters=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -306,6 +206,12 @@ class Optimizer:
     )
     loss_balance_scheme: LossBalanceScheme = option(
         LossBalanceScheme.FOCAL, "how pixels are weighted in the loss"
+    )
+    loss_average: LossAverage = option(
+        LossAverage.WEIGHTS,
+        "what the sum of weighted cross entropies is divided by, plane by plane: the "
+        "sum of the weights, or the number of pixels as in CosmicTagger v2.1, where "
+        "focal weights are a third",
     )
     loss_charged_pixels_only: bool = option(
         False, "leave pixels without charge out of the loss"
@@ -357,7 +263,7 @@ class Config:
 
     run: Run = dataclasses.field(default_factory=Run)
     data: Data = dataclasses.field(default_factory=Data)
-    network: Network = dataclasses.field(default_factory=Network)
+    network: AnyNetwork = dataclasses.field(default_factory=Network)
     mode: Mode = dataclasses.field(default_factory=Mode)
     output_dir: str = option(
         None,
@@ -366,9 +272,14 @@ class Config:
     )
 
 
-def default_config() -> ml_collections.ConfigDict:
-    """Returns the defaults of every option, choices as their strings."""
-    return ml_collections.ConfigDict(_with_references(Config()))
+def default_config(network: AnyNetwork | None = None) -> ml_collections.ConfigDict:
+    """Returns the defaults of every option, choices as their strings.
+
+    Args:
+      network: the section `network`; None for that of the UResNet.
+    """
+    config = Config(network=Network() if network is None else network)
+    return ml_collections.ConfigDict(_with_references(config))
 
 
 def _with_references(section: Any) -> dict[str, Any]:

@@ -39,7 +39,12 @@ def option(
 
 @functools.cache
 def plain_type(section: type, name: str) -> type:
-    """Returns the type of an option that is set: `int` where it is `int | None`."""
+    """Returns the type of an option that is set: `int` where it is `int | None`.
+
+    That of `tuple[int, ...]` is `tuple`; there are no tuples but of whole numbers.
+    """
     annotation = typing.get_type_hints(section)[name]
+    if typing.get_origin(annotation) is tuple:
+        return tuple
     types = [t for t in typing.get_args(annotation) if t is not type(None)]
     return types[0] if types else annotation

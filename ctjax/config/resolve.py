@@ -12,6 +12,8 @@ import ml_collections
 
 from ctjax.base import home
 from ctjax.base.errors import ConfigError
+from ctjax.config import networks
+from ctjax.config.architecture import AnyNetwork, Architecture
 from ctjax.config.fields import Config, Data, ModeName, Precision
 from ctjax.config.option import Option, plain_type
 
@@ -42,11 +44,7 @@ def resolve(config: Mapping[str, Any]) -> Config:
             "run.precision=float16 is for inference: expected float32, bfloat16 or "
             f"mixed with mode.name={mode.name.value}"
         )
-    if network.filter_size_deepest % 2 == 0:
-        raise ConfigError(
-            "network.filter_size_deepest: expected an odd number, "
-            f"got {network.filter_size_deepest}"
-        )
+    networks.check(network)
     _check_files(result.data, mode.name)
     if run.iterations is None and mode.name is not ModeName.INFERENCE:
         run = dataclasses.replace(run, iterations=DEFAULT_ITERATIONS)
@@ -108,11 +106,17 @@ def check_name(name: str) -> None:
 
 
 def field_types(section: type, prefix: str = "") -> dict[str, tuple[type, Option]]:
-    """Returns type and declaration of every field, by its dotted name."""
+    """Returns type and declaration of every field, by its dotted name.
+
+    Those of every network are among them; a name has one type in all of them.
+    """
     found = {}
     for field in dataclasses.fields(section):
         kind, name = plain_type(section, field.name), f"{prefix}{field.name}"
-        if dataclasses.is_dataclass(kind):
+        if kind is AnyNetwork:
+            for network in networks.SECTIONS.values():
+                found |= field_types(network, f"{name}.")
+        elif dataclasses.is_dataclass(kind):
             found |= field_types(kind, f"{name}.")
         else:
             found[name] = (kind, field.metadata["option"])
@@ -150,7 +154,8 @@ def build(section: type, values: Mapping[str, Any], prefix: str = "") -> Any:
     """Makes one dataclass of options, with defaults where `values` has no entry.
 
     Args:
-      section: `Config` or the class of one of its sections.
+      section: `Config` or the class of one of its sections; for `AnyNetwork` the values
+        say by "architecture" which network's it is.
       values: field name to value; choices as their strings.
       prefix: dotted name of the section with a final dot, for messages.
 
@@ -160,10 +165,14 @@ def build(section: type, values: Mapping[str, Any], prefix: str = "") -> Any:
     Raises:
       ConfigError: an unknown field, or a value of the wrong type or out of range.
     """
+    if section is AnyNetwork:
+        section = network_section(values)
     fields = {f"{prefix}{field.name}": field for field in dataclasses.fields(section)}
     arguments = {}
     for name, value in values.items():
         full_name = f"{prefix}{name}"
+        if issubclass(section, AnyNetwork):
+            networks.check_reads(section, name)
         _check_known(full_name, fields)
         kind = plain_type(section, name)
         if dataclasses.is_dataclass(kind):
@@ -180,6 +189,16 @@ def build(section: type, values: Mapping[str, Any], prefix: str = "") -> Any:
     return section(**arguments)
 
 
+def network_section(values: Mapping[str, Any]) -> type[AnyNetwork]:
+    """Returns the class of a section `network`, by its field `architecture`.
+
+    Raises:
+      ConfigError: there is no such architecture.
+    """
+    value = values.get("architecture", Architecture.URESNET)
+    return networks.SECTIONS[_convert(value, Architecture, "network.architecture")]
+
+
 def _checked(value: Any, kind: type, option: Option, name: str) -> Any:
     """Returns the value of one option, or raises ConfigError with its name."""
     if option.if_unset is None:
@@ -189,7 +208,8 @@ def _checked(value: Any, kind: type, option: Option, name: str) -> Any:
     else:
         advice = f"; leave it out for {option.if_unset}"
     result = _convert(value, kind, name)
-    if option.at_least is not None and not result >= option.at_least:
+    numbers = result if isinstance(result, tuple) else (result,)
+    if option.at_least is not None and not min(numbers) >= option.at_least:
         raise ConfigError(
             f"{name}: expected at least {option.at_least:g}, got {value}{advice}"
         )
@@ -209,6 +229,11 @@ def _convert(value: Any, expected: type, name: str) -> Any:
                 f"{name}: expected one of {', '.join(choices)}, got {value!r}"
             )
         return choices[value]
+    if expected is tuple:
+        numbers = value if isinstance(value, list | tuple) else ()
+        if not numbers or not all(type(number) is int for number in numbers):
+            raise ConfigError(f"{name}: expected a list of int, got {value!r}")
+        return tuple(numbers)
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, expected) or (

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ctjax.base.constants import NUM_CLASSES
-from ctjax.config.fields import LossBalanceScheme
+from ctjax.config.choices import LossAverage, LossBalanceScheme
 from ctjax.learning import sharding
 
 LossFn = Callable[..., jax.Array]
@@ -67,12 +67,13 @@ def make_loss(
     scheme: LossBalanceScheme,
     charged_pixels_only: bool = False,
     axis_name: str | None = None,
+    average: LossAverage = LossAverage.WEIGHTS,
 ) -> LossFn:
     """Returns the loss of a balance scheme.
 
-    Each plane contributes its weighted mean over the pixels of the minibatch; planes
-    are summed. The mean is over the whole minibatch however many devices share it, so
-    that the loss does not depend on their number.
+    Each plane contributes its weighted mean over the pixels of the minibatch, or the
+    mean of what is weighted; planes are summed. Means are over the whole minibatch
+    however many devices share it, so that the loss does not depend on their number.
 
     Args:
       scheme: none (1 everywhere), light (1, 1.5, 10 by class), even (inverse to the
@@ -81,6 +82,8 @@ def make_loss(
         construction of the data.
       axis_name: of the mesh over which the minibatch is sharded; None where it is
         whole.
+      average: what each plane's sum is divided by, the sum of the weights or the number
+        of pixels; in the latter case focal weights are a third.
 
     Returns:
       `loss(logits [B, P, H, W, K] float32, label [B, P, H, W], mask [B] float32,
@@ -91,9 +94,14 @@ def make_loss(
     Source:
       CosmicTagger, src/networks/torch/LossCalculator.py. It fails where a class is
       absent from a minibatch; here every scheme is defined then. There each rank
-      weights its own pixels, and the loss depends on the number of ranks.
+      weights its own pixels, and the loss depends on the number of ranks. The average
+      over pixels is v2.1's, where focal weights are means over the three classes of
+      what is not 0 for one of them.
     """
     pixel_weights = _PIXEL_WEIGHTS[scheme]
+    is_over_pixels = average is LossAverage.PIXELS
+    is_a_third = is_over_pixels and scheme is LossBalanceScheme.FOCAL
+    factor = 1 / NUM_CLASSES if is_a_third else 1.0
 
     def loss(
         logits: jax.Array,
@@ -106,7 +114,8 @@ def make_loss(
             counted = counted * (image != 0)
         weights = pixel_weights(logits, label, counted, axis_name)
         total = jnp.sum(weights * pixel_cross_entropy(logits, label), (0, 2, 3))
-        norm = sharding.total(jnp.sum(weights, (0, 2, 3)), axis_name)
-        return jnp.sum(total / jnp.maximum(norm, jnp.finfo(jnp.float32).tiny))
+        divisor = jnp.sum(counted if is_over_pixels else weights, (0, 2, 3))
+        norm = sharding.total(divisor, axis_name)
+        return factor * jnp.sum(total / jnp.maximum(norm, jnp.finfo(jnp.float32).tiny))
 
     return loss

@@ -1,6 +1,5 @@
 """Holds what training carries from step to step."""
 
-import math
 from typing import Any
 
 import flax.struct
@@ -9,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import linen as nn
 
 from ctjax.base.constants import NUM_PLANES
 from ctjax.config.fields import Precision
@@ -43,33 +41,32 @@ class TrainState:
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
-def init_variables(model: nn.Module, depth: int, seed: int) -> dict[str, Any]:
+def init_variables(model: Any, seed: int) -> dict[str, Any]:
     """Draws the initial parameters on the host.
 
     Drawn by `model.init`, a full-size network would take a minute to compile, for
     hundreds of draws in one program; here the program is only traced for its shapes.
 
     Args:
-      model: the network.
-      depth: of the network; its parameters do not depend on the image.
+      model: the network, one of `ctjax.models`.
       seed: of the random numbers.
 
     Returns:
-      "params" and "batch_stats" (empty without batch normalization), float32: kernels
-      uniform after Glorot and Bengio, as `model.init` and the original have them,
+      "params" and "batch_stats" (empty without batch normalization), float32: uniform
+      within the network's `initial_bounds`, as the original draws them; otherwise
       scales and variances 1, biases and means 0.
     """
-    image = jnp.zeros((1, NUM_PLANES, 2**depth, 2**depth))
+    side = model.image_rule().smallest
+    image = jnp.zeros((1, NUM_PLANES, side, side))
     shapes: Any = jax.eval_shape(model.init, jax.random.key(0), image)
     flat: dict[tuple[str, ...], Any] = flax.traverse_util.flatten_dict(shapes)
+    bounds = model.initial_bounds({path: leaf.shape for path, leaf in flat.items()})
     drawn = {}
     for index, path in enumerate(sorted(flat)):
         shape = flat[path].shape
-        if path[-1] == "kernel":
-            area = math.prod(shape[:-2])
-            bound = math.sqrt(6.0 / (area * (shape[-2] + shape[-1])))
+        if path in bounds:
             generator = np.random.default_rng([seed, index])
-            value = generator.uniform(-bound, bound, shape)
+            value = generator.uniform(-bounds[path], bounds[path], shape)
         else:
             value = np.full(shape, path[-1] in ("scale", "var"))
         drawn[path] = jnp.asarray(value, jnp.float32)

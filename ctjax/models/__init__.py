@@ -1,13 +1,52 @@
 """Holds the networks, as Flax linen modules; no data, no training.
 
-uresnet        UResNet, composed of blocks
-blocks         convolution, normalization, activation; residual blocks; series of them
-layers         convolutions, pooling and interpolation, which hold no statistics
-normalization  batch normalization with the statistics of each plane
-torch_weights  conversion to and from the tensors of CosmicTagger's torch network
-kernels        which implementation computes a block or a convolution
+pixel_network       what runs ask of a network, and what several of them use
+uresnet             UResNet, composed of blocks
+uresnet_v21         the same with the blocks and norms of CosmicTagger v2.1
+uresnet3d           the same of 3D convolutions over the planes
+uresnet_tensorflow  that of CosmicTagger's TensorFlow code
+segformer           SegFormer, four stages of attention
+cvt                 CvT, a U of attention
+attention           attention, as both compute it
+blocks              convolution, norm, activation; residual blocks; series of them
+layers              convolutions, pooling and interpolation, which hold no statistics
+normalization       batch normalization with the statistics of each plane
+torch_weights       conversion to and from the tensors of CosmicTagger's torch network
+kernels             which implementation computes a block or a convolution
 """
 
-from ctjax.models.uresnet import UResNet
+from typing import Any
 
-__all__ = ["UResNet"]
+import jax.numpy as jnp
+
+from ctjax.config.architecture import AnyNetwork, Architecture
+from ctjax.config.fields import Remat
+from ctjax.models.cvt import CvT
+from ctjax.models.pixel_network import PixelNetwork
+from ctjax.models.segformer import SegFormer
+from ctjax.models.uresnet import UResNet
+from ctjax.models.uresnet3d import UResNet3D
+from ctjax.models.uresnet_tensorflow import UResNetTensorFlow
+from ctjax.models.uresnet_v21 import UResNetV21
+
+__all__ = ["NETWORKS", "PixelNetwork", "UResNet", "make"]
+
+NETWORKS: dict[Architecture, type[PixelNetwork]] = {
+    Architecture.URESNET: UResNet,
+    Architecture.URESNET_V21: UResNetV21,
+    Architecture.URESNET3D: UResNet3D,
+    Architecture.URESNET_TENSORFLOW: UResNetTensorFlow,
+    Architecture.SEGFORMER: SegFormer,
+    Architecture.CVT: CvT,
+}
+"""The module of each architecture."""
+
+
+def make(
+    network: AnyNetwork,
+    dtype: Any = jnp.float32,
+    axis_name: str | None = None,
+    remat: Remat = Remat.NONE,
+) -> PixelNetwork:
+    """Makes the network that the options are of; see `PixelNetwork` for the rest."""
+    return NETWORKS[network.architecture](network, dtype, axis_name, remat)

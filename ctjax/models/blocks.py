@@ -46,6 +46,8 @@ class Block(nn.Module):
         `kernels.gpu`; None where they are faster.
       has_columns: whether columns of the image become features where there are few,
         see `kernels.columns`; None where that is faster.
+      make_norm: makes the layer that normalizes without running statistics; None for
+        the one that `normalization` names here.
     """
 
     features: int
@@ -61,6 +63,7 @@ class Block(nn.Module):
     axis_name: str | None = None
     is_fused: bool | None = False
     has_columns: bool | None = None
+    make_norm: Callable[..., nn.Module] | None = None
 
     def setup(self) -> None:
         """Makes the convolution and the normalization."""
@@ -70,6 +73,8 @@ class Block(nn.Module):
         self.norm: Any = None
         if self.normalization is Normalization.BATCH:
             self.norm = BatchNorm(self.features, self.num_planes, self.axis_name)
+        elif self.make_norm is not None:
+            self.norm = self.make_norm(dtype=self.dtype)
         elif self.normalization is Normalization.LAYER:
             self.norm = nn.LayerNorm(LAYER_NORM_EPSILON, dtype=self.dtype)
         elif self.normalization is Normalization.INSTANCE:
@@ -101,7 +106,9 @@ class Block(nn.Module):
             x=x,
             kernel=kernel,
             plain=self._convolve,
-            is_alone=self.stride == 1 and self.upsample is None,
+            is_alone=self.stride == 1
+            and self.upsample is None
+            and self.convolution.is_over_all_features,
             is_fused=self.is_fused,
             has_columns=self.has_columns,
             dtype=self.dtype,
@@ -113,7 +120,7 @@ class Block(nn.Module):
                 functools.partial(self.norm, bias=bias, slope=slope),
                 residual,
             )
-        if self.normalization in (Normalization.LAYER, Normalization.INSTANCE):
+        if self.normalization not in (Normalization.BATCH, Normalization.NONE):
             y = self.norm(block.by_known_affine(call, None, bias, None, False))
             y = activation.leaky_relu(y) if self.is_activated else y
             return block.add_residual(y, residual)
@@ -191,17 +198,21 @@ class BlockSeries(nn.Module):
       residual: whether they are residual blocks.
       is_recomputed: whether the backward pass recomputes each block; only the blocks'
         inputs are stored.
+      block_name: of each block, before its number.
+      residual_block: what residual blocks are.
     """
 
     block: Callable[..., Block]
     n_blocks: int
     residual: bool
     is_recomputed: bool = False
+    block_name: str = "blocks"
+    residual_block: Callable[..., nn.Module] = ResidualBlock
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps [N, H, W, C] to the same shape."""
-        names = tuple(f"blocks_{index}" for index in range(self.n_blocks))
+        names = tuple(f"{self.block_name}_{index}" for index in range(self.n_blocks))
         if not self.is_recomputed:
             return _apply(self, x, train, names)
         recomputed: Any = nn.remat(_apply, static_argnums=(2, 3))
@@ -213,7 +224,7 @@ class BlockSeries(nn.Module):
 def _apply(series, x, train, names) -> jax.Array:
     """Applies blocks of a series, in one where the kernels for GPUs can."""
     if series.residual:
-        units = [ResidualBlock(series.block, name=name) for name in names]
+        units = [series.residual_block(series.block, name=name) for name in names]
         parts = [part for unit in units for part in unit.blocks()]
     else:
         units = parts = [series.block(name=name) for name in names]

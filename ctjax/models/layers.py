@@ -3,6 +3,8 @@
 All take and return [N, H, W, C] with N = events x planes.
 """
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -173,7 +175,11 @@ class Convolution(nn.Module):
       stride: 1, or the kernel's size, which then pads nothing.
       use_bias: whether there is a bias.
       dtype: compute type; parameters stay float32.
+      is_over_all_features: whether outputs see every feature; others than XLA compute
+        no other convolutions.
     """
+
+    is_over_all_features: ClassVar[bool] = True
 
     features: int
     kernel_size: int

@@ -23,6 +23,8 @@ class BatchNorm(nn.Module):
       num_planes: planes folded into the leading axis.
       axis_name: of the mesh over which statistics are taken; None for those of this
         device alone, as under the original's DDP.
+      epsilon: added to variances.
+      momentum: weight of the new minibatch in the running statistics.
 
     Source:
       torch.nn.BatchNorm2d (biased variance to normalize, unbiased in the buffer).
@@ -31,6 +33,8 @@ class BatchNorm(nn.Module):
     features: int
     num_planes: int
     axis_name: str | None = None
+    epsilon: float = BATCH_NORM_EPSILON
+    momentum: float = BATCH_NORM_MOMENTUM
 
     def setup(self) -> None:
         """Makes the parameters and the running statistics, [features] each."""
@@ -55,7 +59,9 @@ class BatchNorm(nn.Module):
           Of the shape and type of `x`.
         """
         planes = x.reshape(-1, self.num_planes, *x.shape[1:])
-        results: Any = normalize(planes, self.scale, self.shift, slope, self.axis_name)
+        results: Any = normalize(
+            planes, self.scale, self.shift, slope, self.axis_name, self.epsilon
+        )
         y, batch_mean, batch_var = results
         count = planes.size // (self.num_planes * self.features)
         self._update(batch_mean, batch_var, count, bias)
@@ -74,7 +80,7 @@ class BatchNorm(nn.Module):
                 (self.mean, batch_mean[plane] + offset),
                 (self.var, unbiased[plane]),
             ):
-                running.value += BATCH_NORM_MOMENTUM * (new - running.value)
+                running.value += self.momentum * (new - running.value)
 
     def affine(self, bias: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         """Returns the affine map that normalizes by the running statistics.
@@ -85,18 +91,19 @@ class BatchNorm(nn.Module):
         Returns:
           Gain and constant, [C] each: x becomes gain * x + constant.
         """
-        gain = self.scale * jax.lax.rsqrt(self.var.value + BATCH_NORM_EPSILON)
+        gain = self.scale * jax.lax.rsqrt(self.var.value + self.epsilon)
         offset = 0.0 if bias is None else bias
         return gain, self.shift + (offset - self.mean.value) * gain
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def normalize(
     x: jax.Array,
     scale: jax.Array,
     shift: jax.Array,
     slope: float,
     axis_name: str | None = None,
+    epsilon: float = BATCH_NORM_EPSILON,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Normalizes every plane by its own statistics and activates the result.
 
@@ -109,6 +116,7 @@ def normalize(
       shift: [C].
       slope: of the activation where its input is negative; 1 for none.
       axis_name: as in `BatchNorm`.
+      epsilon: likewise.
 
     Returns:
       The result, of shape and type of `x`, and its means and biased variances, [P, C]
@@ -120,7 +128,7 @@ def normalize(
     mean = _mean_of_devices(mean, axis_name)
     var = jnp.square(wide - _of_planes(mean, x)).mean((0, 2, 3))
     var = _mean_of_devices(_joined(var, features, jnp.mean), axis_name)
-    _, y = _normalized(x, mean, var, scale, shift)
+    _, y = _normalized(x, mean, var, scale, shift, epsilon)
     return _activated(y, y, slope).astype(x.dtype), mean, var
 
 
@@ -148,9 +156,9 @@ def _activated(y, x, slope):
     return x if slope == 1.0 else jnp.where(y > 0, x, slope * x)
 
 
-def _normalized(x, mean, var, scale, shift):
+def _normalized(x, mean, var, scale, shift, epsilon):
     """Returns the normalized array before and after scale and shift, float32."""
-    inverse = jax.lax.rsqrt(var + BATCH_NORM_EPSILON)
+    inverse = jax.lax.rsqrt(var + epsilon)
     centred = x.astype(jnp.float32) - _of_planes(mean, x)
     gain = scale[None] * inverse
     return (
@@ -159,14 +167,14 @@ def _normalized(x, mean, var, scale, shift):
     )
 
 
-def _normalize_forward(x, scale, shift, slope, axis_name):
-    results: Any = normalize(x, scale, shift, slope, axis_name)
+def _normalize_forward(x, scale, shift, slope, axis_name, epsilon):
+    results: Any = normalize(x, scale, shift, slope, axis_name, epsilon)
     return results, (x, scale, shift, *results[1:])
 
 
-def _normalize_backward(slope, axis_name, residuals, cotangents):
+def _normalize_backward(slope, axis_name, epsilon, residuals, cotangents):
     x, scale, shift, mean, var = residuals
-    normalized, y = _normalized(x, mean, var, scale, shift)
+    normalized, y = _normalized(x, mean, var, scale, shift, epsilon)
     gradient = _activated(y, cotangents[0].astype(jnp.float32), slope)
     count = x.size // mean.size
     of_shift = _joined(gradient.sum((0, 2, 3)), scale.size, jnp.sum)
@@ -176,7 +184,7 @@ def _normalize_backward(slope, axis_name, residuals, cotangents):
         _of_planes(_mean_of_devices(total / count, axis_name), x)
         for total in (of_shift, of_scale)
     )
-    inverse = jax.lax.rsqrt(var + BATCH_NORM_EPSILON)
+    inverse = jax.lax.rsqrt(var + epsilon)
     of_x = _of_planes(scale[None] * inverse, x) * (
         gradient - through_mean - normalized * through_var
     )

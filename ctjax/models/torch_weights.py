@@ -5,6 +5,7 @@ Works on dictionaries of numpy arrays; torch is not imported. A torch name such 
 tensor in the Flax variables but for the separators and the last word.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,6 +32,11 @@ _RENAMED = {
 MOST_NAMED = 20
 """Of the tensors that do not fit, how many a message names."""
 
+_NORMS = ("norm", "norm1", "norm2")
+_TRANSPOSED = (("upsample", "conv"), ("ctu", "conv"))
+_LISTED = re.compile(r"(blocks|block_[1-4]|encoder_layers(?:_down|_up)?|[qkv])_(\d+)")
+"""Modules that are the members of a list in torch: the list's name and the number."""
+
 
 class WeightsError(UserError):
     """Reports tensors that do not fit the network, in one message."""
@@ -38,7 +44,9 @@ class WeightsError(UserError):
 
 def _path_of(torch_name: str) -> tuple[str, ...]:
     """Returns the path in the variables, collection first, of one torch tensor."""
-    *modules, leaf = torch_name.removeprefix("module.").split(".")
+    # torch's attention holds its first projection without a module of its own.
+    name = torch_name.removeprefix("module.").replace(".in_proj_", ".in_proj.")
+    *modules, leaf = name.split(".")
     path: list[str] = []
     for module in modules:
         if module.isdigit() and path:
@@ -48,24 +56,49 @@ def _path_of(torch_name: str) -> tuple[str, ...]:
     # blocks.blocks.0 is a series named "blocks" with its own list "blocks".
     if leaf == "weight":
         collection = "params"
-        leaf = "scale" if path[-1:] == ["norm"] else "kernel"
+        leaf = "scale" if path and path[-1] in _NORMS else "kernel"
     else:
         collection, leaf = _LEAVES[leaf]
     return (collection, *path, leaf)
 
 
-def _is_transposed(path: tuple[str, ...]) -> bool:
-    """Says whether a kernel is a ConvTranspose2d's ([in, out, kh, kw] in torch)."""
-    return path[-3:-1] == ("upsample", "conv")
+def is_transposed(path: tuple[str, ...]) -> bool:
+    """Says whether a kernel is a transposed convolution's ([in, out, ...] in torch)."""
+    return path[-3:-1] in _TRANSPOSED or path[-2] == "reshape"
+
+
+def _is_idle_norm(path: tuple[str, ...], tensor: np.ndarray) -> bool:
+    """Says whether a tensor is of v2.1's layer normalization, and does nothing.
+
+    Its scales and shifts [C, H, W] are made with the first minibatch, when the
+    optimizer has its parameters already, and stay 1 and 0.
+    """
+    is_norm = tensor.ndim == 3 and path[-2] in _NORMS
+    return is_norm and bool(np.all(tensor == (path[-1] == "scale")))
+
+
+def _flipped(array: np.ndarray) -> np.ndarray:
+    """Reverses all axes but the last two."""
+    return np.flip(array, tuple(range(array.ndim - 2)))
 
 
 def _from_torch_layout(path: tuple[str, ...], tensor: np.ndarray) -> np.ndarray:
+    """Takes a kernel from [out, in, ...] to [..., in, out], all else as it is."""
     if path[-1] != "kernel":
         return tensor
-    if _is_transposed(path):
+    if is_transposed(path):
         # lax.conv_transpose correlates with the flipped kernel of torch.
-        return tensor.transpose(2, 3, 0, 1)[::-1, ::-1]
-    return tensor.transpose(2, 3, 1, 0)
+        return _flipped(np.moveaxis(tensor, (0, 1), (-2, -1)))
+    return np.moveaxis(tensor, (0, 1), (-1, -2))
+
+
+def _to_torch_layout(path: tuple[str, ...], array: np.ndarray) -> np.ndarray:
+    """Takes a kernel from [..., in, out] to [out, in, ...], all else as it is."""
+    if path[-1] != "kernel":
+        return array
+    if is_transposed(path):
+        return np.moveaxis(_flipped(array), (-2, -1), (0, 1))
+    return np.moveaxis(array, (-1, -2), (0, 1))
 
 
 def to_variables(
@@ -75,7 +108,8 @@ def to_variables(
 
     Args:
       tensors: torch name, today's or of before May 2022, to array; names may start
-        with "module.", and counters (`num_batches_tracked`) are passed over. May be any
+        with "module."; counters (`num_batches_tracked`) and normalizations of whole
+        images that were never trained are passed over. May be any
         set of tensors shaped like parameters, gradients for instance.
       like: variables of the network ("params" and, with batch normalization,
         "batch_stats"), for their shapes alone.
@@ -89,13 +123,15 @@ def to_variables(
     wanted: dict[tuple[str, ...], Any] = flax.traverse_util.flatten_dict(dict(like))
     found, problems = {}, []
     for name, tensor in tensors.items():
-        leaf = name.rsplit(".", 1)[-1]
+        leaf = name.rsplit(".", 1)[-1].removeprefix("in_proj_")
         if leaf == "num_batches_tracked":
             continue
         if leaf != "weight" and leaf not in _LEAVES:
             problems.append(f"{name}: not a tensor of this network")
             continue
         path = _path_of(name)
+        if path not in wanted and _is_idle_norm(path, np.asarray(tensor)):
+            continue
         if path not in wanted:
             problems.append(f"{name}: not a tensor of this network")
             continue
@@ -132,15 +168,13 @@ def torch_name(path: tuple[str, ...]) -> str:
     collection, *modules, leaf = path
     words = []
     for module in modules:
-        if module.startswith("blocks_"):
-            words += ["blocks", module.removeprefix("blocks_")]
-        else:
-            words.append(module)
+        listed = _LISTED.fullmatch(module)
+        words += listed.groups() if listed else [module]
     if collection == "batch_stats":
         leaf = f"running_{leaf}"
     elif leaf in ("kernel", "scale"):
         leaf = "weight"
-    return ".".join([*words, leaf])
+    return ".".join([*words, leaf]).replace(".in_proj.", ".in_proj_")
 
 
 def from_variables(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -154,11 +188,6 @@ def from_variables(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """
     result = {}
     for path, value in flax.traverse_util.flatten_dict(dict(variables)).items():
-        array = np.asarray(value, dtype=np.float32)
-        if path[-1] == "kernel":
-            if _is_transposed(path):
-                array = array[::-1, ::-1].transpose(2, 3, 0, 1)
-            else:
-                array = array.transpose(3, 2, 0, 1)
+        array = _to_torch_layout(path, np.asarray(value, dtype=np.float32))
         result[torch_name(path)] = np.ascontiguousarray(array)
     return result

@@ -1,6 +1,9 @@
 """Defines UResNet, a U-shaped network that labels every pixel of the three planes."""
 
+import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,12 +15,17 @@ from ctjax.config.fields import (
     Downsampling,
     GrowthRate,
     Kernels,
-    Network,
     Remat,
     Upsampling,
 )
 from ctjax.models import blocks, layers
 from ctjax.models.kernels.block import ConvolutionCall
+from ctjax.models.pixel_network import (
+    ImageRule,
+    PixelNetwork,
+    glorot_bounds,
+    unfold,
+)
 
 IS_FUSED = {
     Kernels.AUTO: None,
@@ -75,37 +83,56 @@ class ConcatConnection(nn.Module):
         return self.block(kernel_size=1, name="bottleneck")((x, skip), train)
 
 
-class DeepestBlock(nn.Module):
-    """Computes the lowest level, where the planes meet.
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """Holds what the levels of a UResNet are made of.
 
-    All planes' features are concatenated, narrowed to `bottleneck_deepest`, convolved,
-    and widened again; with `block_concat` the planes stay apart instead.
+    Attributes:
+      block: `blocks.Block` with all that is common to the network bound.
+      series: likewise `blocks.BlockSeries`.
+      kernel_size: of the blocks of all levels but the deepest.
+      deepest_size: of the blocks of the deepest level.
+      upsample: makes the convolutional upsampling from its `features` and `name`.
+      keeps_planes: whether the planes stay apart in the deepest level.
     """
 
-    network: Network
     block: functools.partial
     series: functools.partial
+    kernel_size: int
+    deepest_size: int
+    upsample: Callable[..., nn.Module]
+    keeps_planes: bool = False
+
+
+class DeepestBlock(nn.Module):
+    """Computes the lowest level, where the planes meet; attributes as of `Level`.
+
+    All planes' features are concatenated, narrowed to `bottleneck_deepest`, convolved,
+    and widened again; where planes stay apart, each on its own.
+    """
+
+    network: Any
+    parts: Parts
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps [N, H, W, C] to the same shape."""
-        config = self.network
+        config, parts = self.network, self.parts
         planes = constants.NUM_PLANES
-        block = self.block
-        if not config.block_concat:
+        block = parts.block
+        if not parts.keeps_planes:
             x = layers.fold_planes_into_features(x, planes)
             block = functools.partial(block, num_planes=1)
         width = x.shape[-1]
         narrow = functools.partial(block, features=config.bottleneck_deepest)
         x = narrow(kernel_size=1, name="bottleneck")(x, train)
-        x = self.series(
-            functools.partial(narrow, kernel_size=config.filter_size_deepest),
+        x = parts.series(
+            functools.partial(narrow, kernel_size=parts.deepest_size),
             config.blocks_deepest_layer,
-            config.residual,
             name="blocks",
         )(x, train)
         x = block(features=width, kernel_size=1, name="unbottleneck")(x, train)
-        if not config.block_concat:
+        if not parts.keeps_planes:
             x = layers.unfold_planes_from_features(x, planes)
         return x
 
@@ -115,34 +142,30 @@ class Level(nn.Module):
 
     Attributes:
       network: the network's options.
-      block: `blocks.Block` with all that is common to the network bound.
-      series: likewise `blocks.BlockSeries`.
+      parts: what it is made of.
       depth: levels below this one; 0 is the deepest block.
     """
 
-    network: Network
-    block: functools.partial
-    series: functools.partial
+    network: Any
+    parts: Parts
     depth: int
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps [N, H, W, C] to the same shape."""
-        config = self.network
+        config, parts = self.network, self.parts
         if self.depth == 0:
-            deepest = DeepestBlock(config, self.block, self.series, name="main_module")
-            return deepest(x, train)
+            return DeepestBlock(config, parts, name="main_module")(x, train)
 
         width = x.shape[-1]
         multiplies = config.growth_rate is GrowthRate.MULTIPLICATIVE
         width_below = width + (width if multiplies else config.n_initial_filters)
-        here = functools.partial(self.block, features=width)
-        below = functools.partial(self.block, features=width_below)
+        here = functools.partial(parts.block, features=width)
+        below = functools.partial(parts.block, features=width_below)
         series = functools.partial(
-            self.series,
-            functools.partial(here, kernel_size=3),
+            parts.series,
+            functools.partial(here, kernel_size=parts.kernel_size),
             config.blocks_per_layer,
-            config.residual,
         )
 
         # The skip connection takes the level's input, not what its blocks make of it.
@@ -153,18 +176,10 @@ class Level(nn.Module):
         else:
             x = MaxPoolingDownsample(below, name="downsample")(x, train)
 
-        level = Level(
-            config, self.block, self.series, self.depth - 1, name="main_module"
-        )
-        x = level(x, train)
+        x = Level(config, parts, self.depth - 1, name="main_module")(x, train)
 
         if config.upsampling is Upsampling.CONVOLUTIONAL:
-            x = here(
-                kernel_size=2,
-                stride=2,
-                convolution=layers.TransposedConvolution,
-                name="upsample",
-            )(x, train)
+            x = parts.upsample(features=width, name="upsample")(x, train)
         else:
             x = InterpolationUpsample(here, name="upsample")(x, train)
         if config.connections is Connection.SUM:
@@ -174,25 +189,70 @@ class Level(nn.Module):
         return series(name="up_blocks")(x, train)
 
 
-class UResNet(nn.Module):
-    """Computes CosmicTagger's 2D UResNet.
+def common_block(
+    network: Any, dtype: Any, axis_name: str | None, **changes: Any
+) -> functools.partial:
+    """Binds what all blocks of a network share, and `changes` of `blocks.Block`."""
+    return functools.partial(
+        blocks.Block,
+        bias=network.bias,
+        normalization=network.normalization,
+        num_planes=constants.NUM_PLANES,
+        dtype=dtype,
+        axis_name=axis_name if network.sync_batch_norm else None,
+        is_fused=IS_FUSED[network.kernels],
+        has_columns=HAS_COLUMNS[network.kernels],
+        **changes,
+    )
 
-    Attributes:
-      network: its options.
-      dtype: compute type of convolutions and activations; parameters, statistics and
-        logits are float32.
-      axis_name: of the mesh over which network.sync_batch_norm takes the statistics
-        of a training step; None where the minibatch is whole.
-      remat: what the backward pass recomputes instead of storing it.
+
+def common_series(remat: Remat, **changes: Any) -> functools.partial:
+    """Binds what all series of a network share; as `common_block`."""
+    return functools.partial(
+        nn.remat(blocks.BlockSeries, static_argnums=(2,))  # 2: train
+        if remat is Remat.STAGE
+        else blocks.BlockSeries,
+        is_recomputed=remat is Remat.BLOCK,
+        **changes,
+    )
+
+
+class UResNet(PixelNetwork):
+    """Computes CosmicTagger's 2D UResNet; see `PixelNetwork`.
 
     Source:
       CosmicTagger, src/networks/torch/uresnet2D.py; doi:10.3389/frai.2021.649917.
     """
 
-    network: Network
-    dtype: jnp.dtype = jnp.float32
-    axis_name: str | None = None
-    remat: Remat = Remat.NONE
+    @nn.nowrap
+    def image_rule(self) -> ImageRule:
+        """Says that every level but the first halves the image."""
+        step = 2**self.network.depth
+        return ImageRule(step, step, "depth")
+
+    @nn.nowrap
+    def initial_bounds(self, shapes) -> dict:
+        """Draws kernels as CosmicTagger does."""
+        return glorot_bounds(shapes)
+
+    @nn.nowrap
+    def parts(self) -> Parts:
+        """Says what the levels are made of."""
+        config = self.network
+        block = common_block(config, self.dtype, self.axis_name)
+        return Parts(
+            block=block,
+            series=common_series(self.remat, residual=config.residual),
+            kernel_size=3,
+            deepest_size=config.filter_size_deepest,
+            upsample=functools.partial(
+                block,
+                kernel_size=2,
+                stride=2,
+                convolution=layers.TransposedConvolution,
+            ),
+            keeps_planes=config.block_concat,
+        )
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
@@ -209,39 +269,14 @@ class UResNet(nn.Module):
         Raises:
           ValueError: planes or pixels do not fit the network.
         """
-        config = self.network
-        events, planes, height, width = image.shape
-        step = 2**config.depth
-        if planes != constants.NUM_PLANES or height % step or width % step:
-            raise ValueError(
-                f"image of shape {image.shape}: expected [B, {constants.NUM_PLANES}, "
-                f"H, W] with H and W divisible by {step} (network.depth={config.depth})"
-            )
-        block = functools.partial(
-            blocks.Block,
-            bias=config.bias,
-            normalization=config.normalization,
-            num_planes=planes,
-            dtype=self.dtype,
-            axis_name=self.axis_name if config.sync_batch_norm else None,
-            is_fused=IS_FUSED[config.kernels],
-            has_columns=HAS_COLUMNS[config.kernels],
-        )
-        series = functools.partial(
-            nn.remat(blocks.BlockSeries, static_argnums=(2,))  # 2: train
-            if self.remat is Remat.STAGE
-            else blocks.BlockSeries,
-            is_recomputed=self.remat is Remat.BLOCK,
-        )
-        features = config.n_initial_filters
-        x = image.reshape(events * planes, height, width, 1).astype(self.dtype)
-        first = block(features=features, kernel_size=5, name="initial_convolution")
-        x = first(x, train)
-        x = Level(config, block, series, config.depth, name="net_core")(x, train)
-        x = series(
-            functools.partial(block, features=features, kernel_size=3),
+        config, parts = self.network, self.parts()
+        block = functools.partial(parts.block, features=config.n_initial_filters)
+        x = self.fold(image)
+        x = block(kernel_size=5, name="initial_convolution")(x, train)
+        x = Level(config, parts, config.depth, name="net_core")(x, train)
+        x = parts.series(
+            functools.partial(block, kernel_size=parts.kernel_size),
             config.blocks_final,
-            config.residual,
             name="final_layer",
         )(x, train)
         bottleneck = layers.Convolution(
@@ -264,4 +299,4 @@ class UResNet(nn.Module):
         logits = call.result().astype(jnp.float32)
         if bias is not None:
             logits = logits + bias[None, None, None]
-        return logits.reshape(events, planes, height, width, constants.NUM_CLASSES)
+        return unfold(logits)

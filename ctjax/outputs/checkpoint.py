@@ -16,7 +16,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from ctjax.config.fields import Config, Network
+from ctjax.config.architecture import AnyNetwork
+from ctjax.config.fields import Config
 from ctjax.learning.precision import LossScale
 from ctjax.learning.state import TrainState
 from ctjax.outputs import checksums, saved_config
@@ -320,7 +321,7 @@ def _damaged(where: str, words: str) -> DamagedError:
     )
 
 
-def read_network(location: str) -> Network:
+def read_network(location: str) -> AnyNetwork:
     """Reads which network a checkpoint is of.
 
     Args:

@@ -6,7 +6,8 @@ from typing import Any
 import ctjax
 from ctjax.base.errors import ConfigError, UserError
 from ctjax.config import dotted, fields, resolve
-from ctjax.config.fields import Config, LearningRateSchedule, Network
+from ctjax.config.architecture import AnyNetwork
+from ctjax.config.fields import Config, LearningRateSchedule
 
 FORMAT = 1
 """Format of the checkpoints written here, and the newest one read.
@@ -64,7 +65,7 @@ class SavedConfig:
     """
 
     version: str
-    network: Network
+    network: AnyNetwork
     optimizer: str
     precision: str
     values: dict[str, Any]
@@ -110,7 +111,7 @@ def from_item(item: Any, where: str) -> SavedConfig:
             f"{ctjax.__version__} reads"
         )
     try:
-        network = resolve.build(Network, network, "network.")
+        network = resolve.build(AnyNetwork, network, "network.")
     except ConfigError as error:
         raise CheckpointError(
             f"{where}: written by ctjax {version}, unknown to ctjax "
@@ -119,7 +120,7 @@ def from_item(item: Any, where: str) -> SavedConfig:
     return SavedConfig(version, network, optimizer, precision, values)
 
 
-def check_network(saved: SavedConfig, network: Network, where: str) -> None:
+def check_network(saved: SavedConfig, network: AnyNetwork, where: str) -> None:
     """Refuses a checkpoint of a network with other parameters, naming the fields.
 
     Args:
@@ -131,9 +132,11 @@ def check_network(saved: SavedConfig, network: Network, where: str) -> None:
       CheckpointError: fields differ that change the parameters.
     """
     theirs, ours = fields.to_dict(saved.network), fields.to_dict(network)
+    is_same_kind = type(saved.network) is type(network)
+    section = type(network) if is_same_kind else AnyNetwork
     different = [
         f"network.{field.name} is {theirs[field.name]}, expected {ours[field.name]}"
-        for field in dataclasses.fields(Network)
+        for field in dataclasses.fields(section)
         if theirs[field.name] != ours[field.name]
         and not field.metadata["option"].keeps_parameters
     ]
@@ -185,7 +188,11 @@ def describe_changes(saved: SavedConfig, config: Config) -> list[str]:
 def _differences(
     saved: SavedConfig, config: Config, names: tuple[str, ...]
 ) -> list[tuple[str, Any, Any]]:
-    """Lists name, saved value and new value; fields added since had their defaults."""
+    """Lists name, saved value and new value; fields added since had their defaults.
+
+    Fields that the network does not read are passed over.
+    """
     ours, defaults = (dotted.flatten(fields.to_dict(c)) for c in (config, Config()))
     theirs = defaults | saved.values
-    return [(n, theirs[n], ours[n]) for n in names if theirs[n] != ours[n]]
+    read = [name for name in names if name in ours]
+    return [(n, theirs[n], ours[n]) for n in read if theirs[n] != ours[n]]

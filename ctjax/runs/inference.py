@@ -26,7 +26,7 @@ from ctjax.learning.minibatch import DenseMinibatch
 from ctjax.learning.one_behind import one_behind
 from ctjax.learning.state import count_parameters
 from ctjax.learning.steps import StepOptions, make_eval_step
-from ctjax.models import UResNet
+from ctjax.models import PixelNetwork
 from ctjax.outputs import checkpoint, checksums, older_results, predictions
 from ctjax.outputs.inference_reports import InferenceReports
 from ctjax.outputs.predictions import PREDICTIONS
@@ -139,7 +139,7 @@ def _choose_entries(
 
 
 def _compiled_step(
-    config: Config, model: UResNet, options: StepOptions, mesh: Mesh
+    config: Config, model: PixelNetwork, options: StepOptions, mesh: Mesh
 ) -> Callable:
     with_scores = config.mode.write_predictions
     step = make_eval_step(
@@ -174,7 +174,7 @@ def _restore(
 
 def _check_finite(
     source: EventSource,
-    model: UResNet,
+    model: PixelNetwork,
     variables: dict[str, Any],
     options: StepOptions,
     entries: np.ndarray,

@@ -6,11 +6,11 @@ import jax
 import numpy as np
 
 from ctjax.learning import activations
-from ctjax.models import UResNet
+from ctjax.models import PixelNetwork, make
 
 
 def describe_activations(
-    model: UResNet, variables: dict[str, Any], image: Any, train: bool
+    model: PixelNetwork, variables: dict[str, Any], image: Any, train: bool
 ) -> str:
     """Names the modules with the largest outputs, in words for an error.
 
@@ -20,7 +20,7 @@ def describe_activations(
       image: [B, P, H, W] float32, as the network sees it, of this process alone.
       train: see `activations.largest_activations`.
     """
-    alone = UResNet(model.network, model.dtype)
+    alone = make(model.network, model.dtype)
     try:
         return activations.largest_activations(
             alone, jax.device_get(variables), np.asarray(image), train

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ctjax import models
 from ctjax.base.errors import ConfigError
 from ctjax.commands import import_weights
 from ctjax.config.fields import Config, Data, Densify, Kernels, OnNonfinite
@@ -24,7 +25,6 @@ from ctjax.learning.minibatch import (
 )
 from ctjax.learning.precision import POLICIES
 from ctjax.learning.steps import StepOptions
-from ctjax.models import UResNet
 from ctjax.models.kernels import cpu, gpu
 from ctjax.outputs import checkpoint, checksums
 from ctjax.processes import join
@@ -106,7 +106,7 @@ def images_per_step(config: Config) -> int:
 
 def make_network(
     config: Config, image_shape: tuple[int, int]
-) -> tuple[UResNet, dict[str, Any]]:
+) -> tuple[models.PixelNetwork, dict[str, Any]]:
     """Makes the network and draws its initial parameters.
 
     Args:
@@ -117,28 +117,30 @@ def make_network(
       The module and its variables, "params" and "batch_stats".
 
     Raises:
-      ConfigError: the network's depth cannot halve the image, or network.kernels=fused
-        is asked for on a GPU without what they need.
+      ConfigError: the network does not take images of that size, or
+        network.kernels=fused is asked for on a GPU without what they need.
     """
-    is_fused = config.network.kernels is Kernels.FUSED
-    if is_fused and jax.default_backend() == "gpu" and (lacking := gpu.missing()):
+    kernels = getattr(config.network, "kernels", None)
+    is_fused = kernels is Kernels.FUSED and jax.default_backend() == "gpu"
+    if is_fused and (lacking := gpu.missing()):
         raise ConfigError(f"network.kernels=fused: expected {lacking}")
+    dtype = POLICIES[config.run.precision].compute_type
+    model = models.make(config.network, dtype, sharding.EVENT_AXIS, config.run.remat)
     height, width = image_shape
-    step = 2**config.network.depth
-    if height % step or width % step:
+    divisor, smallest, field = model.image_rule()
+    if height % divisor or width % divisor or min(height, width) < smallest:
+        least = f"of at least {smallest} x {smallest} and " * (smallest > divisor)
         raise ConfigError(
-            f"network.depth={config.network.depth}: expected an image divisible by "
-            f"{step}, got {height} x {width} with "
+            f"network.{field}={getattr(config.network, field)}: expected an image "
+            f"{least}divisible by {divisor}, got {height} x {width} with "
             f"data.downsample={config.data.downsample}"
         )
-    dtype = POLICIES[config.run.precision].compute_type
     slowness = cpu.find_slowness(dtype) if jax.default_backend() == "cpu" else None
     if slowness is not None:
         logger.warning(
             "run.precision=%s: on this CPU %s", config.run.precision.value, slowness
         )
-    model = UResNet(config.network, dtype, sharding.EVENT_AXIS, config.run.remat)
-    return model, state.init_variables(model, config.network.depth, config.run.seed)
+    return model, state.init_variables(model, config.run.seed)
 
 
 def restore_weights(
@@ -165,7 +167,7 @@ def restore_weights(
     """
     if not import_weights.is_foreign(location):
         return checkpoint.restore_weights(location, variables, config, processes)
-    found, step = import_weights.read_weights(location, variables, config.network.name)
+    found, step = import_weights.read_weights(location, variables, config.network)
     if processes.count > 1:
         join.check_alike({f"weights of {location}": checksums.sum_arrays(found)})
     return {
@@ -191,7 +193,10 @@ def make_step_options(config: Config, image_shape: tuple[int, int]) -> StepOptio
     rule, axis_name = config.mode.optimizer, sharding.EVENT_AXIS
     return StepOptions(
         loss_fn=losses.make_loss(
-            rule.loss_balance_scheme, rule.loss_charged_pixels_only, axis_name
+            rule.loss_balance_scheme,
+            rule.loss_charged_pixels_only,
+            axis_name,
+            rule.loss_average,
         ),
         network_input=make_input(image_shape, config.data.img_transform),
         mask_empty_pixels=config.mode.mask_empty_pixels,

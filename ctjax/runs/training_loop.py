@@ -18,7 +18,7 @@ from ctjax.learning.compiled import compile_ahead, describe_program
 from ctjax.learning.one_behind import one_behind
 from ctjax.learning.state import TrainState
 from ctjax.learning.steps import EvalStep, StepOptions
-from ctjax.models import UResNet
+from ctjax.models import PixelNetwork
 from ctjax.outputs import checkpoint
 from ctjax.outputs.timings import StepTimings
 from ctjax.outputs.train_reports import TrainReports, event_names
@@ -57,7 +57,7 @@ class Training:
 
     config: Config
     mesh: Mesh
-    model: UResNet
+    model: PixelNetwork
     options: StepOptions
     eval_step: EvalStep
     steps: range

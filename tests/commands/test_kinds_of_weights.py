@@ -5,6 +5,7 @@ import pathlib
 import pytest
 
 from ctjax.commands import import_weights
+from ctjax.config import fields, networks
 from ctjax.models.torch_weights import WeightsError
 
 TENSORFLOW = 'model_checkpoint_path: "model_30.ckpt"\n'
@@ -14,21 +15,31 @@ KINDS = {
     "a run": {"checkpoints/checkpoint": "latest: m.ckpt\n", "checkpoints/m.ckpt": ""},
 }
 
+BUNDLE = {"model_30.ckpt.index": "", "model_30.ckpt.data-00000-of-00001": ""}
+
+OF_TENSORFLOW = {
+    "its folder": ({"checkpoint": TENSORFLOW, **BUNDLE}, "model_30.ckpt"),
+    "its run": (
+        {
+            "checkpoints/checkpoint": TENSORFLOW,
+            **{f"checkpoints/{name}": "" for name in BUNDLE},
+        },
+        "checkpoints/model_30.ckpt",
+    ),
+    "without index": (BUNDLE, "model_30.ckpt"),
+    "Keras": ({"model_30.weights.h5": ""}, "model_30.weights.h5"),
+}
+
 REFUSED = {
-    "TensorFlow's folder": (
-        {"checkpoint": TENSORFLOW, "model_30.ckpt.index": ""},
-        "weights of TensorFlow, which ctjax does not read yet; expected those of Cos",
+    "TensorFlow's index alone": (
+        {"checkpoint": TENSORFLOW},
+        "names model_30.ckpt, which is not there",
     ),
-    "TensorFlow's run": (
-        {"checkpoints/checkpoint": TENSORFLOW},
-        "weights of TensorFlow",
+    "two of Keras": (
+        {"model_1.weights.h5": "", "model_2.weights.h5": ""},
+        "the name of one of its files: model_1.weights.h5, model_2.weights.h5",
     ),
-    "TensorFlow without index": (
-        {"model_30.ckpt.index": "", "model_30.ckpt.data-00000-of-00001": ""},
-        "weights of TensorFlow",
-    ),
-    "Keras": ({"model_30.weights.h5": ""}, "weights of TensorFlow"),
-    "a model": ({"saved_model.pb": ""}, "weights of TensorFlow"),
+    "a model": ({"saved_model.pb": ""}, "whole model of TensorFlow"),
     "no index": (
         {"model-7.ckpt": "", "model-9.ckpt": ""},
         "expected a text file checkpoint in it, or the name of one of its files: "
@@ -57,16 +68,56 @@ def test_what_cannot_be_read_is_named(kind, tmp_path):
     files, words = REFUSED[kind]
     folder = make(tmp_path, files)
     assert import_weights.is_foreign(folder)
-    with pytest.raises(WeightsError, match=f"^{folder}: .*{words}"):
+    with pytest.raises(WeightsError, match=f"^{folder}.*: .*{words}"):
         import_weights.find_file(folder)
 
 
-@pytest.mark.parametrize("name", ["model.ckpt", "model.ckpt.index", "checkpoint"])
+@pytest.mark.parametrize("kind", OF_TENSORFLOW)
+def test_folders_of_tensorflow(kind, tmp_path):
+    files, name = OF_TENSORFLOW[kind]
+    folder = make(tmp_path, files)
+    assert import_weights.is_foreign(folder)
+    assert import_weights.find_file(folder) == f"{folder}/{name}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model_30.ckpt",
+        "model_30.ckpt.index",
+        "model_30.ckpt.data-00000-of-00001",
+        "checkpoint",
+    ],
+)
 def test_names_of_tensorflows_files(name, tmp_path):
-    make(tmp_path, {"model.ckpt.index": "", "checkpoint": TENSORFLOW})
+    make(tmp_path, {**BUNDLE, "checkpoint": TENSORFLOW})
     assert import_weights.is_foreign(str(tmp_path / name))
-    with pytest.raises(WeightsError, match="weights of TensorFlow"):
-        import_weights.find_file(str(tmp_path / name))
+    assert import_weights.find_file(str(tmp_path / name)) == f"{tmp_path}/model_30.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("file", "network", "words"),
+    [
+        (
+            "model_30.ckpt.index",
+            fields.Network(),
+            "found weights of TensorFlow, expected weights of torch, or "
+            "network=uresnet_tensorflow, with network.architecture=uresnet",
+        ),
+        (
+            "m.npz",
+            networks.UResNetTensorFlow(),
+            "found weights of torch, expected weights of TensorFlow with "
+            "network.architecture=uresnet_tensorflow",
+        ),
+    ],
+)
+def test_weights_of_one_framework_for_the_network_of_the_other(
+    file, network, words, tmp_path
+):
+    make(tmp_path, {file: ""})
+    with pytest.raises(WeightsError, match=words):
+        import_weights.read_weights(str(tmp_path / file), {}, network)
 
 
 @pytest.mark.parametrize("name", ["m.ckpt", "m.npz", "state.pt", "anything"])

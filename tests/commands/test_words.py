@@ -6,7 +6,8 @@ import pytest
 
 from ctjax import __main__ as command
 from ctjax import main
-from ctjax.commands import command_line, original_words, typed_values
+from ctjax.commands import command_line, original_words, typed_values, words
+from ctjax.config import networks
 from ctjax.config.fields import (
     ComputeMode,
     LossBalanceScheme,
@@ -81,27 +82,37 @@ MISTAKES = [
     ("run={id:a}", "run: no such field but a group of them; expected run.FIELD=VALUE"),
     ("run.id=[a,b]", r"run.id: expected one value, got \[a,b\]"),
     # Configurations and networks that are not here.
-    ("--config-name sn-at", "sn-at: its network is uresnet3d, a 3D network, and ctjax"),
-    ("--config-name sn-at.yaml", "sn-at.yaml: its network is uresnet3d, a 3D network"),
-    ("--config-name segformer", "segformer: a network of CosmicTagger v2.1"),
-    ("--config-name uresnet2", "uresnet2: a recipe of CosmicTagger v2.1"),
+    ("segformer", "segformer: .*; did you mean --config segformer?"),
+    ("--config-name uresnet2", "uresnet2: a recipe of CosmicTagger v2.1 with heads"),
     ("--config-name a21-deterministic", "expected a21 with data.synthetic=False data"),
     ("--config-name SCC21.yaml", "SCC21.yaml: no such file; expected a file or one of"),
-    ("network=uresnet3d", "network: uresnet3d: a 3D network, and ctjax has the 2D one"),
+    ("network=sparseuresnet3d", "network: sparseuresnet3d: a sparse network, and ctj"),
     ("network=nosuch", "network: nosuch: no such file; expected a file or one of a21"),
     ("network=a21 network=polaris", "network=polaris: expected one network, got netw"),
-    ("network.name=segformer", "network.name=segformer: a label .* of a network of"),
-    ("network.name=uresnet3d", "network.name=uresnet3d: a label .* of a 3D network"),
+    ("network.name=segformer", "network.name=segformer: .* expected network=segform"),
+    ("network=cvt network.name=uresnet3d", "a label .*; expected network=uresnet3d"),
+    ("network.name=sparseuresnet3d", "expected another one than of a sparse network"),
     ("network.name=a21", "network.name=a21: a label .*; expected network=a21"),
     ("--config a21 network.name=SCC_21", "network.name=SCC_21: .* network=scc21"),
-    ("network.conv_mode=conv_3D", "2D network alone, and no 3D one; expected 2D or"),
+    ("network.conv_mode=4D", "network.conv_mode=4D: expected one of 2D, conv_2D, 3D"),
+    ("network.conv_mode=3D network.architecture=cvt", "conv_mode=3D and .* contradict"),
+    ("network=cvt network.depth=3", "network.depth: not read by network.architecture="),
+    ("network=cvt network.blocks=1,two", "network.blocks: expected a list of int, got"),
+    ("network=cvt network.blocks=[1,2", "blocks: expected a list of int, got .\\[1,2"),
+    ("network=cvt network.blocks=", "network.blocks=: expected a value, got nothing"),
     # Groups.
     ("mode=training", "mode=training: expected one of train, inference, iotest, quick"),
     ("mode=train mode=iotest", "mode=train and mode=iotest: expected one of them"),
     ("mode=iotest mode.name=train", "mode=iotest and mode.name=train contradict each"),
     ("data=mine", "data=mine: expected one of real, synthetic"),
     ("data=real data.synthetic=True", "data=real and data.synthetic=True contradict"),
-    ("framework=tensorflow", "framework=tensorflow: .* no variant of its Tensor"),
+    (
+        "--config cvt framework=tensorflow",
+        "framework=tensorflow: .*=uresnet, .* got cv",
+    ),
+    ("--config sn framework.name=tensorflow", "e=tensorflow: .*; got uresnet_v21"),
+    ("framework=tensorflow network.conv_mode=3D", "framework=tensorf.* and network.co"),
+    ("framework=tensorflow network.kernels=xla", "kernels: not read by .*=uresnet_ten"),
     ("framework.name=lightning", "framework.name=lightning: .*; expected torch or jax"),
     # Fields with another name, or none.
     ("iterations=5", "iterations: no such field; did you mean run.iterations?"),
@@ -248,6 +259,47 @@ def test_the_network_of_a_configuration_in_another():
     assert parse("network=scc21_master").network.residual
 
 
+@pytest.mark.parametrize("name", ["uresnet3d", "segformer", "cvt"])
+def test_the_other_networks_of_the_original(name):
+    network = parse(f"network={name}").network
+    assert network.architecture.value == network.name == name
+    for option in ("--config-name", "-cn", "--config"):
+        assert parse(option, f"{name}.yaml").network == network
+    architecture = f"network.architecture={name}"
+    assert parse(architecture, f"network.name={name}").network == network
+    assert parse("network=uresnet", architecture).network == network
+
+
+def test_the_original_s_other_framework():
+    expected = networks.UResNetTensorFlow()
+    for word in ("framework=tensorflow", "framework.name=tensorflow"):
+        assert parse(word).network == expected
+        assert parse(word, "network.conv_mode=conv_2D").network == expected
+        assert parse("network.conv_mode=2D", word).network == expected
+    found = parse("--config", "SCC_21.yaml", "framework=tensorflow").network
+    assert found.normalization is Normalization.NONE and not found.residual
+    own = parse("network=uresnet_tensorflow", "framework=tensorflow").network
+    assert own == networks.UResNetTensorFlow()
+    assert parse("framework=torch", "--config=sn").network.n_initial_filters == 64
+
+
+def test_the_original_s_modes_of_convolution():
+    assert parse("network.conv_mode=conv_3D") == parse("network=uresnet3d")
+    assert parse("network=uresnet3d", "network.conv_mode=2D") == parse()
+    assert parse("network.conv_mode=conv_2D", "network=a21") == parse("network=a21")
+    assert parse("--config=sn", "network.conv_mode=conv_2D") == parse("--config=sn")
+    deeper = parse("--config-name", "sn-at.yaml", "network.conv_mode=3D")
+    assert deeper == parse("--config", "sn_at") and deeper.data.downsample == 0
+    assert deeper.network == networks.UResNet3D(name="sn_at", depth=7)
+
+
+@pytest.mark.parametrize(
+    "typed", ["1,2,3", "[1,2,3]", "[1, 2, 3]", "(1,2,3)", "'1,2,3'"]
+)
+def test_lists_of_numbers(typed):
+    assert parse("network=cvt", f"network.blocks={typed}").network.blocks == (1, 2, 3)
+
+
 def test_a_label_that_is_true_or_nobodys():
     assert parse("--config", "a21", "network.name=a21").network.name == "a21"
     assert parse("network.name=uresnet", "network.depth=2").network.depth == 2
@@ -320,7 +372,9 @@ def test_every_field_of_the_original_is_taken(word):
     config, notes = read(word)
     name = word.partition("=")[0]
     name = original_words.SAME_FIELDS.get(name, name)
-    assert (name in field_types(type(config))) is not bool(notes)
+    choices = words.CHOICES.get(name, ("", ()))[1]
+    is_read = name in field_types(type(config)) or word.partition("=")[2] in choices
+    assert is_read is not bool(notes)
 
 
 def test_the_tables_hold_no_field_of_ours_and_point_to_fields():
@@ -329,6 +383,7 @@ def test_the_tables_hold_no_field_of_ours_and_point_to_fields():
     assert not set(strange) & set(ours) and len(set(strange)) == len(strange)
     assert set(original_words.OTHER_NAMES.values()) <= set(ours)
     assert set(original_words.SAME_FIELDS.values()) <= set(ours)
+    assert {name for name, _ in words.CHOICES.values()} <= set(ours)
     for name, absent in original_words.ABSENT_FIELDS.items():
         for value in absent.harmless:
             assert len(read(f"{name}={value}")[1]) == 1

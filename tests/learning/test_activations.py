@@ -14,7 +14,7 @@ from tests.support import tiny
 def test_the_first_module_without_a_number_is_named_first():
     config = tiny.make("unused").network
     model = UResNet(config)
-    variables = init_variables(model, config.depth, 0)
+    variables = init_variables(model, 0)
     kernel = variables["params"]["net_core"]["down_blocks"]["blocks_0"]
     kernel["convolution_2"]["conv"]["kernel"] *= np.nan
     image = np.ones((1, 3, 8, 8), np.float32)
@@ -27,7 +27,7 @@ def test_the_first_module_without_a_number_is_named_first():
 def test_running_statistics_count_in_evaluation_alone():
     config = tiny.make("unused").network
     model = UResNet(config)
-    variables = init_variables(model, config.depth, 0)
+    variables = init_variables(model, 0)
     blocks = variables["batch_stats"]["net_core"]["down_blocks"]["blocks_0"]
     blocks["convolution_2"]["norm"]["mean"] *= np.nan
     image = np.ones((1, 3, 8, 8), np.float32)

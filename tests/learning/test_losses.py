@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctjax.config.fields import LossBalanceScheme
+from ctjax.config.choices import LossAverage, LossBalanceScheme
 from ctjax.learning.losses import make_loss, pixel_cross_entropy
 from tests.support import small_networks
 
@@ -54,6 +54,24 @@ def test_weights_by_hand(scheme, weights):
     loss = make_loss(scheme)(logits, label, jnp.ones(1))
     expected = 3 * np.average(-np.log(own), weights=weights)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "weights"),
+    [
+        (LossBalanceScheme.LIGHT, [1, 1, 1.5, 10]),
+        (LossBalanceScheme.FOCAL, [1 / 12] * 4),  # (1 - probability)^2 / 3
+    ],
+)
+def test_average_over_pixels_by_hand(scheme, weights):
+    logits, label = one_plane_of_four_pixels()
+    loss = make_loss(scheme, average=LossAverage.PIXELS)
+    expected = 3 * np.mean(weights) * np.log(2)
+    np.testing.assert_allclose(loss(logits, label, jnp.ones(1)), expected, rtol=1e-5)
+    # An event of mask 0 is none of the pixels.
+    doubled = [jnp.concatenate([part, part]) for part in (logits, label)]
+    masked = loss(*doubled, jnp.array([1.0, 0.0]))
+    np.testing.assert_allclose(masked, expected, rtol=1e-5)
 
 
 def test_cross_entropy_by_hand():

@@ -144,7 +144,7 @@ def make_step(axis_name=None, spoil=False, **options):
             **options,
         ),
     )
-    return make_state(init_variables(model, NETWORK.depth, 0), rule, policy), step
+    return make_state(init_variables(model, 0), rule, policy), step
 
 
 @pytest.mark.slow

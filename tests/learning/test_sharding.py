@@ -49,7 +49,7 @@ def make_step(
 ):
     model = UResNet(config, axis_name=axis_name)
     rule = rule or optax.sgd(RATE)
-    state = make_state(init_variables(model, config.depth, 0), rule)
+    state = make_state(init_variables(model, 0), rule)
     step = steps.make_train_step(
         model=model,
         optimizer=rule,
@@ -314,7 +314,7 @@ def test_collectives_are_read_off_a_program():
 def test_evaluation_gives_all_metrics_to_all_and_each_its_own_pixels():
     config = network()
     model = UResNet(config)
-    variables = init_variables(model, config.depth, 0)
+    variables = init_variables(model, 0)
     batch = minibatch(8, 0)
     results = []
     for num_devices in (1, 4):

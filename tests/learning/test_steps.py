@@ -40,7 +40,7 @@ def minibatch(events=2, seed=0):
 def make(model_network, accumulation=1, rule=None):
     model = UResNet(model_network)
     rule = rule or optax.sgd(0.1)
-    state = make_state(init_variables(model, model_network.depth, 0), rule)
+    state = make_state(init_variables(model, 0), rule)
     step = steps.make_train_step(
         model=model,
         optimizer=rule,
@@ -175,7 +175,7 @@ def test_requests_to_stop_are_summed():
         schedule=lambda step: 0.1,
         options=step_options(SHAPE),
     )
-    state = make_state(init_variables(model, 2, 0), rule)
+    state = make_state(init_variables(model, 0), rule)
     stop = np.array([1, 0, 1], np.float32)
     _, results = jax.jit(step)(state, minibatch(3), stop)
     assert float(results["stop"]) == 2

@@ -216,6 +216,7 @@ def test_adam(golden, report):
     assert not failed
 
 
+@pytest.mark.parity
 def test_full_size_networks(shared_folder):
     file = shared_folder / "golden/network/parameter_counts.json"
     networks = json.loads(file.read_text())

@@ -33,6 +33,20 @@ def test_round_trip(variables):
     jax.tree.map(np.testing.assert_array_equal, back, variables)
 
 
+def test_layer_normalization_of_v21_is_passed_over_where_it_does_nothing(variables):
+    tensors = torch_weights.from_variables(variables)
+    name = "initial_convolution.norm1"
+    tensors |= {
+        f"{name}.weight": np.ones((2, 4, 4)),
+        f"{name}.bias": np.zeros((2,) * 3),
+    }
+    back = torch_weights.to_variables(tensors, variables)
+    jax.tree.map(np.testing.assert_array_equal, back, variables)
+    tensors[f"{name}.weight"][1, 2, 3] = 1.1
+    with pytest.raises(torch_weights.WeightsError, match=rf"^1 .*: {name}.weight"):
+        torch_weights.to_variables(tensors, variables)
+
+
 def test_names_and_layouts(variables):
     tensors = torch_weights.from_variables(variables)
     params = variables["params"]

@@ -66,7 +66,7 @@ def shared_files() -> list:
     folder = pathlib.Path(os.environ["CTJAX_SHARED"]) / "golden/network"
     paths = sorted(folder.glob("*.npz"))
     assert paths, f"no golden file in {folder}"
-    return [_parameter(path, pytest.mark.slow) for path in paths]
+    return [_parameter(path, pytest.mark.slow, pytest.mark.parity) for path in paths]
 
 
 def _parameter(path: pathlib.Path, *marks):

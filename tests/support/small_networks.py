@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ctjax import models
+from ctjax.config.architecture import Architecture
 from ctjax.config.fields import LossBalanceScheme
+from ctjax.config.networks import SECTIONS
 from ctjax.learning import losses
 from ctjax.learning.minibatch import DenseMinibatch, make_input
 from ctjax.learning.steps import StepOptions
-from ctjax.models import UResNet
 
 SMALL = {
     "n_initial_filters": 2,
@@ -20,11 +22,42 @@ SMALL = {
     "filter_size_deepest": 3,
 }
 
+OTHERS = {
+    Architecture.URESNET_V21: {
+        name: value for name, value in SMALL.items() if name != "filter_size_deepest"
+    },
+    Architecture.URESNET3D: SMALL,
+    Architecture.URESNET_TENSORFLOW: SMALL,
+    Architecture.SEGFORMER: {
+        "in_dims": (4, 8, 10, 16),
+        "depths": (1, 1, 1, 1),
+        "num_heads": (1, 2, 5, 8),
+        "sr_ratios": (4, 2, 1, 1),
+        "mlp_ratios": (2, 2, 2, 2),
+        "decoder_dim": 6,
+    },
+    Architecture.CVT: {
+        "layer_embed": (4, 8),
+        "blocks": (1, 1),
+        "num_heads": (2, 4),
+        "deepest_width": 8,
+        "deepest_heads": 2,
+    },
+}
+"""Options of the other networks, as small."""
+
+
+def other_network(architecture, **changes):
+    """Options of a small network of another architecture, with changes."""
+    return SECTIONS[architecture](**(OTHERS[architecture] | changes))
+
 
 def random_variables(network, seed=0):
     """Variables with random biases and statistics too, positive where scales are."""
-    image = jnp.zeros((1, 3, 2**network.depth, 2**network.depth))
-    shapes = jax.eval_shape(UResNet(network).init, jax.random.key(0), image)
+    model = models.make(network)
+    side = model.image_rule().smallest
+    image = jnp.zeros((1, 3, side, side))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), image)
     random = np.random.default_rng(seed)
 
     def fill(path, leaf):

@@ -17,10 +17,10 @@ import jax
 import numpy as np
 import pytest
 
+from ctjax import models
 from ctjax.config.fields import Config
 from ctjax.data import order
 from ctjax.learning import sharding
-from ctjax.models import UResNet
 from ctjax.runs import inference, iotest, train
 from tests.support import larcv_fixtures, summaries, tiny
 
@@ -139,6 +139,10 @@ class Runs:
 
     def config(self, mode: str, folder: Any, **changes: Any) -> Config:
         fields = {**FIELDS, "data__file": self.file, "mode__name": mode, **changes}
+        if "network__architecture" in changes:  # whose fields FIELDS does not have
+            for name in FIELDS.keys() - changes.keys():
+                if name.startswith("network__"):
+                    del fields[name]
         return tiny.make(folder, **fields)
 
     def run(self, mode: str, one_device: bool = False, **changes: Any) -> Finished:
@@ -223,7 +227,7 @@ def entries_of(step: int, size: int = 4, seed: int = 0) -> np.ndarray:
 
 def logits_of(config: Config, variables: Any, image: np.ndarray, **options) -> Any:
     """The network's class scores for images [B, P, H, W], outside of any run."""
-    apply = jax.jit(UResNet(config.network, **options).apply)
+    apply = jax.jit(models.make(config.network, **options).apply)
     return np.asarray(apply(variables, image), np.float64)
 
 
@@ -233,8 +237,11 @@ def loss_by_hand(
     charge: np.ndarray,
     scheme: str = "none",
     charged_only: bool = False,
+    average: str = "weights",
 ) -> float:
     """The sum over the planes of the weighted mean of -log p(true class).
+
+    With the average over pixels, of the mean of what is weighted.
 
     Source:
       CosmicTagger, src/networks/torch/LossCalculator.py.
@@ -254,7 +261,11 @@ def loss_by_hand(
             "even": 0.3333 / (np.bincount(true, minlength=3)[true] + 1),
             "focal": (1 - np.exp(own)) ** 2,
         }[scheme]
-        total += (weights * -own).sum() / weights.sum()
+        if average == "pixels":
+            third = 3 if scheme == "focal" else 1
+            total += (weights * -own).mean() / third
+        else:
+            total += (weights * -own).sum() / weights.sum()
     return total
 
 

@@ -27,7 +27,7 @@ def make(output_dir: Any, **changes: Any) -> config_fields.Config:
     """The tiny run with changes, `run__iterations=3` for run.iterations."""
     values: dict[str, Any] = {"output_dir": str(output_dir)}
     dotted = {name.replace("__", "."): value for name, value in changes.items()}
-    for name, value in {**FIELDS, **dotted}.items():
+    for name, value in {**_fields(dotted), **dotted}.items():
         section = values
         *groups, field = name.split(".")
         for group in groups:
@@ -36,8 +36,15 @@ def make(output_dir: Any, **changes: Any) -> config_fields.Config:
     return resolve.resolve(values)
 
 
+def _fields(dotted: dict[str, Any]) -> dict[str, Any]:
+    """Returns FIELDS, those of the network only where none is asked for by name."""
+    if "network.architecture" not in dotted:
+        return FIELDS
+    return {k: v for k, v in FIELDS.items() if not k.startswith("network.")}
+
+
 def flags(output_dir: Any, **changes: Any) -> list[str]:
     """The same as arguments of the command line."""
     dotted = {name.replace("__", "."): value for name, value in changes.items()}
-    fields = {**FIELDS, **dotted, "output_dir": output_dir}
+    fields = {**_fields(dotted), **dotted, "output_dir": output_dir}
     return [f"--config.{name}={value}" for name, value in fields.items()]

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from ctjax.config.architecture import Architecture
 from ctjax.models import UResNet
 from ctjax.outputs import checkpoint
 from ctjax.runs import iotest
@@ -91,6 +92,18 @@ def test_training_has_the_network_that_is_asked_for(runs, tmp_path):
         for path, leaf in jax.tree_util.tree_leaves_with_path(shapes["params"])
     }
     assert {path: leaf.shape for path, leaf in trained.items()} == expected
+
+
+@pytest.mark.slow
+def test_architecture(runs, tmp_path):
+    fields = {
+        f"network__{name}": value
+        for name, value in small_networks.OTHERS[Architecture.URESNET3D].items()
+    }
+    fields |= {"network__architecture": "uresnet3d", "run__iterations": 1}
+    config = runs.config("train", tmp_path, **fields)
+    params = small_runs.run_and_listen(config).result.params
+    assert params["initial_convolution"]["conv"]["kernel"].shape == (1, 5, 5, 1, 2)
 
 
 def test_name(runs, tmp_path, monkeypatch):

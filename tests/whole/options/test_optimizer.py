@@ -133,6 +133,22 @@ def test_loss_balance_scheme(runs, truth, scheme, only):
     assert run.column("val_metrics", "loss") == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("scheme", ["light", "focal"])
+def test_loss_average(runs, truth, scheme):
+    image, label = truth
+    run = runs.train(
+        mode__optimizer__loss_balance_scheme=scheme,
+        mode__optimizer__loss_average="pixels",
+        run__iterations=1,
+    )
+    at = entries_of(0)
+    logits = logits_of(run.config, run.variables, image[at])
+    arguments = logits, label[at], image[at], scheme
+    expected = loss_by_hand(*arguments, average="pixels")
+    assert run.losses == pytest.approx([expected], rel=1e-4)
+    assert expected != pytest.approx(loss_by_hand(*arguments), rel=0.1)
+
+
 def test_loss_charged_pixels_only(runs):
     # Its value is tested beside the schemes.
     few = runs.train(mode__optimizer__loss_charged_pixels_only=True)
