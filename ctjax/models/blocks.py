@@ -151,6 +151,7 @@ class Block(nn.Module):
             is_affine_known
             and self.stride == 1
             and self.upsample is None
+            and self.convolution.is_over_all_features
             and gpu.takes(x.shape, shape, self.dtype, self.is_fused)
         )
 
