@@ -15,7 +15,6 @@ may be kept, results are written after each, and a run adds to those of its comm
 
 import argparse
 import dataclasses
-import importlib.util
 import json
 import math
 import os
@@ -61,11 +60,10 @@ def main() -> int:
         if not options.cases or case.name in options.cases
     ]
     precisions = {config.run.precision.value for _, config in cases}
-    packages = ("jax", "jaxlib", "flax", "optax", "torch", "numpy")
-    packages = [name for name in packages if importlib.util.find_spec(name)]
+    packages = ("jax", "jaxlib", "flax", "optax", "torch", "triton", "jax-triton")
     result = {
         "command": f"python -m benchmarks.compute {shlex.join(sys.argv[1:])}".strip(),
-        "machine": machine.describe(*packages),
+        "machine": machine.describe(*packages, "numpy"),
         "device": options.device,
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "threads": len(options.cpus),

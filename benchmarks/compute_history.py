@@ -174,6 +174,7 @@ def _measured(runs: list[dict]) -> list[str]:
             f"- {run['machine']['commit']} ({run.get('date', 'no date kept')}): "
             f"{', '.join(kinds)}, {best['bytes'] / 1e12:.2f} TB/s (triad), {rates}; "
             f"{machine.words(run['machine'])}; `{run['command']}`"
+            + (f"; {run['note']}" if "note" in run else "")
         )
     return [*lines, ""]
 

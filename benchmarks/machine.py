@@ -34,17 +34,18 @@ def _git(*arguments: str) -> str:
 
 
 def describe(*packages: str) -> dict:
-    """Processor, number of CPUs, versions of Python and of some packages, commit."""
+    """Processor, CPUs, versions of Python and of those packages that there are, commit."""
     processor = platform.processor() or "unknown"
     for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             processor = line.partition(":")[2].strip()
             break
+    found = {one.name: one.version for one in importlib.metadata.distributions()}
     return {
         "processor": processor,
         "cpus": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "versions": {name: found[name] for name in packages if name in found},
         "commit": commit(),
         "load_average": os.getloadavg()[0],
     }

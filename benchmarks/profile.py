@@ -53,7 +53,7 @@ def main() -> int:
         events = read_trace(pathlib.Path(folder))
     result = {
         "command": f"python -m benchmarks.profile {shlex.join(sys.argv[1:])}",
-        "machine": machine.describe("jax", "jaxlib", "flax", "numpy"),
+        "machine": machine.describe("jax", "jaxlib", "flax", "triton", "numpy"),
         "device": side.more["device"],
         "case": case.name,
         "words": case.words,
