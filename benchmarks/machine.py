@@ -34,7 +34,7 @@ def _git(*arguments: str) -> str:
 
 
 def describe(*packages: str) -> dict:
-    """Processor, CPUs, versions of Python and of those packages that there are, commit."""
+    """Processor, CPUs, versions of Python and of packages that are there, commit."""
     processor = platform.processor() or "unknown"
     for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
