@@ -62,8 +62,11 @@ class Block(nn.Module):
         x: Any,
         train: bool,
         residual: jax.Array | None = None,
-    ) -> jax.Array:
+        is_input_kept: bool = False,
+    ) -> Any:
         """Maps [N, H, W, C] to [N, H', W', features]; as `blocks.Block`."""
+        if is_input_kept:
+            return self(x, train, residual), x
         y, bias = self.convolution(
             self.features,
             self.kernel_size,
