@@ -152,15 +152,15 @@ def test_gradients_do_not_depend_on_the_scale():
     state, step = make_step()
     step = jax.jit(step)
     norms = {}
-    for value in (1.0, 2.0**10, 2.0**16):
+    for value in (2.0**-12, 2.0**10, 2.0**16):
         scale = LossScale(jnp.asarray(value), jnp.zeros((), jnp.int32))
         scaled = dataclasses.replace(state, loss_scale=scale)
         _, results = step(scaled, *arguments())
         assert results["is_finite"] and results["loss_scale"] == value
         norms[value] = float(results["grad_norm"])
     assert norms[2.0**10] == pytest.approx(norms[2.0**16], rel=1e-3)
-    # Without, some pixels' gradients are rounded to nothing.
-    assert norms[1.0] < (1 - 1e-5) * norms[2.0**16]
+    # Where they are small, those of single pixels are rounded.
+    assert norms[2.0**-12] != pytest.approx(norms[2.0**16], rel=1e-2)
 
 
 @pytest.mark.slow
