@@ -234,7 +234,8 @@ def test_what_is_computed_twice_changes_nothing(remat, residual):
         jax.tree.leaves(results[1]), jax.tree.leaves(results[0]), strict=True
     ):
         largest = max(np.abs(reference).max(), 1e-3)
-        np.testing.assert_allclose(value, reference, atol=2e-6 * largest)
+        # What is computed again is fused otherwise, and sums over all pixels round.
+        np.testing.assert_allclose(value, reference, atol=5e-6 * largest)
 
 
 @pytest.mark.slow
