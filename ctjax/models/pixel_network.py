@@ -48,8 +48,12 @@ class PixelNetwork(nn.Module):
 
     @nn.nowrap
     def image_rule(self) -> ImageRule:
-        """Says which images it takes; its parameters do not depend on them."""
-        raise NotImplementedError
+        """Says which images it takes; its parameters do not depend on them.
+
+        Those of a UResNet, whose levels but the first each halve the image.
+        """
+        step = 2**self.network.depth
+        return ImageRule(step, step, "depth")
 
     @nn.nowrap
     def initial_bounds(self, shapes: Mapping[Path, tuple[int, ...]]) -> dict:

@@ -21,7 +21,6 @@ from ctjax.config.fields import (
 from ctjax.models import blocks, layers
 from ctjax.models.kernels.block import ConvolutionCall
 from ctjax.models.pixel_network import (
-    ImageRule,
     PixelNetwork,
     glorot_bounds,
     unfold,
@@ -223,12 +222,6 @@ class UResNet(PixelNetwork):
     Source:
       CosmicTagger, src/networks/torch/uresnet2D.py; doi:10.3389/frai.2021.649917.
     """
-
-    @nn.nowrap
-    def image_rule(self) -> ImageRule:
-        """Says that every level but the first halves the image."""
-        step = 2**self.network.depth
-        return ImageRule(step, step, "depth")
 
     @nn.nowrap
     def initial_bounds(self, shapes) -> dict:

@@ -23,7 +23,6 @@ from ctjax.config.fields import (
 from ctjax.config.networks import UResNet3D as Options
 from ctjax.models import blocks, layers
 from ctjax.models.pixel_network import (
-    ImageRule,
     PixelNetwork,
     torch_bounds,
     unfold,
@@ -216,12 +215,6 @@ class UResNet3D(PixelNetwork):
     Source:
       CosmicTagger, src/networks/torch/uresnet3D.py.
     """
-
-    @nn.nowrap
-    def image_rule(self) -> ImageRule:
-        """Says that every level but the first halves the image."""
-        step = 2**self.network.depth
-        return ImageRule(step, step, "depth")
 
     @nn.nowrap
     def initial_bounds(self, shapes) -> dict:

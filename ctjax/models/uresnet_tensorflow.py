@@ -22,7 +22,6 @@ from ctjax.config.choices import (
 from ctjax.models import layers
 from ctjax.models.normalization import LAYER_NORM_EPSILON, BatchNorm
 from ctjax.models.pixel_network import (
-    ImageRule,
     PixelNetwork,
     glorot_bounds,
     unfold,
@@ -172,12 +171,6 @@ class UResNetTensorFlow(PixelNetwork):
     Source:
       CosmicTagger, src/networks/tensorflow/uresnet2D.py.
     """
-
-    @nn.nowrap
-    def image_rule(self) -> ImageRule:
-        """Says that every level but the first halves the image."""
-        step = 2**self.network.depth
-        return ImageRule(step, step, "depth")
 
     @nn.nowrap
     def initial_bounds(self, shapes) -> dict:

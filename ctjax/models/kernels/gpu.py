@@ -167,8 +167,7 @@ def _images(x, kernels, biases, is_residual):
     images = [x]
     for index, (kernel, bias) in enumerate(zip(kernels, biases, strict=True)):
         residual = images[-2] if is_residual and index % 2 else None
-        image = _fused(images[-1], kernel, bias, residual, None, True)
-        images.append(image)
+        images.append(_fused(images[-1], kernel, bias, residual, None, True))
     return images
 
 
@@ -264,14 +263,13 @@ def _turned(kernel):
 
 def _fused(x, kernel, bias, residual, mask, is_activated):
     """Runs the convolution's kernel, on a CPU `plain`."""
-    on_cpu = functools.partial(plain, is_activated=is_activated)
-    if missing():
-        return on_cpu(x, kernel, bias, residual, mask)
-    return jax.lax.platform_dependent(
-        *(x, kernel, bias, residual, mask),
-        cpu=on_cpu,
-        default=functools.partial(launch, is_activated=is_activated),
+    on_cpu, on_gpu = (
+        functools.partial(way, is_activated=is_activated) for way in (plain, launch)
     )
+    given = x, kernel, bias, residual, mask
+    if missing():
+        return on_cpu(*given)
+    return jax.lax.platform_dependent(*given, cpu=on_cpu, default=on_gpu)
 
 
 def kernel_gradient(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -323,9 +321,8 @@ def launch(x, kernel, bias, residual, mask, *, is_activated):
 
     from ctjax.models.kernels import gpu_programs
 
-    n, height, width, features = x.shape
     outputs = kernel.shape[-1]
-    strip = CONVOLUTIONS[features, x.dtype.itemsize]
+    strip = CONVOLUTIONS[x.shape[-1], x.dtype.itemsize]
     matrices = spread(kernel).astype(x.dtype)
 
     def given(array):
@@ -334,7 +331,7 @@ def launch(x, kernel, bias, residual, mask, *, is_activated):
     y = jax_triton.triton_call(
         *(x, matrices, given(bias), given(residual), given(mask)),
         kernel=gpu_programs.fused_convolution,
-        out_type=jax.ShapeDtypeStruct((n, height, width, outputs), x.dtype),
+        out_type=jax.ShapeDtypeStruct((*x.shape[:-1], outputs), x.dtype),
         grid=_grid(x, strip),
         **_sizes(x, outputs, strip),
         HAS_BIAS=bias is not None,

@@ -20,6 +20,23 @@ from tests.support.small_networks import OTHERS, other_network, random_variables
 
 pytestmark = pytest.mark.xdist_group("options_of_other_networks")
 
+OF_MASTER = {
+    "bias": False,
+    "normalization": Normalization.NONE,
+    "n_initial_filters": 3,
+    "blocks_per_layer": 2,
+    "blocks_deepest_layer": 2,
+    "blocks_final": 2,
+    "depth": 2,
+    "filter_size_deepest": 1,
+    "bottleneck_deepest": 4,
+    "residual": False,
+    "connections": Connection.SUM,
+    "growth_rate": GrowthRate.MULTIPLICATIVE,
+    "downsampling": Downsampling.CONVOLUTIONAL,
+    "upsampling": Upsampling.CONVOLUTIONAL,
+}
+
 CHANGES = {
     Architecture.URESNET_V21: {
         "bias": False,
@@ -38,39 +55,9 @@ CHANGES = {
         "downsampling": Downsampling.CONVOLUTIONAL,
         "upsampling": Upsampling.CONVOLUTIONAL,
     },
-    Architecture.URESNET3D: {
-        "bias": False,
-        "normalization": Normalization.NONE,
-        "n_initial_filters": 3,
-        "blocks_per_layer": 2,
-        "blocks_deepest_layer": 2,
-        "blocks_final": 2,
-        "depth": 2,
-        "filter_size_deepest": 1,
-        "bottleneck_deepest": 4,
-        "residual": False,
-        "connections": Connection.SUM,
-        "growth_rate": GrowthRate.MULTIPLICATIVE,
-        "downsampling": Downsampling.CONVOLUTIONAL,
-        "upsampling": Upsampling.CONVOLUTIONAL,
-    },
-    Architecture.URESNET_TENSORFLOW: {
-        "bias": False,
-        "normalization": Normalization.LAYER,
-        "n_initial_filters": 3,
-        "blocks_per_layer": 2,
-        "blocks_deepest_layer": 2,
-        "blocks_final": 2,
-        "depth": 2,
-        "filter_size_deepest": 1,
-        "bottleneck_deepest": 4,
-        "residual": False,
-        "connections": Connection.SUM,
-        "growth_rate": GrowthRate.MULTIPLICATIVE,
-        "downsampling": Downsampling.CONVOLUTIONAL,
-        "upsampling": Upsampling.CONVOLUTIONAL,
-        "block_concat": True,
-    },
+    Architecture.URESNET3D: OF_MASTER,
+    Architecture.URESNET_TENSORFLOW: OF_MASTER
+    | {"normalization": Normalization.LAYER, "block_concat": True},
     Architecture.SEGFORMER: {
         "in_dims": (6, 8, 10, 16),
         "depths": (1, 2, 1, 0),
