@@ -20,7 +20,7 @@ from ctjax.config.architecture import AnyNetwork
 from ctjax.config.fields import Config
 from ctjax.learning.precision import LossScale
 from ctjax.learning.state import TrainState
-from ctjax.outputs import checksums, saved_config
+from ctjax.outputs import checksums, saved_config, saved_tensors
 from ctjax.outputs.checkpoint_saver import SCORE, Saver, training_item
 from ctjax.outputs.plain_names import plain_name
 from ctjax.outputs.saved_config import CheckpointError, DamagedError, SavedConfig
@@ -209,6 +209,7 @@ def _restore_step(
         )
     saved_config.check_images(saved, config, where)
     try:
+        saved_tensors.check_shapes(_tensors(manager, step), state.variables)
         restored = manager.restore(
             step,
             args=ocp.args.Composite(
@@ -279,23 +280,17 @@ def _restore_variables(
     manager: ocp.CheckpointManager, step: int, variables: dict[str, Any]
 ) -> dict[str, Any]:
     """Restores the item "variables"; it may lack collections that are empty."""
-    try:
-        return _restore_all(manager, step, variables)
-    except Exception:  # of any kind, as above
-        filled = {name: tree for name, tree in variables.items() if tree}
-        if filled.keys() == variables.keys():
-            raise
-        return {**variables, **_restore_all(manager, step, filled)}
-
-
-def _restore_all(
-    manager: ocp.CheckpointManager, step: int, wanted: dict[str, Any]
-) -> dict[str, Any]:
+    saved = saved_tensors.check_shapes(_tensors(manager, step), variables)
+    wanted = {name: tree for name, tree in variables.items() if tree or name in saved}
     restored = manager.restore(
         step,
         args=ocp.args.Composite(variables=ocp.args.StandardRestore(_abstract(wanted))),
     )
-    return restored["variables"]
+    return {**variables, **restored["variables"]}
+
+
+def _tensors(manager: ocp.CheckpointManager, step: int) -> str:
+    return os.path.join(manager.directory, str(step), "variables")
 
 
 def _check_finite(variables: dict[str, Any], where: str) -> None:

@@ -97,9 +97,14 @@ def sum_arrays(tree: Any) -> str:
 
 def named_arrays(tree: Any) -> dict[str, np.ndarray]:
     """Returns the arrays of nested dictionaries by their path, on the host."""
+    return {name: np.asarray(leaf) for name, leaf in name_leaves(tree).items()}
+
+
+def name_leaves(tree: Any) -> dict[str, Any]:
+    """Returns the leaves of nested dictionaries by path, "params/net_core/..."."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in leaves
     }
 
