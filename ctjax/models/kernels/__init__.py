@@ -7,5 +7,6 @@ cpu          convolutions and passes over images in C for CPUs (cpu.c with cpu_p
              and cpu_bfloat16.h)
 gpu          convolutions with bias, residual sum and activation on GPUs
 gpu_programs their programs, in Triton
+sparse       convolutions of lists of active sites
 activation   the activation, which all of them compute
 """
