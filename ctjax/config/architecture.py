@@ -13,6 +13,7 @@ class Architecture(enum.Enum):
     URESNET_V21 = "uresnet_v21"
     URESNET3D = "uresnet3d"
     URESNET_TENSORFLOW = "uresnet_tensorflow"
+    URESNET_SPARSE = "uresnet_sparse"
     SEGFORMER = "segformer"
     CVT = "cvt"
 

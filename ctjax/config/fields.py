@@ -129,6 +129,8 @@ class Data:
 
 
 BLOCK_CONCAT = "keep the planes apart in the deepest level"
+FILTER_SIZE_DEEPEST = "kernel size of the deepest level, an odd number"
+RESIDUAL = "blocks are residual"
 KERNELS = (
     "which implementation runs convolutions of few features: XLA's, XLA's with "
     "columns of the image as features, or our own for GPUs, fused with bias, "
@@ -165,6 +167,12 @@ class AnyUResNet(AnyNetwork):
     growth_rate: GrowthRate = option(
         GrowthRate.ADDITIVE, "how features grow from level to level"
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseUResNet(AnyUResNet):
+    """Options that the UResNets on images share."""
+
     downsampling: Downsampling = option(
         Downsampling.MAX_POOLING, "how images are halved on the way down"
     )
@@ -174,13 +182,11 @@ class AnyUResNet(AnyNetwork):
 
 
 @dataclasses.dataclass(frozen=True)
-class MasterUResNet(AnyUResNet):
+class MasterUResNet(DenseUResNet):
     """Options that the UResNets of CosmicTagger's branch master share, 2D and 3D."""
 
-    filter_size_deepest: int = option(
-        5, "kernel size of the deepest level, an odd number", 1
-    )
-    residual: bool = option(True, "blocks are residual")
+    filter_size_deepest: int = option(5, FILTER_SIZE_DEEPEST, 1)
+    residual: bool = option(True, RESIDUAL)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,8 +7,11 @@ from ctjax.config.architecture import ARCHITECTURE, NAME, AnyNetwork, Architectu
 from ctjax.config.choices import BlockStyle, Kernels, Normalization
 from ctjax.config.fields import (
     BLOCK_CONCAT,
+    FILTER_SIZE_DEEPEST,
     KERNELS,
+    RESIDUAL,
     AnyUResNet,
+    DenseUResNet,
     MasterUResNet,
     Network,
 )
@@ -16,7 +19,7 @@ from ctjax.config.option import option
 
 
 @dataclasses.dataclass(frozen=True)
-class UResNetV21(AnyUResNet):
+class UResNetV21(DenseUResNet):
     """Options of the 2D UResNet of CosmicTagger v2.1, with its defaults."""
 
     architecture: Architecture = option(Architecture.URESNET_V21, ARCHITECTURE)
@@ -49,6 +52,16 @@ class UResNetTensorFlow(MasterUResNet):
     architecture: Architecture = option(Architecture.URESNET_TENSORFLOW, ARCHITECTURE)
     name: str = option("uresnet_tensorflow", NAME, keeps_parameters=True)
     block_concat: bool = option(False, BLOCK_CONCAT)
+
+
+@dataclasses.dataclass(frozen=True)
+class UResNetSparse(AnyUResNet):
+    """Options of the sparse UResNet, with the defaults of the one on images."""
+
+    architecture: Architecture = option(Architecture.URESNET_SPARSE, ARCHITECTURE)
+    name: str = option("uresnet_sparse", NAME, keeps_parameters=True)
+    filter_size_deepest: int = option(5, FILTER_SIZE_DEEPEST, 1)
+    residual: bool = option(True, RESIDUAL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +110,7 @@ SECTIONS: dict[Architecture, type[AnyNetwork]] = {
     Architecture.URESNET_V21: UResNetV21,
     Architecture.URESNET3D: UResNet3D,
     Architecture.URESNET_TENSORFLOW: UResNetTensorFlow,
+    Architecture.URESNET_SPARSE: UResNetSparse,
     Architecture.SEGFORMER: SegFormer,
     Architecture.CVT: CvT,
 }
@@ -137,7 +151,7 @@ def check(network: AnyNetwork) -> None:
     Raises:
       ConfigError: the message names the field.
     """
-    if isinstance(network, MasterUResNet):
+    if isinstance(network, MasterUResNet | UResNetSparse):
         _check_odd(network, "filter_size_deepest")
     if isinstance(network, Network) and network.normalization is Normalization.GROUP:
         raise ConfigError(
@@ -151,6 +165,13 @@ def check(network: AnyNetwork) -> None:
             raise ConfigError(
                 "network.normalization: expected none, batch or layer with "
                 "network.architecture=uresnet_tensorflow, got "
+                f"{network.normalization.value}"
+            )
+    if isinstance(network, UResNetSparse):
+        if network.normalization in (Normalization.LAYER, Normalization.GROUP):
+            raise ConfigError(
+                "network.normalization: expected none, batch or instance with "
+                "network.architecture=uresnet_sparse, got "
                 f"{network.normalization.value}"
             )
     if isinstance(network, UResNet3D):

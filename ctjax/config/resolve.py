@@ -14,7 +14,7 @@ from ctjax.base import home
 from ctjax.base.errors import ConfigError
 from ctjax.config import networks
 from ctjax.config.architecture import AnyNetwork, Architecture
-from ctjax.config.fields import Config, Data, ModeName, Precision
+from ctjax.config.fields import Config, Data, Densify, ModeName, Precision
 from ctjax.config.option import Option, plain_type
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -45,6 +45,12 @@ def resolve(config: Mapping[str, Any]) -> Config:
             f"mixed with mode.name={mode.name.value}"
         )
     networks.check(network)
+    is_sparse = isinstance(network, networks.UResNetSparse)
+    if is_sparse and result.data.densify is Densify.DEVICE:
+        raise ConfigError(
+            "data.densify=device: expected host with network.architecture="
+            "uresnet_sparse, for which no images are made"
+        )
     _check_files(result.data, mode.name)
     if run.iterations is None and mode.name is not ModeName.INFERENCE:
         run = dataclasses.replace(run, iterations=DEFAULT_ITERATIONS)

@@ -1,5 +1,6 @@
 """Names the arrays of a minibatch on the host."""
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -29,3 +30,22 @@ class HostMinibatch(NamedTuple):
     ids: np.ndarray | None = None
     values: np.ndarray | None = None
     labels: np.ndarray | None = None
+
+
+def images_of_event(minibatch: HostMinibatch, place: int) -> list[tuple[int, slice]]:
+    """Finds the sites of an event in a minibatch of sites.
+
+    Args:
+      minibatch: in the form of sites.
+      place: of the event.
+
+    Returns:
+      For each of its P planes the part and the slice of its sites there.
+    """
+    assert minibatch.sites is not None
+    parts, num_images = minibatch.sites.empty.shape[:2]
+    part, event = divmod(place, len(minibatch.mask) // parts)
+    num_planes = num_images * parts // len(minibatch.mask)
+    images = event * num_planes + np.arange(num_planes + 1)
+    ends = np.searchsorted(minibatch.sites.levels[0].image[part], images).tolist()
+    return [(part, slice(*pair)) for pair in itertools.pairwise(ends)]

@@ -15,7 +15,7 @@ the second."""
 
 
 def largest_activations(
-    model: nn.Module, variables: dict[str, Any], image: np.ndarray, train: bool
+    model: nn.Module, variables: dict[str, Any], image: Any, train: bool
 ) -> str:
     """Names the modules whose outputs are largest; of equals the first to compute.
 
@@ -24,7 +24,7 @@ def largest_activations(
     Args:
       model: the network, without an axis.
       variables: its parameters and running statistics, on the host.
-      image: [B, P, H, W] float32, as the network sees it.
+      image: as the network takes it, on the host: [B, P, H, W] float32, or sites.
       train: whether normalization takes the minibatch's statistics, as in training.
 
     Returns:

@@ -5,12 +5,14 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from ctjax.base.constants import NUM_CLASSES
+from ctjax.base.constants import COSMIC, NEUTRINO, NUM_CLASSES
+from ctjax.base.sites import Sites
 from ctjax.config.choices import LossAverage, LossBalanceScheme
-from ctjax.learning import sharding
+from ctjax.learning import pixels, sharding
+from ctjax.learning.pixels import Pixels
 
 LossFn = Callable[..., jax.Array]
-"""`loss(logits, label, mask, image)`, see `make_loss`."""
+"""`loss(logits, label, mask, charge, sites)`, see `make_loss`."""
 
 LIGHT_CLASS_WEIGHTS = (1.0, 1.5, 10.0)
 
@@ -31,28 +33,30 @@ def pixel_cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
     return jax.nn.logsumexp(logits, axis=-1) - own
 
 
-def _no_weights(logits, label, counted, axis_name):
-    return counted
+def _no_weights(pixels: Pixels, axis_name):
+    return pixels.counted
 
 
-def _light_weights(logits, label, counted, axis_name):
-    weights = jnp.where(label == 1, LIGHT_CLASS_WEIGHTS[1], LIGHT_CLASS_WEIGHTS[0])
-    return counted * jnp.where(label == 2, LIGHT_CLASS_WEIGHTS[2], weights)
+def _light_weights(pixels: Pixels, axis_name):
+    label, (other, cosmic, neutrino) = pixels.label, LIGHT_CLASS_WEIGHTS
+    weights = jnp.where(label == COSMIC, cosmic, other)
+    return pixels.counted * jnp.where(label == NEUTRINO, neutrino, weights)
 
 
-def _even_weights(logits, label, counted, axis_name):
+def _even_weights(pixels: Pixels, axis_name):
     # One class weighs as much as another, whatever its number of pixels; the 1 of the
     # original guards a class that is absent from the minibatch.
-    one_hot = jax.nn.one_hot(label, NUM_CLASSES) * counted[..., None]
-    counts = sharding.total(one_hot.sum((0, 2, 3), keepdims=True), axis_name)
-    return jnp.sum(one_hot * (0.3333 / (counts + 1.0)), axis=-1)
+    one_hot = jax.nn.one_hot(pixels.label, NUM_CLASSES) * pixels.counted[..., None]
+    counts = sharding.total(pixels.sum_planes(one_hot), axis_name)
+    return jnp.sum(one_hot * pixels.of_planes(0.3333 / (counts + 1.0)), axis=-1)
 
 
-def _focal_weights(logits, label, counted, axis_name):
+def _focal_weights(pixels: Pixels, axis_name):
     # Constant: the original computes the weights outside of the gradient.
-    probability = jax.nn.softmax(jax.lax.stop_gradient(logits), axis=-1)
-    one_hot = jax.nn.one_hot(label, NUM_CLASSES)
-    return counted * jnp.square(jnp.sum(one_hot * (1.0 - probability), axis=-1))
+    probability = jax.nn.softmax(jax.lax.stop_gradient(pixels.logits), axis=-1)
+    one_hot = jax.nn.one_hot(pixels.label, NUM_CLASSES)
+    missing = jnp.sum(one_hot * (1.0 - probability), axis=-1)
+    return pixels.counted * jnp.square(missing)
 
 
 _PIXEL_WEIGHTS = {
@@ -87,9 +91,10 @@ def make_loss(
 
     Returns:
       `loss(logits [B, P, H, W, K] float32, label [B, P, H, W], mask [B] float32,
-      image [B, P, H, W])`, a scalar: this device's share, the sum of which over the
+      charge [B, P, H, W])`, a scalar: this device's share, the sum of which over the
       axis is the loss. Events of mask 0 do not count; a plane in which nothing counts
-      contributes 0. The image is looked at for its charged pixels only.
+      contributes 0. With a fifth argument, the minibatch's sites, logits are
+      [Q, N, K], label and charge [Q, N], and pixels without a site have scores of 0.
 
     Source:
       CosmicTagger, src/networks/torch/LossCalculator.py. It fails where a class is
@@ -107,14 +112,18 @@ def make_loss(
         logits: jax.Array,
         label: jax.Array,
         mask: jax.Array,
-        image: jax.Array | None = None,
+        charge: jax.Array | None = None,
+        sites: Sites | None = None,
     ) -> jax.Array:
-        counted = jnp.broadcast_to(mask[:, None, None, None], label.shape)
-        if charged_pixels_only:
-            counted = counted * (image != 0)
-        weights = pixel_weights(logits, label, counted, axis_name)
-        total = jnp.sum(weights * pixel_cross_entropy(logits, label), (0, 2, 3))
-        divisor = jnp.sum(counted if is_over_pixels else weights, (0, 2, 3))
+        charge = charge if charged_pixels_only else None
+        if sites is None:
+            listed = pixels.of_images(logits, label, mask, charge)
+        else:
+            listed = pixels.of_sites(logits, label, mask, charge, sites)
+        weights = pixel_weights(listed, axis_name)
+        entropy = pixel_cross_entropy(listed.logits, listed.label)
+        total = listed.sum_planes(weights * entropy)
+        divisor = listed.sum_planes(listed.counted if is_over_pixels else weights)
         norm = sharding.total(divisor, axis_name)
         return factor * jnp.sum(total / jnp.maximum(norm, jnp.finfo(jnp.float32).tiny))
 

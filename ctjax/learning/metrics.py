@@ -4,15 +4,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctjax.base.constants import COSMIC, METRIC_NAMES, NEUTRINO, NUM_CLASSES
+from ctjax.base.constants import (
+    BACKGROUND,
+    COSMIC,
+    METRIC_NAMES,
+    NEUTRINO,
+    NUM_CLASSES,
+)
 
 
-def event_metrics(prediction: jax.Array, label: jax.Array) -> jax.Array:
-    """Compares predicted with true classes, event by event.
+def event_metrics(counts: jax.Array) -> jax.Array:
+    """Computes the metrics of events from their pixels of each class.
 
     Args:
-      prediction: [B, P, H, W] integer class.
-      label: [B, P, H, W] integer class.
+      counts: [B, P, K, K] integers, see `confusion`.
 
     Returns:
       [B, M] float32 in the order of `METRIC_NAMES`: for the mean of the planes and for
@@ -26,31 +31,33 @@ def event_metrics(prediction: jax.Array, label: jax.Array) -> jax.Array:
       labelled pixel, Non_Bkg_Accuracy is 1 here and not a number there.
     """
 
-    def count(pixels: jax.Array) -> jax.Array:
-        return jnp.sum(pixels, axis=(2, 3), dtype=jnp.int32)
-
     def ratio_or_one(part: jax.Array, whole: jax.Array) -> jax.Array:
         return jnp.where(whole > 0, part / jnp.maximum(whole, 1), 1.0)
 
     def iou(wanted: int) -> jax.Array:
-        predicted, true = prediction == wanted, label == wanted
-        return ratio_or_one(count(predicted & true), count(predicted | true))
+        both = correct[..., wanted]
+        either = labelled[..., wanted] + counts[..., wanted].sum(-1) - both
+        return ratio_or_one(both, either)
 
-    correct, charged = prediction == label, label != 0
-    pixels = label.shape[2] * label.shape[3]
+    correct = jnp.diagonal(counts, axis1=-2, axis2=-1)
+    labelled = counts.sum(-1)
     cosmic, neutrino = iou(COSMIC), iou(NEUTRINO)
+    right, everywhere = correct.sum(-1), labelled.sum(-1)
     planes = jnp.stack(
         [
-            count(correct) / pixels,
+            ratio_or_one(right, everywhere),
             cosmic,
             neutrino,
-            ratio_or_one(count(correct & charged), count(charged)),
+            ratio_or_one(
+                right - correct[..., BACKGROUND],
+                everywhere - labelled[..., BACKGROUND],
+            ),
             0.5 * (cosmic + neutrino),
         ],
         axis=-1,
     )
     groups = jnp.concatenate([planes.mean(1, keepdims=True), planes], axis=1)
-    return groups.reshape(label.shape[0], len(METRIC_NAMES)).astype(jnp.float32)
+    return groups.reshape(len(counts), len(METRIC_NAMES)).astype(jnp.float32)
 
 
 def confusion(prediction: jax.Array, label: jax.Array) -> jax.Array:

@@ -1,12 +1,13 @@
 """Names the arrays of a minibatch that a step computes with."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ctjax.base.sites import Sites
 from ctjax.learning import dense_images
 
 Array = jax.Array | np.ndarray
@@ -43,14 +44,26 @@ class SparseMinibatch(NamedTuple):
     mask: Array
 
 
-Minibatch = DenseMinibatch | SparseMinibatch
+class SiteMinibatch(NamedTuple):
+    """Holds events as lists of active sites, of which no images are made.
 
-NetworkInput = Callable[[Minibatch], tuple[jax.Array, jax.Array, jax.Array]]
-"""`minibatch -> (image, charge, label)`, see `make_input`."""
+    Attributes:
+      sites: of Q parts.
+      mask: [B] float32, 1 for an event that counts, 0 for an empty place.
+    """
+
+    sites: Sites
+    mask: Array
+
+
+Minibatch = DenseMinibatch | SparseMinibatch | SiteMinibatch
+
+NetworkInput = Callable[[Minibatch], tuple[Any, jax.Array, jax.Array]]
+"""`minibatch -> (input, charge, label)`, see `make_input`."""
 
 
 def dense(
-    minibatch: Minibatch, image_shape: tuple[int, int]
+    minibatch: DenseMinibatch | SparseMinibatch, image_shape: tuple[int, int]
 ) -> tuple[jax.Array, jax.Array]:
     """Returns charges [B, P, H, W] float32 and classes [B, P, H, W] uint8.
 
@@ -66,16 +79,25 @@ def dense(
 
 
 def make_input(image_shape: tuple[int, int], img_transform: bool) -> NetworkInput:
-    """Returns `minibatch -> (image, charge, label)`, each [B, P, H, W].
+    """Returns `minibatch -> (input, charge, label)`.
+
+    Of images all three are [B, P, H, W]. Of sites charge and label are [Q, N], and the
+    input is the sites with the charge that the network sees.
 
     Args:
       image_shape: (H, W) of a sparse minibatch made dense.
       img_transform: whether the network sees `log_of_charge` instead of the charge.
     """
 
-    def network_input(minibatch: Minibatch) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def seen(charge: Array) -> Array:
+        return log_of_charge(charge) if img_transform else charge
+
+    def network_input(minibatch: Minibatch) -> tuple[Any, jax.Array, jax.Array]:
+        if isinstance(minibatch, SiteMinibatch):
+            sites = minibatch.sites
+            return sites._replace(charge=seen(sites.charge)), sites.charge, sites.label
         charge, label = dense(minibatch, image_shape)
-        return (log_of_charge(charge) if img_transform else charge), charge, label
+        return seen(charge), charge, label
 
     return network_input
 

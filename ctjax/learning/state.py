@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ctjax.base.constants import NUM_PLANES
 from ctjax.config.fields import Precision
 from ctjax.learning.precision import POLICIES, LossScale, Policy, first_scale
 
@@ -56,9 +55,8 @@ def init_variables(model: Any, seed: int) -> dict[str, Any]:
       within the network's `initial_bounds`, as the original draws them; otherwise
       scales and variances 1, biases and means 0.
     """
-    side = model.image_rule().smallest
-    image = jnp.zeros((1, NUM_PLANES, side, side))
-    shapes: Any = jax.eval_shape(model.init, jax.random.key(0), image)
+    example = model.example_input()
+    shapes: Any = jax.eval_shape(model.init, jax.random.key(0), example)
     flat: dict[tuple[str, ...], Any] = flax.traverse_util.flatten_dict(shapes)
     bounds = model.initial_bounds({path: leaf.shape for path, leaf in flat.items()})
     drawn = {}

@@ -10,9 +10,10 @@ import optax
 from flax import linen as nn
 
 from ctjax.base.constants import BACKGROUND
-from ctjax.learning import metrics, sharding
+from ctjax.base.sites import Sites
+from ctjax.learning import metrics, pixels, sharding
 from ctjax.learning.losses import LossFn
-from ctjax.learning.minibatch import Minibatch, NetworkInput
+from ctjax.learning.minibatch import Minibatch, NetworkInput, SiteMinibatch
 from ctjax.learning.precision import SMALLEST_SCALE, next_scale
 from ctjax.learning.state import TrainState
 
@@ -72,17 +73,31 @@ def predicted_class(
     """Takes the most probable class of every pixel.
 
     Args:
-      logits: [B, P, H, W, K].
-      charge: [B, P, H, W].
+      logits: [B, P, H, W, K], or of any other shape that ends with K.
+      charge: [B, P, H, W], likewise.
       mask_empty_pixels: predict background wherever there is no charge.
 
     Returns:
-      [B, P, H, W] uint8.
+      [B, P, H, W] uint8, likewise.
     """
     prediction = jnp.argmax(logits, -1).astype(jnp.uint8)
     if mask_empty_pixels:
         prediction = jnp.where(charge == 0, jnp.uint8(BACKGROUND), prediction)
     return prediction
+
+
+def _sites_of(minibatch: Minibatch) -> Sites | None:
+    """Returns the sites where a minibatch is a list of them, else None."""
+    return minibatch.sites if isinstance(minibatch, SiteMinibatch) else None
+
+
+def _count_classes(
+    prediction: jax.Array, label: jax.Array, sites: Sites | None
+) -> jax.Array:
+    """Counts true and predicted classes of every event and plane, [B, P, K, K]."""
+    if sites is None:
+        return metrics.confusion(prediction, label)
+    return pixels.count_site_classes(prediction, label, sites)
 
 
 def make_train_step(
@@ -130,9 +145,11 @@ def _make_gradients(
             train=True,
             mutable=["batch_stats"],
         )
-        loss = options.loss_fn(logits, label, minibatch.mask, charge)
+        sites = _sites_of(minibatch)
+        loss = options.loss_fn(logits, label, minibatch.mask, charge, sites)
         prediction = predicted_class(logits, charge, options.mask_empty_pixels)
-        values = metrics.event_metrics(prediction, label)
+        counts = _count_classes(prediction, label, sites)
+        values = metrics.event_metrics(counts)
         sums = metrics.sum_metrics(values, minibatch.mask)
         scaled = loss * scale if options.is_scaled else loss
         return scaled, (loss, updated.get("batch_stats", {}), sums)
@@ -273,6 +290,7 @@ def make_eval_step(
       Of this device's events there are `prediction` [B, P, H, W] uint8, the predicted
       class, and `label` likewise; with scores also `image` [B, P, H, W] float32,
       charges as they were read, and `score` [B, P, H, W, K] float32, probabilities.
+      Of sites they are [Q, N] and [Q, N, K].
     """
     axis_name = options.axis_name
 
@@ -280,20 +298,23 @@ def make_eval_step(
         image, charge, label = options.network_input(minibatch)
         logits: Any = model.apply(variables, image, train=False)
         prediction = predicted_class(logits, charge, options.mask_empty_pixels)
-        is_finite = jnp.isfinite(logits).all((1, 2, 3, 4))
-        values = metrics.event_metrics(prediction, label)
+        sites = _sites_of(minibatch)
+        if sites is None:
+            is_finite = jnp.isfinite(logits).all((1, 2, 3, 4))
+        else:
+            is_finite = pixels.are_finite(logits, sites)
+        counts = _count_classes(prediction, label, sites)
+        values = metrics.event_metrics(counts)
         values = jnp.where(is_finite[:, None], values, jnp.nan)
         results = {
             "metrics": sharding.gather(values, axis_name),
             "is_finite": sharding.gather(is_finite.astype(jnp.int32), axis_name),
-            "confusion": sharding.gather(
-                metrics.confusion(prediction, label), axis_name
-            ),
+            "confusion": sharding.gather(counts, axis_name),
             "prediction": prediction,
             "label": label,
         }
         if with_loss:
-            loss = options.loss_fn(logits, label, minibatch.mask, charge)
+            loss = options.loss_fn(logits, label, minibatch.mask, charge, sites)
             results["loss"] = sharding.total(loss, axis_name)
         if with_scores:
             results["image"] = charge

@@ -5,6 +5,8 @@ uresnet             UResNet, composed of blocks
 uresnet_v21         the same with the blocks and norms of CosmicTagger v2.1
 uresnet3d           the same of 3D convolutions over the planes
 uresnet_tensorflow  that of CosmicTagger's TensorFlow code
+uresnet_sparse      UResNet on active sites, made of site_blocks
+site_blocks         convolutions, norms and blocks on active sites
 segformer           SegFormer, four stages of attention
 cvt                 CvT, a U of attention
 attention           attention, as both compute it
@@ -26,6 +28,7 @@ from ctjax.models.pixel_network import PixelNetwork
 from ctjax.models.segformer import SegFormer
 from ctjax.models.uresnet import UResNet
 from ctjax.models.uresnet3d import UResNet3D
+from ctjax.models.uresnet_sparse import UResNetSparse
 from ctjax.models.uresnet_tensorflow import UResNetTensorFlow
 from ctjax.models.uresnet_v21 import UResNetV21
 
@@ -36,6 +39,7 @@ NETWORKS: dict[Architecture, type[PixelNetwork]] = {
     Architecture.URESNET_V21: UResNetV21,
     Architecture.URESNET3D: UResNet3D,
     Architecture.URESNET_TENSORFLOW: UResNetTensorFlow,
+    Architecture.URESNET_SPARSE: UResNetSparse,
     Architecture.SEGFORMER: SegFormer,
     Architecture.CVT: CvT,
 }

@@ -56,6 +56,12 @@ class PixelNetwork(nn.Module):
         return ImageRule(step, step, "depth")
 
     @nn.nowrap
+    def example_input(self) -> Any:
+        """Returns the smallest input, of which only shapes and types matter."""
+        side = self.image_rule().smallest
+        return jnp.zeros((1, constants.NUM_PLANES, side, side))
+
+    @nn.nowrap
     def initial_bounds(self, shapes: Mapping[Path, tuple[int, ...]]) -> dict:
         """Says what the initial parameters are drawn from.
 

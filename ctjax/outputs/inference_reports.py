@@ -165,13 +165,19 @@ class InferenceReports:
             return
         arrays = {name: sharding.local(results[name]) for name in predictions.NEEDED}
         for place in np.flatnonzero(minibatch.entries != PADDING).tolist():
+            entry = int(minibatch.entries[place])
+            if minibatch.sites is None:
+                products = predictions.products_of_images(arrays, place)
+            else:
+                products = predictions.products_of_sites(
+                    arrays, place, minibatch, self._source.read_sparse(entry)
+                )
             predictions.append(
                 self._writer,
                 minibatch.event_ids[place],
-                arrays,
-                place,
+                products,
                 self._source.has_label,
-                self._source.plane_metas(int(minibatch.entries[place])),
+                self._source.plane_metas(entry),
             )
 
     def _write_rows(

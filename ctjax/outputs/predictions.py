@@ -29,15 +29,26 @@ from ctjax.base.constants import (
 from ctjax.config.fields import Config
 from ctjax.data.larcv.records import PlaneMeta
 from ctjax.data.larcv.writer import LarcvWriter, SparsePlanes
+from ctjax.data.minibatch import HostMinibatch, images_of_event
 from ctjax.data.sources import EventSource
+from ctjax.data.sparse import SparsePlane
 
 PREDICTIONS = "predictions.h5"
 """Name of the file in the output folder."""
 
+PRODUCTS = (
+    IMAGE_PRODUCT,
+    COSMIC_SCORE_PRODUCT,
+    NEUTRINO_SCORE_PRODUCT,
+    CLASS_PRODUCT,
+    LABEL_PRODUCT,
+)
+"""What the file holds; the last one where the data have classes."""
+
 GEOMETRY = ("number_of_voxels", "image_sizes", "origin")
 
 NEEDED = ("image", "score", "prediction", "label")
-"""Names of the evaluation step's results that `append` takes."""
+"""Names of the evaluation step's results that predictions are made of."""
 
 
 def provenance(
@@ -100,13 +111,7 @@ def open_writer(
     Raises:
       OSError: the folder cannot be written to.
     """
-    products = [
-        IMAGE_PRODUCT,
-        COSMIC_SCORE_PRODUCT,
-        NEUTRINO_SCORE_PRODUCT,
-        CLASS_PRODUCT,
-        *([LABEL_PRODUCT] if has_label else []),
-    ]
+    products = [name for name in PRODUCTS if has_label or name != LABEL_PRODUCT]
     unfinished = f"{path}.unfinished"
     with contextlib.suppress(FileNotFoundError):
         os.remove(unfinished)
@@ -118,38 +123,85 @@ def open_writer(
 def append(
     writer: LarcvWriter,
     event_id: np.ndarray,
-    results: dict[str, Any],
-    place: int,
+    products: dict[str, SparsePlanes],
     has_label: bool,
     metas: Sequence[PlaneMeta],
 ) -> None:
     """Adds one event.
 
+    Args:
+      writer: see `open_writer`.
+      event_id: [3] int64, run, subrun, event.
+      products: of the event, see `products_of_images`; the label is left out where the
+        data have none.
+      has_label: see `open_writer`.
+      metas: P image metas of the event.
+    """
+    if not has_label:
+        products = {k: v for k, v in products.items() if k != LABEL_PRODUCT}
+    run, subrun, event = event_id.tolist()
+    writer.append((run, subrun, event), products, metas=metas)
+
+
+def products_of_images(results: dict[str, Any], place: int) -> dict[str, SparsePlanes]:
+    """Makes what is written of an event.
+
     All products but the label hold the pixels with charge. As the format demands, the
     label also holds pixels that are not background, should any lie elsewhere.
 
     Args:
-      writer: see `open_writer`.
-      event_id: [3] int64, run, subrun, event.
       results: what the step of `steps.make_eval_step` returns with scores, on the
         host.
       place: position of the event in the minibatch.
-      has_label: see `open_writer`.
-      metas: P image metas of the event.
+
+    Returns:
+      Ids and values of the planes, by product.
     """
     image, score = results["image"][place], results["score"][place]
+    label = results["label"][place]
     charged = image != 0
-    products = {
+    return {
         IMAGE_PRODUCT: _at(charged, image),
         COSMIC_SCORE_PRODUCT: _at(charged, score[..., COSMIC]),
         NEUTRINO_SCORE_PRODUCT: _at(charged, score[..., NEUTRINO]),
         CLASS_PRODUCT: _at(charged, results["prediction"][place]),
+        LABEL_PRODUCT: _at(charged | (label != 0), label),
     }
-    if has_label:
-        label = results["label"][place]
-        products[LABEL_PRODUCT] = _at(charged | (label != 0), label)
-    run, subrun, event = event_id.tolist()
-    writer.append((run, subrun, event), products, metas=metas)
+
+
+def products_of_sites(
+    results: dict[str, Any],
+    place: int,
+    minibatch: HostMinibatch,
+    stored: list[SparsePlane],
+) -> dict[str, SparsePlanes]:
+    """Makes the same of an event whose network has computed at sites.
+
+    Args:
+      results: likewise.
+      place: likewise.
+      minibatch: of sites, that has been evaluated.
+      stored: the event's P planes, for labels of pixels that are no sites.
+    """
+    assert minibatch.site_ids is not None
+    images = images_of_event(minibatch, place)
+    parts: dict[str, list] = {name: [] for name in PRODUCTS}
+    for (part, span), plane in zip(images, stored, strict=True):
+        charge = results["image"][part, span]
+        charged = charge != 0
+        ids = minibatch.site_ids[part, span][charged]
+        score = results["score"][part, span][charged]
+        values = {
+            IMAGE_PRODUCT: charge[charged],
+            COSMIC_SCORE_PRODUCT: score[:, COSMIC],
+            NEUTRINO_SCORE_PRODUCT: score[:, NEUTRINO],
+            CLASS_PRODUCT: results["prediction"][part, span][charged],
+        }
+        for name, of_charged in values.items():
+            parts[name].append(_voxels(ids, of_charged))
+        held = (plane.values != 0) | (plane.classes != 0)
+        parts[LABEL_PRODUCT].append(_voxels(plane.ids[held], plane.classes[held]))
+    return dict(parts)
 
 
 def part_path(path: str, process: int) -> str:
@@ -215,6 +267,10 @@ def _at(wanted: np.ndarray, values: np.ndarray) -> SparsePlanes:
     planes = []
     for plane in range(NUM_PLANES):
         ids = np.flatnonzero(wanted[plane].T)
-        taken = values[plane].T.reshape(-1)[ids]
-        planes.append((ids.astype(np.uint64), taken.astype(np.float32)))
+        planes.append(_voxels(ids, values[plane].T.reshape(-1)[ids]))
     return planes
+
+
+def _voxels(ids: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns ids and values of a plane in the types of the file."""
+    return ids.astype(np.uint64), values.astype(np.float32)

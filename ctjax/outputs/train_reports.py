@@ -14,7 +14,7 @@ from ctjax.data.minibatch import HostMinibatch
 from ctjax.learning import metrics, sharding
 from ctjax.learning.precision import POLICIES
 from ctjax.outputs import log, metrics_table, progress, summaries
-from ctjax.views import event, picture
+from ctjax.views import evaluated_event, picture
 
 logger = logging.getLogger("ctjax")
 
@@ -30,11 +30,18 @@ def event_names(minibatch: HostMinibatch) -> str:
 class TrainReports:
     """Reports from a training run's first process; others only warn."""
 
-    def __init__(self, config: Config, steps: range, is_first: bool):
+    def __init__(
+        self,
+        config: Config,
+        image_shape: tuple[int, int],
+        steps: range,
+        is_first: bool,
+    ):
         """Opens the tables and summaries of a run.
 
         Args:
           config: of the run.
+          image_shape: (H, W) of the events, downsampled.
           steps: from the first one of this start to the last one of the run.
           is_first: whether this process is the first one of the run.
         """
@@ -45,6 +52,7 @@ class TrainReports:
         if not is_first:
             return
         self._downsample = config.data.downsample
+        self._image_shape = image_shape
         self._is_scaled = POLICIES[config.run.precision].is_scaled
         self._draws_events = True
         self._steps = steps
@@ -190,7 +198,9 @@ class TrainReports:
             name: sharding.local(results[name]) for name in ("prediction", "label")
         }
         arrays["metrics"] = np.asarray(results["metrics"])
-        view = event.view_of_minibatch(minibatch, arrays, 0, self._downsample)
+        view = evaluated_event.view_of_minibatch(
+            minibatch, arrays, 0, self._image_shape, self._downsample
+        )
         try:
             figure = picture.draw(view)
         except optional_packages.MissingExtraError as error:

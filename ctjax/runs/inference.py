@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from ctjax.base.constants import NUM_PLANES
 from ctjax.base.errors import ConfigError, UserError
 from ctjax.config.fields import Config
-from ctjax.data import order
+from ctjax.data import order, pipeline
 from ctjax.data.larcv.writer import LarcvWriter
 from ctjax.data.minibatch import HostMinibatch
 from ctjax.data.order import PADDING, local_entries
@@ -22,7 +21,6 @@ from ctjax.data.pipeline import MinibatchReader
 from ctjax.data.sources import EventSource
 from ctjax.learning import devices, sharding
 from ctjax.learning.compiled import compile_ahead, compile_eval_step
-from ctjax.learning.minibatch import DenseMinibatch
 from ctjax.learning.one_behind import one_behind
 from ctjax.learning.state import count_parameters
 from ctjax.learning.steps import StepOptions, make_eval_step
@@ -34,6 +32,7 @@ from ctjax.processes import join
 from ctjax.processes.join import SINGLE_PROCESS, Processes
 from ctjax.runs import nonfinite
 from ctjax.runs import parts as runs_parts
+from ctjax.runs.event_form import choose_form
 
 logger = logging.getLogger("ctjax")
 
@@ -90,7 +89,9 @@ def run(config: Config, processes: Processes = SINGLE_PROCESS) -> dict[str, floa
         with InferenceReports(
             config, source, len(entries), processes, writer
         ) as reports:
-            check = functools.partial(_check_finite, source, model, variables, options)
+            check = functools.partial(
+                _check_finite, config, source, model, variables, options
+            )
             _go_over(
                 *(config, source, entries, eval_step, variables),
                 *(check, reports, mesh, processes),
@@ -173,6 +174,7 @@ def _restore(
 
 
 def _check_finite(
+    config: Config,
     source: EventSource,
     model: PixelNetwork,
     variables: dict[str, Any],
@@ -183,6 +185,7 @@ def _check_finite(
     """Refuses results that are no numbers, before anything is written of them.
 
     Args:
+      config: of the run.
       source: of the events.
       model: the network.
       variables: its parameters and running statistics.
@@ -197,10 +200,10 @@ def _check_finite(
     bad = entries[is_bad].tolist()
     if not bad:
         return
-    shape = (1, NUM_PLANES, *source.image_shape)
-    image, label = np.zeros(shape, np.float32), np.zeros(shape, np.uint8)
-    source.read(bad[0], image[0], label[0])
-    event = DenseMinibatch(image, label, np.ones(1, np.float32))
+    with pipeline.minibatches(
+        source, [np.array(bad[:1])], form=choose_form(config)
+    ) as reader:
+        event = runs_parts.step_arrays(next(reader))
     largest = nonfinite.describe_activations(
         model, variables, options.network_input(event)[0], train=False
     )
@@ -230,7 +233,7 @@ def _go_over(
 ) -> None:
     """Evaluates every minibatch, one ahead of the one that is reported."""
     mine = (local_entries(e, processes.index, processes.count) for e in entries)
-    with runs_parts.read_events(config.data, source, mine) as reader:
+    with runs_parts.read_events(config, source, mine, mesh) as reader:
         steps = _start_steps(reader, entries, eval_step, variables, reports, mesh)
         for started in one_behind(steps):
             minibatch, all_entries, results, _ = started

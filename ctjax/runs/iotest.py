@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ctjax.base.errors import ConfigError
-from ctjax.config.fields import Config, Densify
+from ctjax.config.fields import Config
 from ctjax.config.file_names import file_patterns
 from ctjax.data import pipeline, sources
 from ctjax.data.order import local_entries, wrapped_entries
@@ -15,6 +15,7 @@ from ctjax.outputs import progress
 from ctjax.outputs.timings import StepTimings, save_rank_timings, save_timings
 from ctjax.processes import join, launchers
 from ctjax.processes.join import SINGLE_PROCESS, Processes
+from ctjax.runs.event_form import choose_form
 
 logger = logging.getLogger("ctjax")
 
@@ -25,8 +26,8 @@ def run(config: Config, processes: Processes = SINGLE_PROCESS) -> dict[str, floa
     Args:
       config: `run.iterations` minibatches of `run.minibatch_size` events are read,
         after a few that start the reading, the first of which begins at
-        `mode.start_index`; dense or, with `data.densify=device`, in the sparse form
-        that would go to the device.
+        `mode.start_index`, in the form that would go to the device: dense, or sparse
+        with `data.densify=device`, or as sites where the network is a sparse one.
       processes: of the run, each of which reads its own events of every minibatch.
 
     Returns:
@@ -98,7 +99,7 @@ def _read(config: Config, processes: Processes) -> np.ndarray:
             entries,
             io_threads=threads,
             prefetch=data.prefetch,
-            sparse=data.densify is Densify.DEVICE,
+            form=choose_form(config),
         ) as reader:
             _warm_up(reader, data.prefetch + 1)
             if processes.count > 1:

@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax
-import numpy as np
 
 from ctjax.learning import activations
 from ctjax.models import PixelNetwork, make
@@ -17,13 +16,13 @@ def describe_activations(
     Args:
       model: of the run, which may work on many devices.
       variables: its parameters and running statistics.
-      image: [B, P, H, W] float32, as the network sees it, of this process alone.
+      image: as the network takes it, of this process alone.
       train: see `activations.largest_activations`.
     """
     alone = make(model.network, model.dtype)
     try:
         return activations.largest_activations(
-            alone, jax.device_get(variables), np.asarray(image), train
+            alone, jax.device_get(variables), jax.device_get(image), train
         )
     except jax.errors.JaxRuntimeError as error:
         return f"not found ({str(error).splitlines()[0]})"

@@ -6,11 +6,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from ctjax import models
 from ctjax.base.errors import ConfigError
 from ctjax.commands import import_weights
-from ctjax.config.fields import Config, Data, Densify, Kernels, OnNonfinite
+from ctjax.config.fields import Config, Data, Kernels, OnNonfinite
 from ctjax.config.file_names import file_patterns
 from ctjax.data import pipeline, sources
 from ctjax.data.larcv.file import LarcvFileError
@@ -20,6 +21,7 @@ from ctjax.learning import losses, sharding, state
 from ctjax.learning.minibatch import (
     DenseMinibatch,
     Minibatch,
+    SiteMinibatch,
     SparseMinibatch,
     make_input,
 )
@@ -29,6 +31,7 @@ from ctjax.models.kernels import cpu, gpu
 from ctjax.outputs import checkpoint, checksums
 from ctjax.processes import join
 from ctjax.processes.join import SINGLE_PROCESS, Processes
+from ctjax.runs.event_form import choose_form
 
 logger = logging.getLogger("ctjax")
 
@@ -78,24 +81,31 @@ def open_events(
 
 
 def read_events(
-    data: Data, source: EventSource, entries: Iterable[np.ndarray]
+    config: Config,
+    source: EventSource,
+    entries: Iterable[np.ndarray],
+    mesh: Mesh,
+    accumulation: int = 1,
 ) -> pipeline.MinibatchReader:
     """Reads minibatches of a source in the form that the configuration asks for.
 
     Args:
-      data: the data section.
+      config: of the run.
       source: of the events.
-      entries: [B] int64 per minibatch.
+      entries: [B] int64 per minibatch, of this process.
+      mesh: of the devices that compute with them.
+      accumulation: minibatches that a step takes one after the other.
 
     Returns:
       The reader, a context manager and an iterator.
     """
+    parts = mesh.local_mesh.size * accumulation
     return pipeline.minibatches(
         source,
         entries,
-        io_threads=data.io_threads or 0,
-        prefetch=data.prefetch,
-        sparse=data.densify is Densify.DEVICE,
+        io_threads=config.data.io_threads or 0,
+        prefetch=config.data.prefetch,
+        form=choose_form(config, parts, not mesh.is_multi_process),
     )
 
 
@@ -210,6 +220,8 @@ def make_step_options(config: Config, image_shape: tuple[int, int]) -> StepOptio
 
 def step_arrays(minibatch: HostMinibatch) -> Minibatch:
     """Picks what a step computes with; the events' names stay on the host."""
+    if minibatch.sites is not None:
+        return SiteMinibatch(minibatch.sites, minibatch.mask)
     if minibatch.image is not None and minibatch.label is not None:
         return DenseMinibatch(minibatch.image, minibatch.label, minibatch.mask)
     ids, values, labels = minibatch.ids, minibatch.values, minibatch.labels

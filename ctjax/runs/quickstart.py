@@ -17,8 +17,8 @@ import numpy as np
 from ctjax.base import user_cache
 from ctjax.base.constants import BACKGROUND, COSMIC
 from ctjax.base.errors import ConfigError
-from ctjax.config.fields import Config, Densify, ModeName
-from ctjax.data import order
+from ctjax.config.fields import Config, ModeName
+from ctjax.data import order, pipeline
 from ctjax.data.larcv.disk_file import BusyError
 from ctjax.learning import metrics
 from ctjax.outputs import log
@@ -163,7 +163,6 @@ def threshold_metrics(
     Returns:
       [T, M], in the order of `metrics.METRIC_NAMES`.
     """
-    data = dataclasses.replace(config.data, densify=Densify.HOST)
     levels = jnp.asarray(thresholds, jnp.float32)
     total = np.zeros((len(thresholds), len(metrics.METRIC_NAMES)))
 
@@ -171,14 +170,16 @@ def threshold_metrics(
     def summed(charge, label, mask):
         def of_level(level):
             prediction = jnp.where(charge > level, COSMIC, BACKGROUND)
-            return mask @ metrics.event_metrics(prediction, label)
+            return mask @ metrics.event_metrics(metrics.confusion(prediction, label))
 
         return jax.lax.map(of_level, levels)
 
-    with parts.open_events(data, names, require_label=True) as source:
+    with parts.open_events(config.data, names, require_label=True) as source:
         number = min(source.num_events, most_events or source.num_events)
         entries = order.sequential_entries(number, config.run.minibatch_size)
-        with parts.read_events(data, source, entries) as reader:
+        with pipeline.minibatches(
+            source, entries, io_threads=config.data.io_threads
+        ) as reader:
             for minibatch in reader:
                 image, label = minibatch.image, minibatch.label
                 total += np.asarray(summed(image, label, minibatch.mask))

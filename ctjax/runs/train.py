@@ -116,7 +116,9 @@ def _train(
             make_eval_step(model=model, options=options, with_scores=False), mesh
         )
         steps = range(start, num_steps)
-        reports = enter(TrainReports(config, steps, processes.is_first))
+        reports = enter(
+            TrainReports(config, source.image_shape, steps, processes.is_first)
+        )
         training = Training(
             config=config,
             mesh=mesh,
@@ -247,7 +249,8 @@ def _read_minibatches(
         )
         for step in steps
     )
-    return parts.read_events(config.data, source, entries)
+    accumulation = config.mode.optimizer.gradient_accumulation
+    return parts.read_events(config, source, entries, mesh, accumulation)
 
 
 def _watch_steps(

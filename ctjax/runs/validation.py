@@ -77,7 +77,7 @@ def open_validation(
             )
             for count in itertools.count(start // config.run.aux_iterations)
         )
-        with parts.read_events(config.data, source, entries) as reader:
+        with parts.read_events(config, source, entries, mesh) as reader:
             evaluate = _compiling_apart(eval_step)
 
             def validate(

@@ -15,12 +15,10 @@ from ctjax.base.constants import (
     COSMIC,
     METRIC_NAMES,
     NEUTRINO,
-    NUM_PLANES,
 )
 from ctjax.base.errors import UserError
 from ctjax.data import sources
 from ctjax.data.larcv.truth import neutrino_name, read_neutrinos
-from ctjax.data.minibatch import HostMinibatch
 
 MAX_DOWNSAMPLE = 10
 """No prediction belongs to a file whose image would have to be halved more often."""
@@ -103,7 +101,7 @@ def read_view(file: str, predictions: str, entry: int) -> EventView:
         check_same_event(predictions, place, event_id, paths, entry, downsample)
     planes, shape = _read_planes(paths, entry, downsample, predicted)
     name = neutrino_name(read_neutrinos(paths)[entry])
-    title = ", ".join(filter(None, [_event_name(entry, event_id), name]))
+    title = ", ".join(filter(None, [event_name(entry, event_id), name]))
     return EventView(
         planes, shape, 2**downsample, has_truth, bool(predictions), title, values
     )
@@ -244,54 +242,6 @@ def _read_planes(
     return tuple(planes), shape
 
 
-def view_of_minibatch(
-    minibatch: HostMinibatch,
-    results: Mapping[str, Any],
-    place: int,
-    downsample: int,
-) -> EventView:
-    """Takes an event out of a minibatch that has been evaluated.
-
-    Args:
-      minibatch: on the host, dense or sparse.
-      results: of `steps.make_eval_step`.
-      place: of the event in the minibatch.
-      downsample: halvings of the stored image.
-
-    Returns:
-      The event with the pixels of any charge or class, true or predicted.
-    """
-    prediction = np.asarray(results["prediction"][place])
-    truth = np.asarray(results["label"][place])
-    values = np.asarray(results["metrics"][place]).tolist()
-    shape = prediction.shape[1], prediction.shape[2]
-    planes = []
-    for plane in range(NUM_PLANES):
-        if minibatch.ids is not None and minibatch.values is not None:
-            charge = np.zeros(shape, np.float32)
-            ids = minibatch.ids[place, plane]
-            stored = ids < charge.size
-            columns, rows = np.divmod(ids[stored], shape[0])
-            charge[rows, columns] = minibatch.values[place, plane][stored]
-        else:
-            assert minibatch.image is not None
-            charge = minibatch.image[place, plane]
-        held = (charge != 0) | (truth[plane] != 0) | (prediction[plane] != 0)
-        rows, columns = np.nonzero(held)
-        taken = [array[rows, columns] for array in (truth[plane], prediction[plane])]
-        planes.append(PlanePixels(rows, columns, charge[rows, columns], *taken))
-    entry = int(minibatch.entries[place])
-    return EventView(
-        tuple(planes),
-        shape,
-        2**downsample,
-        True,
-        True,
-        _event_name(entry, minibatch.event_ids[place]),
-        dict(zip(METRIC_NAMES, values, strict=True)),
-    )
-
-
 def pixel_kinds(pixels: PlanePixels) -> np.ndarray:
     """Sorts the predictions of a plane into right ones and kinds of error.
 
@@ -315,7 +265,8 @@ ERROR_NAMES = (
 """What the values of `pixel_kinds` mean."""
 
 
-def _event_name(entry: int, event_id: np.ndarray) -> str:
+def event_name(entry: int, event_id: np.ndarray) -> str:
+    """Names an event by its entry and, where they are known, run, subrun and event."""
     run, subrun, event = (int(number) for number in event_id)
     known = event >= 0
     return f"entry {entry}" + (f", event {run}/{subrun}/{event}" if known else "")

@@ -10,7 +10,7 @@ from ctjax.learning import metrics
 def by_name(prediction, label):
     """Metrics of one event whose planes are all the same."""
     arrays = [jnp.broadcast_to(jnp.array(a), (1, 3, 2, 2)) for a in (prediction, label)]
-    return metrics.named(metrics.event_metrics(*arrays)[0])
+    return metrics.named(metrics.event_metrics(metrics.confusion(*arrays))[0])
 
 
 def test_names():
@@ -47,7 +47,9 @@ def test_event_without_labelled_pixels():
 def test_planes_are_told_apart():
     label = jnp.zeros((1, 3, 2, 2), int)
     prediction = label.at[0, 1, 0, 0].set(2)
-    values = metrics.named(metrics.event_metrics(prediction, label)[0])
+    values = metrics.named(
+        metrics.event_metrics(metrics.confusion(prediction, label))[0]
+    )
     accuracy = [values[f"plane{plane}/Total_Accuracy"] for plane in range(3)]
     assert accuracy == [1, 0.75, 1]
     np.testing.assert_allclose(values["Average/Total_Accuracy"], 2.75 / 3, rtol=1e-6)
@@ -56,11 +58,13 @@ def test_planes_are_told_apart():
 def test_mean_does_not_depend_on_the_minibatch_size():
     random = np.random.default_rng(0)
     prediction, label = jnp.asarray(random.integers(0, 3, (2, 6, 3, 4, 4)))
-    values = metrics.event_metrics(prediction, label)
+    values = metrics.event_metrics(metrics.confusion(prediction, label))
     at_once = metrics.mean_of(*metrics.sum_metrics(values, jnp.ones(6)))
     for size in (1, 2, 3):
         parts = [
-            metrics.event_metrics(prediction[i : i + size], label[i : i + size])
+            metrics.event_metrics(
+                metrics.confusion(prediction[i : i + size], label[i : i + size])
+            )
             for i in range(0, 6, size)
         ]
         np.testing.assert_array_equal(jnp.concatenate(parts), values)

@@ -172,7 +172,9 @@ class Variant:
 
         def evaluate(params, stats):
             logits = self.model.apply(variables(params, stats), image)
-            values = metrics.event_metrics(jnp.argmax(logits, -1), label)
+            values = metrics.event_metrics(
+                metrics.confusion(jnp.argmax(logits, -1), label)
+            )
             return logits, metrics.mean_of(*metrics.sum_metrics(values, mask))
 
         self.drawn = []

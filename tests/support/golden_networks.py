@@ -207,7 +207,9 @@ class Golden:
         @jax.jit
         def evaluate(variables):
             logits = self.model.apply(variables, self.image)
-            values = metrics.event_metrics(jnp.argmax(logits, -1), self.label)
+            values = metrics.event_metrics(
+                metrics.confusion(jnp.argmax(logits, -1), self.label)
+            )
             return logits, metrics.mean_of(*metrics.sum_metrics(values, self.mask))
 
         with self.as_upstream():

@@ -1,7 +1,6 @@
 """A network small enough to compile in a second, and weights without symmetries."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ctjax import models
@@ -36,6 +35,7 @@ OTHERS = {
         "mlp_ratios": (2, 2, 2, 2),
         "decoder_dim": 6,
     },
+    Architecture.URESNET_SPARSE: SMALL,
     Architecture.CVT: {
         "layer_embed": (4, 8),
         "blocks": (1, 1),
@@ -55,9 +55,7 @@ def other_network(architecture, **changes):
 def random_variables(network, seed=0):
     """Variables with random biases and statistics too, positive where scales are."""
     model = models.make(network)
-    side = model.image_rule().smallest
-    image = jnp.zeros((1, 3, side, side))
-    shapes = jax.eval_shape(model.init, jax.random.key(0), image)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), model.example_input())
     random = np.random.default_rng(seed)
 
     def fill(path, leaf):

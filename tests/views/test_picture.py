@@ -13,8 +13,8 @@ from ctjax.base.constants import COSMIC, METRIC_NAMES, NEUTRINO
 from ctjax.commands import simulate
 from ctjax.data.larcv.truth import neutrino_name, read_neutrinos
 from ctjax.runs import inference, train
+from ctjax.views import evaluated_event, picture
 from ctjax.views import event as views_event
-from ctjax.views import picture
 from ctjax.views.event import PlanePixels
 from tests.support import ROOT, larcv_fixtures, tiny
 
@@ -300,7 +300,7 @@ def test_view_of_a_minibatch(larcv_file, events, sparse):
                 "label": label[2:],
                 "metrics": np.arange(20.0)[None],
             }
-            view = views_event.view_of_minibatch(minibatch, results, 0, 1)
+            view = evaluated_event.view_of_minibatch(minibatch, results, 0, SHAPE, 1)
     assert view.pixel_size == 2 and view.metrics["plane2/mIoU"] == 19
     for plane, pixels in enumerate(view.planes):
         dense = np.zeros(SHAPE, np.float32)

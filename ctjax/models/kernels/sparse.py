@@ -8,8 +8,9 @@ site and counts as zeros; places of a list without a site are never referred to.
 import jax
 import jax.numpy as jnp
 
-from ctjax.models.kernels.activation import SLOPE
 from ctjax.models.kernels.convolution import on_cpu
+
+SLOPE = 1 / 3  # of LeakyReLU: SparseConvNet's default
 
 MAX_ROW = 128  # features of all neighbours that are worth gathering at once on CPUs
 
@@ -85,6 +86,25 @@ def _biased_backward(residuals, gradient):
 
 
 convolve_biased.defvjp(_biased_forward, _biased_backward)
+
+
+@jax.custom_vjp
+def activate(x: jax.Array) -> jax.Array:
+    """Applies LeakyReLU; the gradient is computed from the result."""
+    return jnp.where(x > 0, x, SLOPE * x)
+
+
+def _activate_forward(x):
+    y = activate(x)
+    return y, y
+
+
+def _activate_backward(y, gradient):
+    # The result has the sign of what was activated.
+    return (jnp.where(y > 0, gradient, SLOPE * gradient),)
+
+
+activate.defvjp(_activate_forward, _activate_backward)
 
 
 @jax.custom_vjp

@@ -1,0 +1,208 @@
+"""Defines the sparse UResNet, which computes at the pixels that hold charge alone.
+
+Its convolutions are submanifold ones: a site is active at the output where it is at the
+input, and pixels that are not count as zero. A pixel without a site gets the scores 0.
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ctjax.base import constants
+from ctjax.base.sites import Coarsening, Level, Sites
+from ctjax.config.choices import Connection, GrowthRate
+from ctjax.models import site_blocks
+from ctjax.models.pixel_network import PixelNetwork, glorot_bounds
+from ctjax.models.site_blocks import around, down, images_of, up
+
+
+class DeepestBlock(nn.Module):
+    """Computes the lowest level, where the planes of an event are one.
+
+    Attributes:
+      network: the network's options.
+      block: `site_blocks.SiteBlock` with all that is common to the network bound.
+      series: likewise `site_blocks.SiteSeries`.
+    """
+
+    network: Any
+    block: functools.partial
+    series: functools.partial
+
+    @nn.compact
+    def __call__(self, x: jax.Array, sites: Sites, train: bool) -> jax.Array:
+        """Maps [N, C] to the same shape."""
+        config, width = self.network, x.shape[-1]
+        planes, merged = sites.levels[-2:]
+        images = images_of(merged, sites, is_merged=True)
+        step = sites.steps[-1]
+        area = (step.parts.shape[-1],)
+        narrow = functools.partial(self.block, features=config.bottleneck_deepest)
+        x = narrow(is_plain=True, name="merger")(x, down(step, area, images), train)
+        x = self.series(narrow, config.blocks_deepest_layer, name="blocks")(
+            x, around(merged.neighbours, images), train
+        )
+        splitter = self.block(features=width, is_plain=True, name="splitter")
+        return splitter(x, up(step, area, images_of(planes, sites)), train)
+
+
+class SparseLevel(nn.Module):
+    """Computes one resolution of the U and everything below it.
+
+    Attributes:
+      network: the network's options.
+      block: as of `DeepestBlock`.
+      series: likewise.
+      level: number of this resolution, 0 at the top.
+    """
+
+    network: Any
+    block: functools.partial
+    series: functools.partial
+    level: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, sites: Sites, train: bool) -> jax.Array:
+        """Maps [N, C] to the same shape."""
+        config, level = self.network, self.level
+        common = config, self.block, self.series
+        if level == config.depth:
+            return DeepestBlock(*common, name="main_module")(x, sites, train)
+
+        width = x.shape[-1]
+        multiplies = config.growth_rate is GrowthRate.MULTIPLICATIVE
+        width_below = width + (width if multiplies else config.n_initial_filters)
+        here, below = sites.levels[level : level + 2]
+        images, step = images_of(here, sites), sites.steps[level]
+        same = around(here.neighbours, images)
+        block = functools.partial(self.block, features=width)
+        series = functools.partial(self.series, block, config.blocks_per_layer)
+
+        x = skip = series(name="down_blocks")(x, same, train)
+        downsample = self.block(features=width_below, name="downsample")
+        x = downsample(x, down(step, (2, 2), images_of(below, sites)), train)
+        x = SparseLevel(*common, level + 1, name="main_module")(x, sites, train)
+        x = block(name="upsample")(x, up(step, (2, 2), images), train)
+        if config.connections is Connection.SUM:
+            x = x + skip
+        elif config.connections is Connection.CONCAT:
+            x = ConcatConnection(config.bias, name="connection")(x, skip)
+        return series(name="up_blocks")(x, same, train)
+
+
+class ConcatConnection(nn.Module):
+    """Joins the skip connection by a product over both inputs' features."""
+
+    bias: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array, skip: jax.Array) -> jax.Array:
+        """Maps two arrays [N, C] to one."""
+        joined = jnp.concatenate([x, skip], -1)
+        return PointwiseConvolution(x.shape[-1], self.bias, name="bottleneck")(joined)
+
+
+class PointwiseConvolution(nn.Module):
+    """Multiplies the features of each site by a kernel, [1, 1, C, features]."""
+
+    features: int
+    bias: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [N, C] to [N, features]."""
+        convolution = site_blocks.SiteConvolution(self.features, self.bias, name="conv")
+        kernel, bias = convolution((1, 1), x.shape[-1])
+        y = x @ kernel[0].astype(x.dtype)
+        return y if bias is None else (y + bias[None]).astype(x.dtype)
+
+
+class UResNetSparse(PixelNetwork):
+    """Computes the sparse UResNet; see `PixelNetwork`.
+
+    Batch normalization takes its statistics over the sites of all planes together.
+
+    Source:
+      CosmicTagger, src/networks/torch/sparseuresnet3D.py, on SparseConvNet
+      (arXiv:1711.10275). There features always grow additively.
+    """
+
+    @nn.nowrap
+    def initial_bounds(self, shapes) -> dict:
+        """Draws kernels as those of the dense network."""
+        return glorot_bounds(shapes)
+
+    @nn.nowrap
+    def example_input(self) -> Sites:
+        """Returns an event without a site."""
+        config, planes = self.network, constants.NUM_PLANES
+        areas = [9] * (config.depth + 1) + [config.filter_size_deepest**2]
+        widths = [4] * config.depth + [planes]
+        return Sites(
+            charge=np.zeros((1, 1), np.float32),
+            label=np.zeros((1, 1), np.uint8),
+            wide=np.ones((1, 1, 25), np.int32),
+            levels=tuple(
+                Level(
+                    np.full((1, 1), planes, np.int32), np.ones((1, 1, area), np.int32)
+                )
+                for area in areas
+            ),
+            steps=tuple(
+                Coarsening(
+                    np.ones((1, 1, width), np.int32), np.full((1, 1), width, np.int32)
+                )
+                for width in widths
+            ),
+            empty=np.zeros((1, planes, constants.NUM_CLASSES), np.int32),
+        )
+
+    @nn.compact
+    def __call__(self, image: Sites, train: bool = False) -> jax.Array:
+        """Computes the class scores of every site.
+
+        Args:
+          image: the sites, whose `charge` the network sees.
+          train: whether to normalize by the minibatch and update running statistics
+            (collection "batch_stats").
+
+        Returns:
+          logits, [Q, N, K] float32.
+        """
+        config = self.network
+        block = functools.partial(
+            site_blocks.SiteBlock,
+            bias=config.bias,
+            normalization=config.normalization,
+            axis_name=self.axis_name if config.sync_batch_norm else None,
+        )
+        series = functools.partial(
+            site_blocks.SiteSeries, residual=config.residual, remat=self.remat
+        )
+        features = functools.partial(block, features=config.n_initial_filters)
+        initial_convolution = features(name="initial_convolution")
+        net_core = SparseLevel(config, block, series, 0, name="net_core")
+        final_layer = series(features, config.blocks_final, name="final_layer")
+        bottleneck = PointwiseConvolution(
+            constants.NUM_CLASSES, config.bias, name="bottleneck"
+        )
+
+        def of_part(sites: Sites) -> jax.Array:
+            first = sites.levels[0]
+            images = images_of(first, sites)
+            x = sites.charge[:, None].astype(self.dtype)
+            x = initial_convolution(x, around(sites.wide, images), train)
+            x = net_core(x, sites, train)
+            x = final_layer(x, around(first.neighbours, images), train)
+            return bottleneck(x).astype(jnp.float32)
+
+        # One after the other: only an evaluation has several.
+        parts = [
+            of_part(jax.tree.map(lambda array, q=q: array[q], image))
+            for q in range(len(image.charge))
+        ]
+        return jnp.stack(parts)

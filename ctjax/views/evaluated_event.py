@@ -1,0 +1,89 @@
+"""Takes an event to look at out of a minibatch that a step has evaluated."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ctjax.base.constants import METRIC_NAMES, NUM_PLANES
+from ctjax.data.minibatch import HostMinibatch, images_of_event
+from ctjax.views.event import EventView, PlanePixels, event_name
+
+
+def view_of_minibatch(
+    minibatch: HostMinibatch,
+    results: Mapping[str, Any],
+    place: int,
+    image_shape: tuple[int, int],
+    downsample: int,
+) -> EventView:
+    """Takes an event out of a minibatch that has been evaluated.
+
+    Args:
+      minibatch: on the host, in any form.
+      results: of `steps.make_eval_step`.
+      place: of the event in the minibatch.
+      image_shape: (H, W) of its images.
+      downsample: halvings of the stored image.
+
+    Returns:
+      The event with the pixels of any charge or class, true or predicted.
+    """
+    values = np.asarray(results["metrics"][place]).tolist()
+    if minibatch.sites is not None:
+        planes = _planes_of_sites(minibatch, results, place, image_shape)
+    else:
+        planes = _planes_of_images(minibatch, results, place)
+    entry = int(minibatch.entries[place])
+    return EventView(
+        tuple(planes),
+        image_shape,
+        2**downsample,
+        True,
+        True,
+        event_name(entry, minibatch.event_ids[place]),
+        dict(zip(METRIC_NAMES, values, strict=True)),
+    )
+
+
+def _planes_of_sites(
+    minibatch: HostMinibatch,
+    results: Mapping[str, Any],
+    place: int,
+    image_shape: tuple[int, int],
+) -> list[PlanePixels]:
+    """Takes an event's sites."""
+    planes = []
+    assert minibatch.sites is not None and minibatch.site_ids is not None
+    for part, span in images_of_event(minibatch, place):
+        columns, rows = np.divmod(minibatch.site_ids[part, span], image_shape[0])
+        charge = minibatch.sites.charge[part, span]
+        truth = np.asarray(results["label"])[part, span]
+        prediction = np.asarray(results["prediction"])[part, span]
+        planes.append(PlanePixels(rows, columns, charge, truth, prediction))
+    return planes
+
+
+def _planes_of_images(
+    minibatch: HostMinibatch, results: Mapping[str, Any], place: int
+) -> list[PlanePixels]:
+    """Takes an event's pixels of any charge or class."""
+    prediction = np.asarray(results["prediction"][place])
+    truth = np.asarray(results["label"][place])
+    shape = prediction.shape[1], prediction.shape[2]
+    planes = []
+    for plane in range(NUM_PLANES):
+        if minibatch.ids is not None and minibatch.values is not None:
+            charge = np.zeros(shape, np.float32)
+            ids = minibatch.ids[place, plane]
+            stored = ids < charge.size
+            columns, rows = np.divmod(ids[stored], shape[0])
+            charge[rows, columns] = minibatch.values[place, plane][stored]
+        else:
+            assert minibatch.image is not None
+            charge = minibatch.image[place, plane]
+        held = (charge != 0) | (truth[plane] != 0) | (prediction[plane] != 0)
+        rows, columns = np.nonzero(held)
+        taken = [array[rows, columns] for array in (truth[plane], prediction[plane])]
+        planes.append(PlanePixels(rows, columns, charge[rows, columns], *taken))
+    return planes

@@ -1,0 +1,140 @@
+"""The sparse UResNet: against images with masks, and by its properties."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ctjax import models
+from ctjax.config.choices import Connection, GrowthRate, LossBalanceScheme
+from ctjax.config.choices import Normalization as Norm
+from ctjax.config.networks import UResNetSparse
+from ctjax.learning import losses
+from tests.support.masked_uresnet import MaskedUResNet
+from tests.support.site_minibatches import random_events, site_minibatch, to_images
+from tests.support.small_networks import random_variables
+
+SMALL = {
+    "n_initial_filters": 3,
+    "depth": 2,
+    "blocks_per_layer": 1,
+    "blocks_deepest_layer": 1,
+    "blocks_final": 1,
+    "bottleneck_deepest": 4,
+    "filter_size_deepest": 3,
+}
+SHAPE = (8, 12)
+VARIANTS = {
+    "batch": {"normalization": Norm.BATCH},
+    "none": {"normalization": Norm.NONE},
+    "instance": {"normalization": Norm.INSTANCE},
+    "plain": {
+        "normalization": Norm.NONE,
+        "residual": False,
+        "bias": False,
+        "connections": Connection.SUM,
+        "growth_rate": GrowthRate.MULTIPLICATIVE,
+        "filter_size_deepest": 5,
+    },
+    "unconnected": {
+        "connections": Connection.NONE,
+        "residual": False,
+        "normalization": Norm.BATCH,
+        "blocks_final": 0,
+    },
+}
+"""Options of the networks that are compared."""
+
+
+def network_of(name):
+    return UResNetSparse(**(SMALL | VARIANTS[name]))
+
+
+def some_events(kind, seed=1):
+    """Charges, classes and sites of two events of a kind."""
+    charge, label, is_site = random_events(SHAPE, 2, seed)
+    if kind == "empty plane":
+        is_site[0, 1] = is_site[1, :2] = False
+    elif kind == "one pixel":
+        is_site[:] = False
+        is_site[0, 2, 3, 5] = True
+    elif kind == "full":
+        is_site[:] = True
+    elif kind == "borders":
+        is_site[:, :, 1:-1, 1:-1] = False
+        is_site[:, :, [0, -1]] = is_site[..., [0, -1]] = True
+    charge = np.where(
+        is_site, np.random.default_rng(seed).normal(1, 1, charge.shape), 0
+    )
+    return charge.astype(np.float32), label, is_site
+
+
+def compare(name, kind):
+    """Logits, statistics, loss and gradients of both forms."""
+    network = network_of(name)
+    variables = random_variables(network)
+    charge, label, is_site = some_events(kind)
+    minibatch, ids = site_minibatch(charge, label, is_site, network)
+    sites = jax.tree.map(jnp.asarray, minibatch.sites)
+    loss_fn = losses.make_loss(LossBalanceScheme.LIGHT)
+    model = models.make(network)
+    batch_stats = variables.get("batch_stats", {})
+
+    def of_sites(params):
+        logits, updated = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            sites,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        loss = loss_fn(logits, sites.label, minibatch.mask, sites.charge, sites)
+        return loss, (logits, updated.get("batch_stats", {}))
+
+    def of_images(params):
+        masked = MaskedUResNet(
+            network, {"params": params, "batch_stats": batch_stats}, train=True
+        )
+        images = (charge.reshape(-1, *SHAPE), is_site.reshape(-1, *SHAPE))
+        logits = masked(*images).reshape(*charge.shape, 3)
+        return loss_fn(logits, label, minibatch.mask), (logits, masked.updated)
+
+    def differentiated(function):
+        return jax.jit(jax.value_and_grad(function, has_aux=True))
+
+    params = variables["params"]
+    (loss, (logits, stats)), grads = differentiated(of_sites)(params)
+    expected = differentiated(of_images)(params)
+    (expected_loss, (expected_logits, expected_stats)), expected_grads = expected
+    found = to_images(np.asarray(logits), sites, ids, SHAPE)
+    return (
+        (found, np.asarray(expected_logits)),
+        (loss, expected_loss),
+        (grads, expected_grads),
+        (stats, expected_stats),
+    )
+
+
+def assert_close(found, expected):
+    largest = max(float(np.abs(expected).max()), 1e-2)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * largest)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *[(name, "random") for name in VARIANTS],
+        *[("batch", kind) for kind in ("empty plane", "one pixel", "full", "borders")],
+        ("instance", "empty plane"),
+        ("none", "one pixel"),
+    ],
+)
+def test_it_is_the_network_of_masked_images(name, kind):
+    logits, loss, grads, stats = compare(name, kind)
+    assert_close(*logits)
+    assert_close(*loss)
+    jax.tree.map(assert_close, *grads)
+    flat = jax.tree_util.tree_leaves_with_path(stats[0])
+    assert len(flat) == 2 * len(stats[1])
+    for path, value in flat:
+        *where, statistic = [key.key for key in path]
+        assert_close(value, stats[1]["/".join(where)][statistic])
