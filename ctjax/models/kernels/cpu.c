@@ -724,21 +724,33 @@ int ctjax_kernels_bfloat16(void)
     return BFLOAT16;
 }
 
+static void read_numbers(const char *text, size_t length, int64_t *const *numbers,
+                         size_t count)
+{
+    char copy[256], *position = copy;
+    memcpy(copy, text, length < sizeof copy ? length : sizeof copy - 1);
+    copy[length < sizeof copy ? length : sizeof copy - 1] = 0;
+    for (size_t i = 0; i < count; i++)
+        *numbers[i] = strtoll(position, &position, 10);
+}
+
+/* Adds what follows from the numbers that were read, and from this machine. */
+static void complete(Task *t)
+{
+    /* A compiled program may come from another machine. */
+    t->lanes = smaller(t->lanes, ctjax_kernels_lanes());
+    t->format = smaller(t->format, ctjax_kernels_bfloat16());
+    t->columns = t->format == FLOAT32 ? t->outputs : (t->outputs + 7) / 8 * 8;
+    t->workers = num_threads;
+}
+
 static Task read_config(const char *text, size_t length)
 {
     Task t = {0};
     int64_t *fields[] = {&t.images,  &t.height, &t.width, &t.inputs,
                          &t.outputs, &t.size,   &t.lanes, &t.format, &t.is_turned};
-    char copy[256], *position = copy;
-    memcpy(copy, text, length < sizeof copy ? length : sizeof copy - 1);
-    copy[length < sizeof copy ? length : sizeof copy - 1] = 0;
-    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
-        *fields[i] = strtoll(position, &position, 10);
-    /* A compiled program may come from another machine. */
-    t.lanes = smaller(t.lanes, ctjax_kernels_lanes());
-    t.format = smaller(t.format, ctjax_kernels_bfloat16());
-    t.columns = t.format == FLOAT32 ? t.outputs : (t.outputs + 7) / 8 * 8;
-    t.workers = num_threads;
+    read_numbers(text, length, fields, sizeof fields / sizeof *fields);
+    complete(&t);
     return t;
 }
 
@@ -1070,6 +1082,10 @@ void ctjax_upsample_gradient(void *out, const void **in, const char *text, size_
     t.x = in[0];
     run_pass(t, out, 1, PASS(&t, upsample_gradient_row));
 }
+
+/* ---- lists of sites ---- */
+
+#include "cpu_sparse.h"
 
 /* Of the sources; setup.py defines it, native_library.py compares it. */
 const char *ctjax_source_hash(void) { return CTJAX_SOURCE_HASH; }
