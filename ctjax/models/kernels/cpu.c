@@ -41,6 +41,7 @@ typedef struct task {
                           input this is: [size, size, outputs, inputs], rows and columns
                           the other way round */
     int64_t workers; /* threads that share the parts */
+    float slope;     /* of the activation, where what it takes is negative */
     int64_t columns; /* of a product: the outputs, in bfloat16 made a multiple of 8 */
     const void *x;      /* [images, height, width, inputs] */
     const void *second; /* the kernel, float32, or the gradient of the output */
@@ -352,17 +353,15 @@ typedef uint32_t unaligned_words __attribute__((vector_size(32), aligned(4), may
 typedef uint16_t halves __attribute__((vector_size(16)));
 typedef uint16_t unaligned_halves __attribute__((vector_size(16), aligned(2), may_alias));
 
-/* The bits of SLOPE and of 1. */
-static const int32_t SLOPE_BITS = 0x3c23d70a, ONE_BITS = 0x3f800000;
-
 /* What the activation multiplies with, by its argument or by its result. */
-static inline vector slopes(vector x)
+static inline vector slopes(vector x, float slope)
 {
     const mask above = x > 0;
-    return (vector)((above & ONE_BITS) | (~above & SLOPE_BITS));
+    const vector below = (vector){0} + slope, one = (vector){0} + 1.0f;
+    return (vector)((above & (mask)one) | (~above & (mask)below));
 }
 
-static inline vector activate(vector x) { return x * slopes(x); }
+static inline vector activate(vector x, float slope) { return x * slopes(x, slope); }
 
 static inline words words_of(const bfloat16 *x)
 {
@@ -545,7 +544,7 @@ static void finish_row(const Task *t, int64_t row)
             vector sum = *place + *(const unaligned *)(t->bias + i);
             if (more)
                 sum += *(const unaligned *)(more + column + i);
-            *place = activate(sum);
+            *place = activate(sum, t->slope);
         }
 }
 
@@ -724,21 +723,34 @@ int ctjax_kernels_bfloat16(void)
     return BFLOAT16;
 }
 
+static void read_numbers(const char *text, size_t length, int64_t *const *numbers,
+                         size_t count)
+{
+    char copy[256], *position = copy;
+    memcpy(copy, text, length < sizeof copy ? length : sizeof copy - 1);
+    copy[length < sizeof copy ? length : sizeof copy - 1] = 0;
+    for (size_t i = 0; i < count; i++)
+        *numbers[i] = strtoll(position, &position, 10);
+}
+
+/* Adds what follows from the numbers that were read, and from this machine. */
+static void complete(Task *t)
+{
+    /* A compiled program may come from another machine. */
+    t->lanes = smaller(t->lanes, ctjax_kernels_lanes());
+    t->format = smaller(t->format, ctjax_kernels_bfloat16());
+    t->columns = t->format == FLOAT32 ? t->outputs : (t->outputs + 7) / 8 * 8;
+    t->workers = num_threads;
+    t->slope = SLOPE;
+}
+
 static Task read_config(const char *text, size_t length)
 {
     Task t = {0};
     int64_t *fields[] = {&t.images,  &t.height, &t.width, &t.inputs,
                          &t.outputs, &t.size,   &t.lanes, &t.format, &t.is_turned};
-    char copy[256], *position = copy;
-    memcpy(copy, text, length < sizeof copy ? length : sizeof copy - 1);
-    copy[length < sizeof copy ? length : sizeof copy - 1] = 0;
-    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
-        *fields[i] = strtoll(position, &position, 10);
-    /* A compiled program may come from another machine. */
-    t.lanes = smaller(t.lanes, ctjax_kernels_lanes());
-    t.format = smaller(t.format, ctjax_kernels_bfloat16());
-    t.columns = t.format == FLOAT32 ? t.outputs : (t.outputs + 7) / 8 * 8;
-    t.workers = num_threads;
+    read_numbers(text, length, fields, sizeof fields / sizeof *fields);
+    complete(&t);
     return t;
 }
 
@@ -1070,6 +1082,10 @@ void ctjax_upsample_gradient(void *out, const void **in, const char *text, size_
     t.x = in[0];
     run_pass(t, out, 1, PASS(&t, upsample_gradient_row));
 }
+
+/* ---- lists of sites ---- */
+
+#include "cpu_sparse.h"
 
 /* Of the sources; setup.py defines it, native_library.py compares it. */
 const char *ctjax_source_hash(void) { return CTJAX_SOURCE_HASH; }

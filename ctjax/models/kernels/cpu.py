@@ -11,6 +11,7 @@ import ctypes
 import functools
 import logging
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -41,6 +42,10 @@ _POOL = "ctjax_pool"
 _POOL_GRADIENT = "ctjax_pool_gradient"
 _UPSAMPLE = "ctjax_upsample"
 _UPSAMPLE_GRADIENT = "ctjax_upsample_gradient"
+CONVOLVE_SITES = "ctjax_convolve_sites"
+CONVOLVE_SITES_BIASED = "ctjax_convolve_sites_biased"
+CONVOLVE_SITES_ADDED = "ctjax_convolve_sites_added"
+SITES_KERNEL_GRADIENT = "ctjax_sites_kernel_gradient"
 _SPACES = {
     _CONVOLVE: "ctjax_convolve_space",
     _CONVOLVE_BIASED: "ctjax_convolve_space",
@@ -52,6 +57,10 @@ _SPACES = {
     _POOL_GRADIENT: "ctjax_pass_space",
     _UPSAMPLE: "ctjax_pass_space",
     _UPSAMPLE_GRADIENT: "ctjax_pass_space",
+    CONVOLVE_SITES: "ctjax_convolve_sites_space",
+    CONVOLVE_SITES_BIASED: "ctjax_convolve_sites_space",
+    CONVOLVE_SITES_ADDED: "ctjax_convolve_sites_space",
+    SITES_KERNEL_GRADIENT: "ctjax_sites_kernel_gradient_space",
 }
 """The functions that XLA calls, and which says how many floats each works in."""
 
@@ -316,23 +325,50 @@ def _call(
       **options: of `jax.ffi.ffi_call`.
     """
     x = images[0]
-    types = [jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16)]
-    if any(image.dtype not in types or image.dtype != x.dtype for image in images):
-        found = ", ".join(str(image.dtype) for image in images)
-        raise ValueError(f"expected float32 or bfloat16, got {found}")
-    products = FLOAT32 if x.dtype == jnp.float32 else bfloat16_products()
+    products = how_to_compute(*images)
     lanes = vector_lanes()
     numbers = (*(smaller or x.shape), outputs, size, lanes, products, int(is_turned))
+    operands = *images, *(part.astype(jnp.float32) for part in parameters)
+    return call(name, results, operands, numbers, like=x, **options)
+
+
+def how_to_compute(*images: jax.Array) -> int:
+    """Returns how C computes products of images, all float32 or all bfloat16."""
+    types = [jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16)]
+    dtype = images[0].dtype
+    if any(image.dtype not in types or image.dtype != dtype for image in images):
+        found = ", ".join(str(image.dtype) for image in images)
+        raise ValueError(f"expected float32 or bfloat16, got {found}")
+    return FLOAT32 if dtype == jnp.float32 else bfloat16_products()
+
+
+def call(
+    name: str,
+    results: Sequence[Any],
+    operands: Sequence[jax.Array],
+    numbers: Sequence[int],
+    like: jax.Array,
+    **options,
+) -> Any:
+    """Calls a function of C, with the memory that it works in.
+
+    Args:
+      name: of the function.
+      results: shape of each, of the type of `like`, or shape and type.
+      operands: as the function reads them.
+      numbers: that describe them to it.
+      like: on several devices, the results are each device's own where this is.
+      **options: of `jax.ffi.ffi_call`.
+    """
     config = " ".join(map(str, numbers))
     _reserve(name, config)
 
     def result(shape):
-        shape, dtype = shape if isinstance(shape[0], tuple) else (shape, x.dtype)
-        # Like x: on several devices, its own on each.
-        return jax.eval_shape(lambda x: jnp.zeros_like(x, dtype, shape=shape), x)
+        shape, dtype = shape if isinstance(shape[0], tuple) else (shape, like.dtype)
+        return jax.eval_shape(lambda x: jnp.zeros_like(x, dtype, shape=shape), like)
 
     # The form of call that needs no headers of XLA, whose versions must match.
-    call = jax.ffi.ffi_call(
+    function = jax.ffi.ffi_call(
         name,
         [result(shape) for shape in results],
         vmap_method="sequential",
@@ -340,7 +376,7 @@ def _call(
         legacy_backend_config=config,
         **options,
     )
-    return call(*images, *(part.astype(jnp.float32) for part in parameters))
+    return function(*operands)
 
 
 def _are_called() -> bool:

@@ -18,7 +18,7 @@ TARGET static void NAME(finish)(const Task *t, int64_t pixel, int64_t lines,
             if (more)
                 sum += widen_8(more + line * outputs + i);
             if (t->bias)
-                sum = activate(sum + *(const unaligned *)(t->bias + i));
+                sum = activate(sum + *(const unaligned *)(t->bias + i), t->slope);
             *(unaligned_halves *)(out + i) = ROUND(sum);
         }
         if (i < outputs) { /* where nothing is added */
@@ -43,7 +43,7 @@ TARGET static void NAME(activation_gradient)(const Task *t, int64_t pixel, float
             for (int64_t place = column * outputs + i; place < end * outputs;
                  place += outputs) {
                 const vector value =
-                    widen_8(gradient + place) * slopes(widen_8(result + place));
+                    widen_8(gradient + place) * slopes(widen_8(result + place), SLOPE);
                 *(unaligned_halves *)(out + place) = ROUND(value);
                 sum += value;
             }

@@ -2,15 +2,19 @@
 
 What is summed is gathered, on the way back too, since the tables say for every site
 where it is needed: nothing is scattered. Sums are float32. Of N sites, number N is no
-site and counts as zeros; places of a list without a site are never referred to.
+site and counts as zeros; places of a list without a site are never referred to. Where
+cpu.c could be built, its functions compute on CPUs what they take.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
 
+from ctjax.models.kernels import cpu_sparse
 from ctjax.models.kernels.convolution import on_cpu
 
-SLOPE = 1 / 3  # of LeakyReLU: SparseConvNet's default
+SLOPE = 1 / 3  # of LeakyReLU: SparseConvNet's default; cpu_sparse.h has it, too
 
 MAX_ROW = 128  # features of all neighbours that are worth gathering at once on CPUs
 
@@ -28,7 +32,7 @@ def convolve(x: jax.Array, kernel: jax.Array, neighbours: jax.Array) -> jax.Arra
     Returns:
       [N, F], of the type of `x`.
     """
-    return _product(x, kernel, neighbours).astype(x.dtype)
+    return _product(x, kernel, neighbours)
 
 
 def _convolve_forward(x, kernel, neighbours):
@@ -65,7 +69,14 @@ def convolve_biased(
     Returns:
       [N, F], of the type of `x`.
     """
-    y = _product(x, kernel, neighbours) + bias[None]
+    if cpu_sparse.serve(x, kernel.shape[2]):
+        biased = on_cpu(cpu_sparse.product_biased, _plain_biased)
+        return biased(x, kernel, bias, residual, neighbours)
+    return _plain_biased(x, kernel, bias, residual, neighbours)
+
+
+def _plain_biased(x, kernel, bias, residual, neighbours):
+    y = _float_product(x, kernel, neighbours) + bias[None]
     if residual is not None:
         y = y + residual
     return jnp.where(y > 0, y, SLOPE * y).astype(x.dtype)
@@ -123,7 +134,7 @@ def coarsen(
       [M, F], of the type of `x`.
     """
     del place  # of the gradient alone
-    return _product(x, kernel, parts).astype(x.dtype)
+    return _product(x, kernel, parts)
 
 
 def _coarsen_forward(x, kernel, parts, place):
@@ -155,9 +166,17 @@ def refine(
     Returns:
       [N, F], of the type of `x`; zeros for places without a site.
     """
+    del parts  # of the gradient alone
+    if cpu_sparse.serve(x, kernel.shape[2]):
+        refine = functools.partial(cpu_sparse.product, is_refined=True)
+        return on_cpu(refine, _plain_refine)(x, kernel, place)
+    return _plain_refine(x, kernel, place)
+
+
+def _plain_refine(x, kernel, place):
     num_parts, inputs, outputs = kernel.shape
     wide = kernel.astype(x.dtype).swapaxes(0, 1).reshape(inputs, num_parts * outputs)
-    of_parts = _dot(x, wide).astype(x.dtype).reshape(parts.size, outputs)
+    of_parts = _dot(x, wide).astype(x.dtype).reshape(len(x) * num_parts, outputs)
     return _gather(of_parts, place)
 
 
@@ -176,7 +195,18 @@ refine.defvjp(_refine_forward, _refine_backward)
 
 
 def _product(x, kernel, table):
-    """Sums over t what x [N, C] has at table[m, t] times kernel[t], [M, F] float32."""
+    """Sums over t what x [N, C] has at table[m, t] times kernel[t], [M, F]."""
+    if cpu_sparse.serve(x, kernel.shape[2]):
+        return on_cpu(cpu_sparse.product, _plain_product)(x, kernel, table)
+    return _plain_product(x, kernel, table)
+
+
+def _plain_product(x, kernel, table):
+    return _float_product(x, kernel, table).astype(x.dtype)
+
+
+def _float_product(x, kernel, table):
+    """Computes the same by XLA, not rounded to the type of x."""
     kernel = kernel.astype(x.dtype)
     if _is_short(x, table):
         return _whole_product(x, kernel, table)
@@ -209,6 +239,13 @@ def _product_by_neighbour(x, kernel, table):
 
 def _outer_product(x, gradient, table):
     """Sums over m what x has at table[m, t] times gradient[m], [T, C, F] float32."""
+    if cpu_sparse.serve(x, gradient.shape[1]):
+        in_c = cpu_sparse.outer_product
+        return on_cpu(in_c, _plain_outer_product)(x, gradient, table)
+    return _plain_outer_product(x, gradient, table)
+
+
+def _plain_outer_product(x, gradient, table):
     if _is_short(x, table):
         return _whole_outer_product(x, gradient, table)
     by_neighbour = _outer_product_by_neighbour
