@@ -10,6 +10,7 @@ from ctjax.base.errors import ConfigError
 from ctjax.config.fields import Config, Densify
 from ctjax.config.file_names import file_patterns
 from ctjax.data import pipeline, sources
+from ctjax.data.minibatch import Form
 from ctjax.data.order import local_entries, wrapped_entries
 from ctjax.outputs import progress
 from ctjax.outputs.timings import StepTimings, save_rank_timings, save_timings
@@ -98,7 +99,7 @@ def _read(config: Config, processes: Processes) -> np.ndarray:
             entries,
             io_threads=threads,
             prefetch=data.prefetch,
-            sparse=data.densify is Densify.DEVICE,
+            form=Form.PIXELS if data.densify is Densify.DEVICE else Form.DENSE,
         ) as reader:
             _warm_up(reader, data.prefetch + 1)
             if processes.count > 1:

@@ -14,7 +14,7 @@ from ctjax.config.fields import Config, Data, Densify, Kernels, OnNonfinite
 from ctjax.config.file_names import file_patterns
 from ctjax.data import pipeline, sources
 from ctjax.data.larcv.file import LarcvFileError
-from ctjax.data.minibatch import HostMinibatch
+from ctjax.data.minibatch import Form, HostMinibatch
 from ctjax.data.sources import EventSource
 from ctjax.learning import losses, sharding, state
 from ctjax.learning.minibatch import (
@@ -95,7 +95,7 @@ def read_events(
         entries,
         io_threads=data.io_threads or 0,
         prefetch=data.prefetch,
-        sparse=data.densify is Densify.DEVICE,
+        form=Form.PIXELS if data.densify is Densify.DEVICE else Form.DENSE,
     )
 
 
