@@ -27,6 +27,7 @@ import numpy as np
 from benchmarks import io_report
 from ctjax.data import native, pipeline, sources
 from ctjax.data.larcv import filters, repack
+from ctjax.data.minibatch import Form
 from ctjax.data.order import wrapped_entries
 
 SHAPE = (1280, 2048)
@@ -108,7 +109,7 @@ def start_reading(case: dict):
         source,
         wrapped_entries(source.num_events, case["minibatch_size"]),
         io_threads=case["threads"],
-        sparse=case["what"] == "ctjax sparse",
+        form=Form.PIXELS if case["what"] == "ctjax sparse" else Form.DENSE,
     )
     return lambda: reader.release(next(reader)), reader.close
 

@@ -1,25 +1,32 @@
-"""Names the arrays of a minibatch on the host."""
+"""Names the arrays of a minibatch on the host, and the forms that they come in."""
 
+import dataclasses
+import enum
 import itertools
 from typing import NamedTuple
 
 import numpy as np
 
+from ctjax.base.sites import Sites
+
 
 class HostMinibatch(NamedTuple):
-    """Holds the events of a minibatch, as dense images or in the sparse form.
+    """Holds the events of a minibatch in one of three forms; the rest is None.
 
     Attributes:
       entries: [B] int64, place in the data set; -1 where there is no event.
       event_ids: [B, 3] int64, run, subrun and event; -1 where there is no event.
       mask: [B] float32, 1 for an event, 0 for an empty place.
-      image: [B, P, H, W] float32, charges; None in the sparse form.
-      label: [B, P, H, W] uint8, classes, zeros where the file has none; None in the
-        sparse form.
+      image: [B, P, H, W] float32, charges; of the dense form.
+      label: [B, P, H, W] uint8, classes, zeros where the file has none; likewise.
       ids: [B, P, V] int32, `column * H + row`, ascending in each plane, H * W and above
-        for places that hold nothing; None in the dense form.
-      values: [B, P, V] float32, charges; None in the dense form.
-      labels: [B, P, V] uint8, classes; None in the dense form.
+        for places that hold nothing; of the form of stored pixels.
+      values: [B, P, V] float32, charges; likewise.
+      labels: [B, P, V] uint8, classes; likewise.
+      sites: of the Q parts of the minibatch, which take its events in order; of the
+        form of sites.
+      site_ids: [Q, N] int32, `column * H + row` of each site in its own image, H * W
+        for places without a site; likewise.
     """
 
     entries: np.ndarray
@@ -30,6 +37,32 @@ class HostMinibatch(NamedTuple):
     ids: np.ndarray | None = None
     values: np.ndarray | None = None
     labels: np.ndarray | None = None
+    sites: Sites | None = None
+    site_ids: np.ndarray | None = None
+
+
+class Form(enum.Enum):
+    """Says how a device is to get the pixels: all of them, or those stored."""
+
+    DENSE = enum.auto()
+    PIXELS = enum.auto()
+
+
+@dataclasses.dataclass(frozen=True)
+class SiteForm:
+    """Says which lists of sites a network computes on.
+
+    Attributes:
+      depth: how often the image is halved before its planes are merged.
+      deepest_size: side of the neighbourhood of the merged planes, in pixels, odd.
+      parts: Q, equal parts of a process's minibatch that are computed each on its own.
+      is_alone: whether no other process needs arrays of the same sizes.
+    """
+
+    depth: int
+    deepest_size: int
+    parts: int = 1
+    is_alone: bool = True
 
 
 def images_of_event(minibatch: HostMinibatch, place: int) -> list[tuple[int, slice]]:

@@ -9,12 +9,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from ctjax.base import descriptors
-from ctjax.base.constants import CHARGE_LIMIT, FULL_IMAGE_SHAPE, NUM_PLANES
-from ctjax.data import images, synthetic
+from ctjax.base.constants import CHARGE_LIMIT, FULL_IMAGE_SHAPE
+from ctjax.data import images
 from ctjax.data.larcv.file import LarcvFile, LarcvFileError
 from ctjax.data.larcv.records import PlaneMeta
 from ctjax.data.pooling import pool, pooled_shape
+from ctjax.data.site_lists import EventSites, make_sites
 from ctjax.data.sparse import SparsePlane, sparse_planes
+from ctjax.data.synthetic import SyntheticEvents
 from ctjax.data.voxels import Voxels
 
 SYNTHETIC_EVENTS = 1024
@@ -24,9 +26,6 @@ GLOB_CHARACTERS = "*?["
 
 SAMPLED_BYTES = 2**24
 """Read of a data set to compare it with that of another process."""
-
-SYNTHETIC_NAME = "synthetic"
-"""Takes the place of a file's name."""
 
 
 class Source(Protocol):
@@ -161,51 +160,8 @@ class LarcvFiles:
                 )
 
 
-class SyntheticEvents:
-    """Gives synthetic events the interface of files."""
-
-    has_label = True
-
-    def __init__(self, image_shape: tuple[int, int], seed: int, num_events: int):
-        """Takes rows and columns, the seed and the number of different events."""
-        self.num_events = num_events
-        self.stored_shape = image_shape
-        active = synthetic.ACTIVE_FRACTION * image_shape[0] * image_shape[1]
-        self.max_voxels = max(3, round(active)) + 3
-        self._seed = seed
-
-    def read_voxels(self, entry: int) -> tuple[Voxels, Voxels]:
-        """Reads charges and classes of an event."""
-        return synthetic.make_event(self._seed, entry, self.stored_shape)
-
-    def event_id(self, entry: int) -> np.ndarray:
-        """Returns run 0, subrun 0 and the entry, [3] int64."""
-        return np.array([0, 0, entry], np.int64)
-
-    def plane_metas(self, entry: int) -> Sequence[PlaneMeta]:
-        """Returns the geometry of an image, whose unit is the pixel, by plane."""
-        height, width = self.stored_shape
-        meta = PlaneMeta((width, height), (float(width), float(height)))
-        return [meta] * NUM_PLANES
-
-    def file_of(self, entry: int) -> str:
-        """Returns what takes the place of a file's name."""
-        return SYNTHETIC_NAME
-
-    def files(self) -> list[tuple[str, int, int]]:
-        """Returns nothing: there are no files."""
-        return []
-
-    def describe(self) -> dict[str, Any]:
-        """Returns nothing: the configuration alone makes the events."""
-        return {}
-
-    def close(self) -> None:
-        """Does nothing: nothing is open."""
-
-
 class EventSource:
-    """Pools the events of a source and gives them dense or sparse, for the pipeline.
+    """Pools the events of a source and gives them in every form, for the pipeline.
 
     Attributes:
       num_events: N.
@@ -252,7 +208,7 @@ class EventSource:
         ]
 
     def file_of(self, entry: int) -> str:
-        """Returns the path of an event's file; SYNTHETIC_NAME where it has none."""
+        """Returns the path of an event's file; synthetic.SYNTHETIC_NAME where none."""
         return self._source.file_of(entry)
 
     def files(self) -> list[tuple[str, int, int]]:
@@ -292,6 +248,15 @@ class EventSource:
           LarcvFileError: where the event cannot be read.
         """
         return sparse_planes(*self._read_pooled(entry))
+
+    def read_sites(self, entry: int, depth: int, deepest_size: int) -> EventSites:
+        """Reads the lists of sites of one event; may be called from several threads.
+
+        Raises:
+          LarcvFileError: where the event cannot be read.
+        """
+        event = self._read_pooled(entry)
+        return make_sites(*event, self.image_shape, depth, deepest_size)
 
     def close(self) -> None:
         """Closes the source; no read may be under way."""

@@ -4,9 +4,13 @@ Straight tracks of cosmic and neutrino charge on a thin background: enough struc
 and the right share of active pixels for tests and throughput, nothing physical.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from ctjax.base.constants import BACKGROUND, COSMIC, NEUTRINO, NUM_PLANES
+from ctjax.data.larcv.records import PlaneMeta
 from ctjax.data.voxels import Voxels
 
 ACTIVE_FRACTION = 0.007
@@ -17,6 +21,52 @@ CLASS_SHARES = ((BACKGROUND, 0.54), (COSMIC, 0.37), (NEUTRINO, 0.09))
 
 MIN_CHARGE, MEAN_CHARGE = 5.0, 25.0
 """Threshold of the stored charges and their mean."""
+
+SYNTHETIC_NAME = "synthetic"
+"""Takes the place of a file's name."""
+
+
+class SyntheticEvents:
+    """Gives synthetic events the interface of files."""
+
+    has_label = True
+
+    def __init__(self, image_shape: tuple[int, int], seed: int, num_events: int):
+        """Takes rows and columns, the seed and the number of different events."""
+        self.num_events = num_events
+        self.stored_shape = image_shape
+        active = ACTIVE_FRACTION * image_shape[0] * image_shape[1]
+        self.max_voxels = max(3, round(active)) + 3
+        self._seed = seed
+
+    def read_voxels(self, entry: int) -> tuple[Voxels, Voxels]:
+        """Reads charges and classes of an event."""
+        return make_event(self._seed, entry, self.stored_shape)
+
+    def event_id(self, entry: int) -> np.ndarray:
+        """Returns run 0, subrun 0 and the entry, [3] int64."""
+        return np.array([0, 0, entry], np.int64)
+
+    def plane_metas(self, entry: int) -> Sequence[PlaneMeta]:
+        """Returns the geometry of an image, whose unit is the pixel, by plane."""
+        height, width = self.stored_shape
+        meta = PlaneMeta((width, height), (float(width), float(height)))
+        return [meta] * NUM_PLANES
+
+    def file_of(self, entry: int) -> str:
+        """Returns what takes the place of a file's name."""
+        return SYNTHETIC_NAME
+
+    def files(self) -> list[tuple[str, int, int]]:
+        """Returns nothing: there are no files."""
+        return []
+
+    def describe(self) -> dict[str, Any]:
+        """Returns nothing: the configuration alone makes the events."""
+        return {}
+
+    def close(self) -> None:
+        """Does nothing: nothing is open."""
 
 
 def make_event(

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctjax.data import order, pipeline, sources
+from ctjax.data import forms, order, pipeline, sources
 from ctjax.data.larcv.file import LarcvFileError
-from ctjax.data.minibatch import HostMinibatch
+from ctjax.data.minibatch import Form, HostMinibatch, SiteForm
 from tests.support import larcv_fixtures
 
 
@@ -141,13 +141,13 @@ def test_minibatches_are_right_whatever_the_threads(
 
 def test_released_arrays_are_used_again(source, monkeypatch):
     made = []
-    original = pipeline._Buffer
+    original = forms.DenseBuffer
 
     def count(*arguments):
         made.append(original(*arguments))
         return made[-1]
 
-    monkeypatch.setattr(pipeline, "_Buffer", count)
+    monkeypatch.setattr(forms, "DenseBuffer", count)
     with pipeline.minibatches(
         source, [[0, 1]] * 20, io_threads=2, prefetch=2
     ) as reader:
@@ -266,7 +266,7 @@ def test_what_is_never_released_is_forgotten(source):
     with pipeline.minibatches(source, [[0, 1]] * 30, io_threads=2) as reader:
         for minibatch in reader:
             del minibatch
-        assert len(reader._lent) <= 1
+        assert len(reader._reading._lending._lent) <= 1
 
 
 def test_waiting_time_is_counted():
@@ -300,13 +300,13 @@ def fail_to_read(path, monkeypatch):
     return "Input/output error"
 
 
-@pytest.mark.parametrize("sparse", [True, False])
+@pytest.mark.parametrize("form", [*Form, SiteForm(depth=2, deepest_size=3)])
 @pytest.mark.parametrize("change", [replace_file, truncate_file, fail_to_read])
-def test_file_changed_in_the_middle(path, monkeypatch, change, sparse):
+def test_file_changed_in_the_middle(path, monkeypatch, change, form):
     with sources.open_source(file=path) as source:
         entries = order.wrapped_entries(7, 2)
         with pipeline.minibatches(
-            source, entries, io_threads=2, prefetch=1, sparse=sparse
+            source, entries, io_threads=2, prefetch=1, form=form
         ) as reader:
             next(reader)
             words = change(path, monkeypatch)

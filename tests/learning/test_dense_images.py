@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ctjax.data import order, pipeline, sources
+from ctjax.data.minibatch import Form
 from ctjax.data.sparse import capacity_for
 from ctjax.learning import dense_images
 from tests.support import larcv_fixtures
@@ -20,7 +21,9 @@ def both_forms(source, size=2):
     ]
     with (
         pipeline.minibatches(source, entries[0], io_threads=2) as dense,
-        pipeline.minibatches(source, entries[1], io_threads=2, sparse=True) as sparse,
+        pipeline.minibatches(
+            source, entries[1], io_threads=2, form=Form.PIXELS
+        ) as sparse,
     ):
         yield from zip(dense, sparse, strict=True)
 

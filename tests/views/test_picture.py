@@ -12,6 +12,7 @@ from tensorboardX.proto.event_pb2 import Event
 from ctjax.base.constants import COSMIC, METRIC_NAMES, NEUTRINO
 from ctjax.commands import simulate
 from ctjax.data.larcv.truth import neutrino_name, read_neutrinos
+from ctjax.data.minibatch import Form
 from ctjax.runs import inference, train
 from ctjax.views import evaluated_event, picture
 from ctjax.views import event as views_event
@@ -282,8 +283,8 @@ def test_tensorboard_shows_an_event(tmp_path, larcv_file, densify):
     assert images_of(tmp_path / "without/train") == []
 
 
-@pytest.mark.parametrize("sparse", [False, True])
-def test_view_of_a_minibatch(larcv_file, events, sparse):
+@pytest.mark.parametrize("form", Form)
+def test_view_of_a_minibatch(larcv_file, events, form):
     from ctjax.data import pipeline, sources
 
     image, label = larcv_fixtures.dense_truth(events, SHAPE)
@@ -291,7 +292,7 @@ def test_view_of_a_minibatch(larcv_file, events, sparse):
     prediction[0, 0, 3, 5] = NEUTRINO
     with sources.open_source(file=str(larcv_file)) as source:
         reader = pipeline.minibatches(
-            source, iter([np.array([2])]), io_threads=1, prefetch=1, sparse=sparse
+            source, iter([np.array([2])]), io_threads=1, prefetch=1, form=form
         )
         with reader:
             minibatch = next(reader)

@@ -8,6 +8,7 @@ import pytest
 
 from ctjax.config.fields import LossBalanceScheme, Network, Normalization
 from ctjax.data import pipeline, sources
+from ctjax.data.minibatch import Form
 from ctjax.learning import compiled as learning_compiled
 from ctjax.learning import dense_images, sharding, steps
 from ctjax.learning.state import make_state
@@ -206,18 +207,22 @@ def test_gradients_of_a_fused_series(places, is_residual):
 
 def test_images_made_on_the_device_are_those_of_the_host(places):
     found = {}
-    for sparse in (False, True):
+    for form in Form:
         with (
             sources.open_source(synthetic=True, downsample=2, seed=3) as source,
             pipeline.minibatches(
-                source, iter([np.arange(2)]), io_threads=1, sparse=sparse
+                source, iter([np.arange(2)]), io_threads=1, form=form
             ) as reader,
         ):
-            found[sparse] = jax.tree.map(np.copy, next(reader))
+            found[form] = jax.tree.map(np.copy, next(reader))
             shape = source.image_shape
-    arrays = found[True].ids, found[True].values, found[True].labels
+    arrays = (
+        found[Form.PIXELS].ids,
+        found[Form.PIXELS].values,
+        found[Form.PIXELS].labels,
+    )
     image, label = jax.jit(dense_images.densify, static_argnums=3)(
         *jax.device_put(arrays, places[0]), shape
     )
-    np.testing.assert_array_equal(image, found[False].image)
-    np.testing.assert_array_equal(label, found[False].label)
+    np.testing.assert_array_equal(image, found[Form.DENSE].image)
+    np.testing.assert_array_equal(label, found[Form.DENSE].label)

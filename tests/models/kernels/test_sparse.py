@@ -62,7 +62,7 @@ def plain(x, kernel, table):
 def plain_biased(x, kernel, bias, residual, table):
     y = plain(x.astype("float32"), kernel.astype(x.dtype).astype("float32"), table)
     y = y + bias[None] + (0 if residual is None else residual.astype("float32"))
-    return jnp.where(y > 0, y, 0.01 * y).astype(x.dtype)
+    return jnp.where(y > 0, y, sparse.SLOPE * y).astype(x.dtype)
 
 
 def plain_refine(x, kernel, parts, place):
@@ -192,7 +192,7 @@ def test_no_place_is_a_site_and_no_place_at_all():
         x, kernel, bias = draw((places, 8)), draw((9, 8, 16)), draw((16,))
         assert not np.any(sparse.convolve(x, kernel, table))
         found = sparse.convolve_biased(x, kernel, bias, None, table)
-        expected = np.where(bias > 0, bias, 0.01 * bias)
+        expected = np.where(bias > 0, bias, sparse.SLOPE * bias)
         assert_close(found, np.broadcast_to(expected, (places, 16)))
         assert not np.any(sparse.coarsen(x, kernel[:4], parts, place))
         assert not np.any(sparse.refine(x, kernel[:4], parts, place))
