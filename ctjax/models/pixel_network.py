@@ -148,7 +148,7 @@ def torch_bounds(shapes: Mapping[Path, tuple[int, ...]]) -> dict[Path, float]:
 def apply_in_turn(
     parent: nn.Module,
     x: jax.Array,
-    make: Callable[..., nn.Module],
+    make: Callable[..., Callable[[jax.Array], jax.Array]],
     names: Iterable[str],
     remat: Remat,
 ) -> jax.Array:
