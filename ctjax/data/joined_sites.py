@@ -7,6 +7,7 @@ import numpy as np
 
 from ctjax.base.constants import NUM_CLASSES, NUM_PLANES
 from ctjax.base.sites import Coarsening, Level, Sites
+from ctjax.data import native
 from ctjax.data.minibatch import SiteForm
 from ctjax.data.site_lists import NARROW, WIDE, EventSites, count_sites
 
@@ -164,5 +165,6 @@ def _renumber(
       absent: the number that stands for no site, of the event and of all.
       out: of the same shape.
     """
-    np.add(numbers, np.int32(shift), out=out)
-    out[numbers == absent[0]] = absent[1]
+    if not native.renumber(numbers, shift, absent, out):
+        np.add(numbers, np.int32(shift), out=out)
+        out[numbers == absent[0]] = absent[1]

@@ -195,3 +195,166 @@ void ctjax_clear(const int32_t *restrict pixels, int64_t num_pixels,
     if (label) label[pixels[i]] = 0;
   }
 }
+
+/* Whether planes follow one another and ids ascend strictly in each, inside of the
+   image. */
+static int32_t are_sites(const int32_t *restrict ids, const int64_t (*planes)[2],
+                         int64_t num_planes, int32_t num_rows, int32_t num_columns) {
+  if (num_planes < 1 || !is_image(num_rows, num_columns, num_planes)) return 0;
+  int64_t expected = 0, num_pixels = (int64_t)num_rows * num_columns;
+  for (int64_t plane = 0; plane < num_planes; plane++) {
+    int64_t before = -1;
+    if (planes[plane][0] != expected) return 0;
+    expected = planes[plane][1];
+    for (int64_t i = planes[plane][0]; i < expected; i++) {
+      if (ids[i] <= before) return 0;
+      before = ids[i];
+    }
+    if (before >= num_pixels) return 0;
+  }
+  return 1;
+}
+
+/* The first of sites from begin on, up to stop, whose id is not below beyond. */
+static inline int64_t end_of_run(const int32_t *restrict ids, int64_t begin,
+                                 int64_t stop, int64_t beyond) {
+  while (begin < stop && ids[begin] < beyond) begin++;
+  return begin;
+}
+
+/* Finds the sites in the square of size x size pixels around each of num_sites.
+
+   Every pair is met once, from the site that comes first, and written to both: sites
+   below it in its own column, and those of the next columns, of which a window moves
+   down along with it. table is [num_sites][size * size], num_sites for no site.
+   Returns 0 unless size is odd and small, and are_sites holds. */
+int32_t ctjax_find_neighbours(const int32_t *restrict ids, const int64_t (*planes)[2],
+                              int64_t num_planes, int32_t num_rows,
+                              int32_t num_columns, int32_t size,
+                              int32_t *restrict table) {
+  if (size < 1 || size > 1024 || size % 2 == 0) return 0;
+  if (!are_sites(ids, planes, num_planes, num_rows, num_columns)) return 0;
+  int64_t num_sites = planes[num_planes - 1][1];
+  int32_t area = size * size, reach = size / 2;
+  for (int64_t i = 0; i < num_sites * area; i++) table[i] = num_sites;
+  int32_t *middle = table + area / 2;
+
+  for (int64_t plane = 0; plane < num_planes; plane++) {
+    int64_t stop = planes[plane][1];
+    for (int64_t begin = planes[plane][0], end; begin < stop; begin = end) {
+      int64_t column = ids[begin] / num_rows;
+      end = end_of_run(ids, begin, stop, (column + 1) * num_rows);
+      for (int64_t i = begin; i < end; i++) {
+        middle[i * area] = i;
+        for (int64_t j = i + 1; j < end && ids[j] - ids[i] <= reach; j++) {
+          int32_t number = (ids[j] - ids[i]) * size;
+          middle[i * area + number] = j;
+          middle[j * area - number] = i;
+        }
+      }
+      for (int64_t next = end, next_end; next < stop; next = next_end) {
+        int64_t right = ids[next] / num_rows - column;
+        if (right > reach) break;
+        next_end = end_of_run(ids, next, stop, (column + right + 1) * num_rows);
+        int64_t low = next;
+        for (int64_t i = begin; i < end; i++) {
+          int64_t beside = ids[i] + right * num_rows;
+          while (low < next_end && ids[low] < beside - reach) low++;
+          for (int64_t j = low; j < next_end && ids[j] - beside <= reach; j++) {
+            int64_t number = (ids[j] - beside) * size + right;
+            middle[i * area + number] = j;
+            middle[j * area - number] = i;
+          }
+        }
+      }
+    }
+  }
+  return 1;
+}
+
+/* Makes the sites of half the resolution, active where any of the four is.
+
+   Two columns become one: their sites are met in the order of the rows. cells and parts
+   have room for as many sites as there are, of which spans takes the planes. parts is
+   [cells][4], the number of sites for none; place says where in it each site is.
+   Returns 0 unless are_sites holds. */
+int32_t ctjax_halve(const int32_t *restrict ids, const int64_t (*planes)[2],
+                    int64_t num_planes, int32_t num_rows, int32_t num_columns,
+                    int32_t *restrict cells, int64_t (*spans)[2],
+                    int32_t (*restrict parts)[4], int32_t *restrict place) {
+  if (!are_sites(ids, planes, num_planes, num_rows, num_columns)) return 0;
+  int64_t num_sites = planes[num_planes - 1][1], num_cells = 0;
+  if (num_sites > INT32_MAX / 4) return 0;
+  int32_t rows = (num_rows + 1) / 2;
+
+  for (int64_t plane = 0; plane < num_planes; plane++) {
+    int64_t stop = planes[plane][1];
+    spans[plane][0] = num_cells;
+    for (int64_t i = planes[plane][0]; i < stop;) {
+      int64_t cell_column = ids[i] / num_rows / 2;
+      int64_t first[2] = {2 * cell_column * num_rows, (2 * cell_column + 1) * num_rows};
+      int64_t end[2], at[2] = {i, 0};
+      end[0] = at[1] = end_of_run(ids, i, stop, first[1]);
+      i = end[1] = end_of_run(ids, at[1], stop, first[1] + num_rows);
+      for (; at[0] < end[0] || at[1] < end[1]; num_cells++) {
+        int64_t row = rows;
+        for (int side = 0; side < 2; side++)
+          if (at[side] < end[side] && (ids[at[side]] - first[side]) / 2 < row)
+            row = (ids[at[side]] - first[side]) / 2;
+        cells[num_cells] = cell_column * rows + row;
+        for (int part = 0; part < 4; part++) parts[num_cells][part] = num_sites;
+        for (int side = 0; side < 2; side++)
+          for (; at[side] < end[side]; at[side]++) {
+            int64_t lower = ids[at[side]] - first[side] - 2 * row;
+            if (lower > 1) break;
+            parts[num_cells][2 * lower + side] = at[side];
+            place[at[side]] = 4 * num_cells + 2 * lower + side;
+          }
+      }
+    }
+    spans[plane][1] = num_cells;
+  }
+  return 1;
+}
+
+/* Makes the sites of all planes in one, active where any plane is.
+
+   As ctjax_halve, with parts [cells][num_planes], and all cells in one plane. Returns 0
+   for very many planes, too. */
+int32_t ctjax_merge_planes(const int32_t *restrict ids, const int64_t (*planes)[2],
+                           int64_t num_planes, int32_t num_rows, int32_t num_columns,
+                           int32_t *restrict cells, int64_t (*spans)[2],
+                           int32_t *restrict parts, int32_t *restrict place) {
+  int64_t at[16], num_cells = 0;
+  if (num_planes > 16) return 0;
+  if (!are_sites(ids, planes, num_planes, num_rows, num_columns)) return 0;
+  int64_t num_sites = planes[num_planes - 1][1];
+  for (int64_t plane = 0; plane < num_planes; plane++) at[plane] = planes[plane][0];
+  for (int64_t left = num_sites; left > 0; num_cells++) {
+    int32_t lowest = INT32_MAX;
+    for (int64_t plane = 0; plane < num_planes; plane++)
+      if (at[plane] < planes[plane][1] && ids[at[plane]] < lowest)
+        lowest = ids[at[plane]];
+    cells[num_cells] = lowest;
+    for (int64_t plane = 0; plane < num_planes; plane++) {
+      int64_t number = num_cells * num_planes + plane;
+      parts[number] = num_sites;
+      if (at[plane] < planes[plane][1] && ids[at[plane]] == lowest) {
+        place[at[plane]] = number;
+        parts[number] = at[plane]++;
+        left--;
+      }
+    }
+  }
+  spans[0][0] = 0;
+  spans[0][1] = num_cells;
+  return 1;
+}
+
+/* Writes numbers of sites as those among more sites: later ones by shift, and absent
+   as what stands for no site there. */
+void ctjax_renumber(const int32_t *restrict numbers, int64_t count, int32_t shift,
+                    int32_t absent, int32_t absent_there, int32_t *restrict out) {
+  for (int64_t i = 0; i < count; i++)
+    out[i] = numbers[i] == absent ? absent_there : numbers[i] + shift;
+}

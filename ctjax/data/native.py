@@ -1,11 +1,12 @@
 """Calls the loops of native.c, where the installation could build them.
 
-Each takes usual events only and gives None for others; larcv/file.py, pooling.py and
-images.py have the same in numpy for these, and for installations without a compiler.
-Both give the same bits.
+Each takes usual events only and gives None for others; larcv/file.py, pooling.py,
+images.py, site_lists.py and joined_sites.py have the same in numpy for these, and for
+installations without a compiler. Both give the same bits.
 """
 
 import ctypes
+from collections.abc import Callable
 
 import numpy as np
 
@@ -33,6 +34,15 @@ def _load() -> ctypes.CDLL | None:
     ]
     routines.ctjax_clear.argtypes = [pointer, count, pointer, pointer]
     routines.ctjax_clear.restype = None
+    sites = pointer, pointer, count, number, number
+    routines.ctjax_find_neighbours.argtypes = [*sites, number, pointer]
+    groups = pointer, pointer, pointer, pointer
+    routines.ctjax_halve.argtypes = [*sites, *groups]
+    routines.ctjax_merge_planes.argtypes = [*sites, *groups]
+    routines.ctjax_renumber.argtypes = [
+        *(pointer, count, number, number, number, pointer)
+    ]
+    routines.ctjax_renumber.restype = None
     return routines
 
 
@@ -198,6 +208,119 @@ def clear(
         len(pixels),
         address(image, np.float32),
         address(label, np.uint8),
+    )
+    return True
+
+
+def find_neighbours(
+    ids: np.ndarray,
+    planes: tuple[slice, ...],
+    image_shape: tuple[int, int],
+    size: int,
+) -> np.ndarray | None:
+    """Finds the sites around each as site_lists.find_neighbours does.
+
+    Args:
+      ids: [N] int32.
+      planes: P slices of them, one after the other.
+      image_shape: rows and columns.
+      size: side of the square.
+
+    Returns:
+      [N, size * size] int32; None for ids that do not ascend in a plane.
+    """
+    if routines is None:
+        return None
+    spans = _spans(planes, len(ids))
+    table = np.empty((len(ids), size * size), np.int32)
+    is_usual = routines.ctjax_find_neighbours(
+        address(ids, np.int32),
+        address(spans, np.int64),
+        len(spans),
+        *image_shape,
+        size,
+        address(table, np.int32),
+    )
+    return table if is_usual else None
+
+
+Groups = tuple[np.ndarray, tuple[slice, ...], np.ndarray, np.ndarray]
+"""Ids [M] int32 of coarser sites and the slices of their planes; parts [M, T] and place
+[N] int32, as in `ctjax.base.sites.Coarsening`."""
+
+
+def halve(
+    ids: np.ndarray, planes: tuple[slice, ...], image_shape: tuple[int, int]
+) -> Groups | None:
+    """Halves the resolution as site_lists.halve does; None for unusual sites."""
+    if routines is None:
+        return None
+    arrays = ids, planes, image_shape, len(planes), 4
+    return _group(routines.ctjax_halve, *arrays)
+
+
+def merge_planes(
+    ids: np.ndarray, planes: tuple[slice, ...], image_shape: tuple[int, int]
+) -> Groups | None:
+    """Merges the planes as site_lists.merge_planes does; None for unusual sites."""
+    if routines is None:
+        return None
+    arrays = ids, planes, image_shape, 1, len(planes)
+    return _group(routines.ctjax_merge_planes, *arrays)
+
+
+def _group(
+    routine: Callable[..., int],
+    ids: np.ndarray,
+    planes: tuple[slice, ...],
+    image_shape: tuple[int, int],
+    num_planes: int,
+    size: int,
+) -> Groups | None:
+    """Calls what makes coarser sites, in `num_planes`, of groups of up to `size`."""
+    spans = _spans(planes, len(ids))
+    cells, place = np.empty_like(ids), np.empty_like(ids)
+    parts = np.empty((len(ids), size), np.int32)
+    coarser_spans = np.empty((num_planes, 2), np.int64)
+    is_usual = routine(
+        address(ids, np.int32),
+        address(spans, np.int64),
+        len(spans),
+        *image_shape,
+        address(cells, np.int32),
+        address(coarser_spans, np.int64),
+        address(parts, np.int32),
+        address(place, np.int32),
+    )
+    if not is_usual:
+        return None
+    num_cells = int(coarser_spans[-1, 1])
+    coarser_planes = tuple(slice(*span) for span in coarser_spans.tolist())
+    return cells[:num_cells], coarser_planes, parts[:num_cells], place
+
+
+def renumber(
+    numbers: np.ndarray, shift: int, absent: tuple[int, int], out: np.ndarray
+) -> bool:
+    """Writes numbers of sites as joined_sites does.
+
+    Args:
+      numbers: int32, of any shape.
+      shift: what to add.
+      absent: the number that stands for no site, and what it becomes.
+      out: int32, of as many elements.
+
+    Returns:
+      Whether it was done.
+    """
+    if routines is None:
+        return False
+    routines.ctjax_renumber(
+        address(numbers, np.int32),
+        numbers.size,
+        shift,
+        *absent,
+        address(out, np.int32, numbers.size),
     )
     return True
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from ctjax.base.constants import NUM_CLASSES
 from ctjax.base.sites import Coarsening, Level, Sites
+from ctjax.data import native
 from ctjax.data.voxels import Voxels
 
 WIDE = 5
@@ -18,6 +19,9 @@ WIDE = 5
 NARROW = 3
 """Side of that square at all levels before the planes are merged."""
 
+
+INNER = np.arange(WIDE * WIDE).reshape(WIDE, WIDE)[1:-1, 1:-1].reshape(-1)
+"""Numbers in the large square of the pixels in the small one."""
 
 EventSites = tuple[Sites, np.ndarray]
 """The lists of one event, without the axis Q, with E = 1 and as many places as there
@@ -60,11 +64,13 @@ def make_sites(
     labels, empty = label_sites(image, label, image_shape[0] * image_shape[1])
     grid = Grid(image.ids, image.planes, image_shape)
     wide = find_neighbours(grid, WIDE)
-    levels, steps = [], []
-    for level in range(depth + 1):
+    levels, steps = [Level(_plane_of_each(grid), np.take(wide, INNER, 1))], []
+    for _ in range(depth):
+        grid, step = halve(grid)
         levels.append(Level(_plane_of_each(grid), find_neighbours(grid, NARROW)))
-        grid, step = halve(grid) if level < depth else merge_planes(grid)
         steps.append(step)
+    grid, step = merge_planes(grid)
+    steps.append(step)
     levels.append(Level(_plane_of_each(grid), find_neighbours(grid, deepest_size)))
     sites = Sites(image.values, labels, wide, tuple(levels), tuple(steps), empty)
     return sites, image.ids
@@ -129,6 +135,11 @@ def find_neighbours(grid: Grid, size: int) -> np.ndarray:
     Returns:
       [N, k * k] int32 as in `ctjax.base.sites.Level`, N where there is no site.
     """
+    table = native.find_neighbours(*grid, size)
+    return _find_neighbours_in_numpy(grid, size) if table is None else table
+
+
+def _find_neighbours_in_numpy(grid: Grid, size: int) -> np.ndarray:
     num_sites, reach = len(grid.ids), size // 2
     num_rows, num_columns = grid.image_shape
     # Rows and columns without a site keep columns and planes apart.
@@ -150,21 +161,32 @@ def find_neighbours(grid: Grid, size: int) -> np.ndarray:
 
 def halve(grid: Grid) -> tuple[Grid, Coarsening]:
     """Makes the sites of half the resolution: active where any of the four is."""
-    num_rows, num_columns = shape = _half(grid.image_shape)
+    shape = _half(grid.image_shape)
+    ids, planes, *step = native.halve(*grid) or _halve_in_numpy(grid, shape)
+    return Grid(ids, planes, shape), Coarsening(*step)
+
+
+def _halve_in_numpy(grid: Grid, image_shape: tuple[int, int]) -> native.Groups:
+    num_rows, num_columns = image_shape
     column, row = np.divmod(grid.ids, np.int32(grid.image_shape[0]))
     first_column = _plane_of_each(grid).astype(np.int64) * num_columns
     keys = (first_column + (column >> 1)) * num_rows + (row >> 1)
-    keys, step = _group(keys, 2 * (row & 1) + (column & 1), 4)
+    keys, parts, place = _group(keys, 2 * (row & 1) + (column & 1), 4)
     bounds = num_rows * num_columns * np.arange(len(grid.planes) + 1)
     ends = np.searchsorted(keys, bounds).tolist()
     ids = (keys % (num_rows * num_columns)).astype(np.int32)
-    return Grid(ids, tuple(map(slice, ends, ends[1:])), shape), step
+    return ids, tuple(map(slice, ends, ends[1:])), parts, place
 
 
 def merge_planes(grid: Grid) -> tuple[Grid, Coarsening]:
     """Makes the sites of all planes in one: active where any plane is."""
-    ids, step = _group(grid.ids, _plane_of_each(grid), len(grid.planes))
-    return Grid(ids, (slice(0, len(ids)),), grid.image_shape), step
+    ids, planes, *step = native.merge_planes(*grid) or _merge_planes_in_numpy(grid)
+    return Grid(ids, planes, grid.image_shape), Coarsening(*step)
+
+
+def _merge_planes_in_numpy(grid: Grid) -> native.Groups:
+    ids, parts, place = _group(grid.ids, _plane_of_each(grid), len(grid.planes))
+    return ids, (slice(0, len(ids)),), parts, place
 
 
 def _look_up(ids: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -175,17 +197,17 @@ def _look_up(ids: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 def _group(
     keys: np.ndarray, numbers: np.ndarray, size: int
-) -> tuple[np.ndarray, Coarsening]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Brings sites of one key together; a number of theirs tells them apart.
 
     Returns:
-      The keys, ascending, and the groups of up to `size`.
+      The keys, ascending; parts and place of groups of up to `size`.
     """
     keys, group = np.unique(keys, return_inverse=True)
     place = (group * size + numbers).astype(np.int32)
     parts = np.full((len(keys), size), len(place), np.int32)
     parts.reshape(-1)[place] = np.arange(len(place), dtype=np.int32)
-    return keys, Coarsening(parts, place)
+    return keys, parts, place
 
 
 def _plane_after_plane(voxels: Voxels) -> Voxels:

@@ -169,6 +169,75 @@ def test_lists_are_what_the_coordinates_say(event, depth, deepest_size):
         check(planes, classes, shape, depth, deepest_size)
 
 
+@needs_library
+@settings(max_examples=70, deadline=None)
+@given(
+    event=events(), depth=st.integers(0, 4), deepest_size=st.sampled_from([1, 3, 5, 9])
+)
+@example(event=(FULL, None, (6, 8)), depth=2, deepest_size=5)
+@example(event=([SEAMS, {}, CORNERS], None, (6, 8)), depth=2, deepest_size=5)
+def test_both_give_the_same(event, depth, deepest_size):
+    planes, _, shape = event
+    arguments = voxels_of(planes, shape[0]), None, shape, depth, deepest_size
+    assert_same_in_both(arguments)
+
+
+@needs_library
+@pytest.mark.parametrize("share", [0.02, 0.5, 1.0])
+def test_both_give_the_same_for_larger_images(share):
+    for shape in ((64, 96), (7, 129), (130, 1)):
+        assert_same_in_both((*random_event(shape, share=share), shape, 5, 5))
+
+
+def assert_same_in_both(arguments):
+    """Compares lists made in C with those made in numpy."""
+    asked = []
+
+    def deny(*_):
+        asked.append(True)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_find_neighbours_in_numpy", "_group"):
+            patch.setattr(site_lists, name, deny)
+        found = site_lists.make_sites(*arguments)
+        assert not asked
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "routines", None)
+        assert_same(found, site_lists.make_sites(*arguments))
+
+
+@needs_library
+@pytest.mark.parametrize(
+    "ids, planes",
+    [
+        ([3, 2], (slice(0, 2),)),
+        ([3, 3], (slice(0, 2),)),
+        ([-1, 2], (slice(0, 2),)),
+        ([3, 20], (slice(0, 2),)),
+        ([3, 2], (slice(1, 2), slice(0, 1))),
+    ],
+)
+def test_unusual_sites_are_left_to_numpy(ids, planes):
+    ids = np.array(ids, np.int32)
+    assert native.find_neighbours(ids, planes, (4, 5), 3) is None
+    assert native.halve(ids, planes, (4, 5)) is None
+    assert native.merge_planes(ids, planes, (4, 5)) is None
+
+
+@needs_library
+def test_unusual_squares_and_images_are_left_to_numpy():
+    ids, planes = np.arange(2, dtype=np.int32), (slice(0, 2),)
+    assert native.find_neighbours(ids, planes, (4, 5), 3) is not None
+    for size in (0, 2, -1):
+        assert native.find_neighbours(ids, planes, (4, 5), size) is None
+    for shape in ((0, 0), (4, -1), (2**16, 2**16)):
+        assert native.find_neighbours(ids, planes, shape, 3) is None
+        assert native.halve(ids, planes, shape) is None
+    many = (*planes, *[slice(2, 2)] * 16)
+    assert native.halve(ids, many, (4, 5)) is not None
+    assert native.merge_planes(ids, many, (4, 5)) is None
+
+
 def random_event(shape, seed=0, share=0.3):
     random = np.random.default_rng(seed)
     planes, classes = [], []

@@ -112,7 +112,7 @@ def check_padding(sites, site_ids):
 
 
 @pytest.mark.parametrize("parts", [1, 2, 4])
-def test_events_of_every_part_are_those_of_the_source(source, parts):
+def test_events_of_every_part_are_those_of_the_source(source, parts, loops):
     form = SiteForm(depth=2, deepest_size=3, parts=parts)
     entries = [[6, 1, 1, 0], [-1, 3, -1, 2], [-1, -1, -1, -1], [4, 5, 6, -1]]
     for minibatch, expected in zip(read(source, entries, form), entries, strict=True):
