@@ -25,7 +25,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ctjax.base import native_library
-from tests.support import ROOT, larcv_fixtures
+from tests.support import ROOT, larcv_fixtures, lists_in_c
 
 SOURCES = {
     "data": "ctjax/data/native.c",
@@ -205,9 +205,6 @@ def drive_simulation(library: str) -> int:
     return THREADS * len(variants)
 
 
-SLOPE = np.float32(0.01)
-
-
 def drive_convolutions(library: str) -> int:
     """Calls the convolutions as XLA does, from several threads at once."""
     routines = ctypes.CDLL(library)
@@ -231,6 +228,23 @@ def drive_convolutions(library: str) -> int:
             task = (images, height, width, inputs, outputs, size)
             check_convolutions(routines, random, task, lanes)
         return 5 * len(shapes)
+
+    return in_threads(call_all) + drive_lists(library)
+
+
+def drive_lists(library: str) -> int:
+    """Calls the convolutions of lists of sites likewise."""
+    routines = lists_in_c.load(library, 3)
+    shapes = list(
+        itertools.product((0, 1, 127, 129, 4100), (8, 24), (8, 32), (8, 16), range(3))
+    )
+
+    def call_all(thread: int) -> int:
+        random = np.random.default_rng(thread)
+        return sum(
+            lists_in_c.check(routines, random, *features, lanes, products)
+            for *features, lanes, products in shapes
+        )
 
     return in_threads(call_all)
 
@@ -272,10 +286,13 @@ def check_convolutions(routines, random, task: tuple[int, ...], lanes: int) -> N
     shape = (images, height, width, outputs)
     found = call("convolve", shape, x, kernel, space="convolve")
     np.testing.assert_allclose(found, plain, **close)
+    activated = lists_in_c.activated
     found = call("convolve_biased", shape, x, kernel, bias, space="convolve")
     np.testing.assert_allclose(found, activated(plain + bias), **close)
-    found = call("convolve_added", shape, x, kernel, bias, more, space="convolve")
-    np.testing.assert_allclose(found, activated(plain + bias + more), **close)
+    found = call("convolve_added", shape, x, more, kernel, bias, space="convolve")
+    np.testing.assert_allclose(
+        found, lists_in_c.activated(plain + bias + more), **close
+    )
     found = call("kernel_gradient", kernel.shape, x, more, space="kernel_gradient")
     rows = more.reshape(-1, outputs)
     for i, j, window in windows:
@@ -288,7 +305,7 @@ def check_activation_gradient(routines, config: bytes, result, gradient) -> None
     """Compares the gradient through the activation, in place as XLA has it."""
     space = routines.ctjax_activation_gradient_space(config, len(config))
     assert routines.ctjax_reserve(space)
-    expected = gradient * np.where(result > 0, np.float32(1), SLOPE)
+    expected = gradient * np.where(result > 0, np.float32(1), lists_in_c.SLOPE)
     through, sums = gradient.copy(), np.full(result.shape[-1], np.nan, np.float32)
     out = (ctypes.c_void_p * 2)(through.ctypes.data, sums.ctypes.data)
     operands = (ctypes.c_void_p * 2)(result.ctypes.data, through.ctypes.data)
@@ -298,11 +315,6 @@ def check_activation_gradient(routines, config: bytes, result, gradient) -> None
     np.testing.assert_array_equal(through, expected)
     total = expected.sum((0, 1, 2), np.float64)
     np.testing.assert_allclose(sums, total, rtol=1e-4, atol=1e-4)
-
-
-def activated(values: np.ndarray) -> np.ndarray:
-    """LeakyReLU."""
-    return np.where(values > 0, values, SLOPE * values)
 
 
 DRIVERS = {

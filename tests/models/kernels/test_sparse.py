@@ -1,14 +1,17 @@
 """Convolutions of lists of sites against their definition, and jax's own gradients."""
 
 import itertools
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ctjax.base import native_library
 from ctjax.learning import sharding
-from ctjax.models.kernels import sparse
+from ctjax.models.kernels import cpu, cpu_sparse, sparse
+from tests.support import lists_in_c
 
 SHAPE = 3, 14, 11  # planes, columns, rows
 SPARE = 5  # places without a site
@@ -121,26 +124,35 @@ def compare(function, other, arguments, tables, dtype="float32"):
     assert_close(found, expected, dtype)
 
 
-@pytest.fixture(params=["by neighbour", "whole"])
-def order(request, monkeypatch):
-    """Sees both ways in which XLA computes."""
-    largest = 0 if request.param == "by neighbour" else 1 << 20
-    monkeypatch.setattr(sparse, "MAX_ROW", largest)
+IN_C, BY_NEIGHBOUR, WHOLE = range(3)
+"""C, of what it takes, and the two ways in which XLA computes."""
 
 
-# How many sites, and size of the kernel, features in and out.
+def force(way: int, monkeypatch) -> None:
+    if way != IN_C:
+        monkeypatch.setattr(cpu_sparse, "serve", lambda x, outputs: False)
+    monkeypatch.setattr(sparse, "MAX_ROW", 0 if way == BY_NEIGHBOUR else 1 << 20)
+
+
+# How many sites, size of the kernel, features in and out.
 CASES = [
-    (0, 3, 4, 8),
-    (1, 3, 8, 16),
-    (200, 3, 24, 8),
-    (462, 3, 3, 5),  # all pixels
-    (150, 5, 1, 16),
+    (IN_C, 0, 3, 8, 8),
+    (IN_C, 1, 3, 8, 16),
+    (IN_C, 462, 3, 24, 8),  # all pixels
+    (IN_C, 150, 5, 8, 16),
+    (BY_NEIGHBOUR, 0, 3, 8, 8),
+    (BY_NEIGHBOUR, 1, 3, 8, 16),
+    (BY_NEIGHBOUR, 462, 3, 3, 5),
+    (WHOLE, 200, 3, 3, 5),
+    (WHOLE, 150, 5, 1, 16),
 ]
 
 
-@pytest.mark.usefixtures("order")
-@pytest.mark.parametrize(("count", "size", "inputs", "outputs"), CASES)
-def test_convolution_is_what_it_is_defined_as(count, size, inputs, outputs):
+@pytest.mark.parametrize(("way", "count", "size", "inputs", "outputs"), CASES)
+def test_convolution_is_what_it_is_defined_as(
+    way, count, size, inputs, outputs, monkeypatch
+):
+    force(way, monkeypatch)
     table = find_neighbours(draw_sites(count), size, SPARE)
     x, kernel = draw((count + SPARE, inputs)), draw((size * size, inputs, outputs))
     compare(sparse.convolve, plain, (x, kernel), (table,))
@@ -148,21 +160,34 @@ def test_convolution_is_what_it_is_defined_as(count, size, inputs, outputs):
     assert_close(plain(x, kernel, table), define(x, kernel, table))
 
 
-@pytest.mark.parametrize("dtype", TOLERANCES)
-@pytest.mark.parametrize("has_residual", [False, True])
-def test_bias_residual_and_activation(dtype, has_residual):
+WAYS_OF_TYPES = [
+    (IN_C, "float32"),
+    (IN_C, "bfloat16"),
+    (BY_NEIGHBOUR, "bfloat16"),
+    (WHOLE, "float16"),
+]
+
+
+@pytest.mark.parametrize(("way", "dtype"), WAYS_OF_TYPES)
+def test_bias_residual_and_activation(way, dtype, monkeypatch):
+    force(way, monkeypatch)
     count = 120
     table = find_neighbours(draw_sites(count), 3, SPARE)
     x, more = draw((count + SPARE, 8), dtype), draw((count + SPARE, 16), dtype)
-    arguments = (x, draw((9, 8, 16)), draw((16,)), more if has_residual else None)
-    compare(sparse.convolve_biased, plain_biased, arguments, (table,), dtype)
+    for residual in (None, more) if dtype == "float32" else (more,):
+        arguments = x, draw((9, 8, 16)), draw((16,)), residual
+        compare(sparse.convolve_biased, plain_biased, arguments, (table,), dtype)
 
 
 @pytest.mark.parametrize(
-    ("count", "dtype"),
-    [(0, "float32"), (1, "float32"), *((200, dtype) for dtype in TOLERANCES)],
+    ("way", "dtype", "count"),
+    [
+        (IN_C, "float32", 0),
+        *((way, dtype, 200) for way, dtype in WAYS_OF_TYPES),
+    ],
 )
-def test_steps_between_levels(count, dtype):
+def test_steps_between_levels(way, dtype, count, monkeypatch):
+    force(way, monkeypatch)
     tables = find_parts(draw_sites(count), SPARE)
     parts, place = tables
     x, kernel = draw((len(place), 8), dtype), draw((4, 8, 16))
@@ -259,3 +284,76 @@ def test_every_device_has_its_own_sites():
     for i in range(2):
         expected = jax.jit(jax.value_and_grad(loss))(parameters, x[i], *tables[i])
         assert_close(jax.tree.map(lambda array, i=i: array[i], found), expected)
+
+
+@pytest.fixture
+def library():
+    """The path of the C library, where it can be used."""
+    if not cpu.are_usable():
+        pytest.skip("cpu.c is not built: pip install -e . with a C compiler")
+    return native_library.PACKAGE / f"{native_library.CONVOLUTIONS.path}.abi3.so"
+
+
+@pytest.mark.usefixtures("library")
+def test_c_is_called_for_what_it_takes():
+    table = np.zeros((4, 9), np.int32)
+
+    def calls(function, dtype, inputs, outputs, *more):
+        arguments = draw((4, inputs), dtype), draw((9, inputs, outputs)), *more
+        gradient = jax.grad(lambda *a: function(*a).sum(dtype="float32"), (0, 1))
+        program = jax.jit(gradient).lower(*arguments).as_text()
+        names = ("convolve_sites", "convolve_sites_biased", "sites_kernel_gradient")
+        return [program.count(f"@ctjax_{name}(") for name in names]
+
+    assert calls(sparse.convolve, "float32", 16, 8, table) == [1, 0, 1]
+    biased = (jnp.zeros(8), None, table)
+    assert calls(sparse.convolve_biased, "bfloat16", 16, 8, *biased) == [1, 1, 1]
+    steps = (table, np.zeros(4, np.int32))
+    assert calls(sparse.coarsen, "float32", 16, 8, *steps) == [1, 0, 1]
+    assert calls(sparse.refine, "bfloat16", 16, 8, *steps) == [1, 0, 1]
+    for dtype, inputs, outputs in (
+        ("float32", 1, 16),
+        ("float32", 16, 3),
+        ("float16", 8, 8),
+    ):
+        assert calls(sparse.convolve, dtype, inputs, outputs, table) == [0, 0, 0]
+
+
+def test_c_gives_the_same_bits_with_any_number_of_threads(library, tmp_path):
+    random = np.random.default_rng(0)
+    count, neighbours = 9000, 9  # sites in several sums, the last block not full
+    table = random.integers(0, 2 * count, (count, neighbours)).astype(np.int32)
+    x, gradient = (random.normal(size=(count, 16)).astype(np.float32) for _ in range(2))
+    kernel = random.normal(size=(neighbours, 16, 16)).astype(np.float32)
+    for products in range(cpu.bfloat16_products() + 1):
+        dtype = jnp.float32 if products == lists_in_c.FLOAT32 else jnp.bfloat16
+        found = []
+        for threads in (1, 2, 3):
+            # A copy of its own has threads of its own.
+            path = shutil.copy(library, tmp_path / f"{threads}-{products}.so")
+            routines = lists_in_c.load(path, threads)
+            arguments = routines, table, x.astype(dtype)
+            found.append(
+                (
+                    lists_in_c.convolve(*arguments, kernel, products=products),
+                    lists_in_c.outer_product(
+                        *arguments, gradient.astype(dtype), products=products
+                    ),
+                )
+            )
+        for other in found[1:]:
+            for a, b in zip(found[0], other, strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
+def test_c_agrees_with_numpy_at_the_edges_of_blocks_and_tiles(library):
+    random = np.random.default_rng(0)
+    routines = lists_in_c.load(library, cpu.num_threads())
+    for products in range(cpu.bfloat16_products() + 1):
+        for count, *features in (
+            (127, 8, 24),
+            (128, 24, 8),
+            (129, 40, 48),
+            (389, 8, 8),
+        ):
+            lists_in_c.check(routines, random, count, *features, products=products)
