@@ -31,11 +31,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import compute_history, compute_report, machine, roofline
+from benchmarks import (
+    compute_history,
+    compute_report,
+    compute_worker,
+    machine,
+    roofline,
+)
 from benchmarks.compute_cases import CASES, CONTENDERS, USUAL, Case, Contender
 from benchmarks.compute_process import ROOT, Worker, WorkerError, has_files
 from ctjax.config import fields as config_fields
 from ctjax.config import resolve
+from ctjax.learning import state
 from ctjax.models import torch_weights
 from ctjax.models.kernels import cpu
 from ctjax.runs import parts
@@ -166,25 +173,28 @@ def configure(case: Case, options: argparse.Namespace) -> config_fields.Config:
 
 
 def write_arrays(config: config_fields.Config, folder: str) -> dict[str, Any]:
-    """Writes a minibatch and initial weights; returns the part of a job about them."""
-    size = config.run.minibatch_size
-    with parts.open_events(config.data, "", require_label=True) as source:
-        with parts.read_events(config.data, source, [np.arange(size)]) as reader:
-            arrays = parts.step_arrays(next(reader))._asdict()
-            np.savez(os.path.join(folder, "minibatch.npz"), **arrays)
-        image_shape = source.image_shape
+    """Writes a minibatch and initial weights where the peer needs them.
+
+    Returns:
+      The part of a job about them.
+    """
+    minibatch, image_shape = compute_worker.read_minibatch(config)
     _, variables = parts.make_network(config, image_shape)
-    weights = torch_weights.from_variables(variables)
-    np.savez(os.path.join(folder, "weights.npz"), **weights)
-    return {
-        "minibatch": os.path.join(folder, "minibatch.npz"),
-        "weights": os.path.join(folder, "weights.npz"),
+    job = {
         "config": config_fields.to_dict(config),
         "image_shape": list(image_shape),
-        "parameters": sum(
-            array.size for name, array in weights.items() if ".running_" not in name
-        ),
+        "parameters": state.count_parameters(variables["params"]),
     }
+    if isinstance(config.network, config_fields.Network):
+        # For the peer; ctjax makes both itself, the same.
+        files = {
+            "minibatch": minibatch._asdict(),
+            "weights": torch_weights.from_variables(variables),
+        }
+        for name, arrays in files.items():
+            job[name] = os.path.join(folder, f"{name}.npz")
+            np.savez(job[name], **arrays)
+    return job
 
 
 def measure_limits(
@@ -271,6 +281,7 @@ def run_case(
             write(found)
 
         names = options.contenders if least_s else []  # none of another network
+        names = list(case.contenders) or names
         names = compute_history.missing_first(before, found, names)
         add(measure(job, options, folder, deadline, names, add))
     return found

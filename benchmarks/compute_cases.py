@@ -17,6 +17,8 @@ class Case:
       precision: a value of run.precision.
       downsample: halvings of 1280 x 2048.
       minibatch_size: events.
+      contenders: what it is compared with, whatever the command line names; the usual
+        ones where there are none.
     """
 
     name: str
@@ -26,6 +28,7 @@ class Case:
     precision: str
     downsample: int
     minibatch_size: int
+    contenders: tuple[str, ...] = ()
 
 
 CASES = {
@@ -35,6 +38,19 @@ CASES = {
         Case("task4", "Task 4: inference", "scc21_master", False, "bfloat16", 0, 2),
         Case("a21-inference", "a21: inference", "a21", False, "float32", 1, 8),
         Case("a21", "a21: training", "a21", True, "float32", 1, 8),
+        Case(
+            "sparse-inference",
+            "sparse: inference",
+            "sparse",
+            False,
+            "bfloat16",
+            0,
+            8,
+            ("dense",),
+        ),
+        Case(
+            "sparse", "sparse: training", "sparse", True, "bfloat16", 0, 1, ("dense",)
+        ),
     ),
     "cpu": (
         Case("task2", "Task 2: training", "scc21_master", True, "float32", 2, 1),
@@ -62,6 +78,17 @@ CASES = {
         ),
         Case("segformer", "segformer: training", "segformer", True, "float32", 2, 1),
         Case("cvt", "cvt: training", "cvt", True, "float32", 3, 1),
+        Case(
+            "sparse-inference",
+            "sparse: inference",
+            "sparse",
+            False,
+            "float32",
+            0,
+            1,
+            ("dense",),
+        ),
+        Case("sparse", "sparse: training", "sparse", True, "float32", 1, 1, ("dense",)),
     ),
 }
 
@@ -101,6 +128,10 @@ CONTENDERS = {
     "xla": _kernels("xla"),
     "columns": _kernels("columns"),
     "fused": _kernels("fused"),
+    # The network on images of the same shape as a sparse one.
+    "dense": Contender(
+        None, fields={"network": {"architecture": "uresnet", "name": "dense"}}
+    ),
     "conv-fusion": Contender(
         None,
         {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {CONV_FUSION}"},

@@ -14,6 +14,7 @@ WORDS = {
     "xla": "ctjax, columns not as features",
     "columns": "ctjax, columns as features wherever they can be",
     "fused": "ctjax, fused kernels",
+    "dense": "ctjax, the network on images",
     "conv-fusion": "ctjax, XLA's fusion of convolutions",
 }
 

@@ -56,24 +56,20 @@ def ctjax_side(job: dict) -> Side:
 
     from ctjax.config import resolve
     from ctjax.learning import devices, sharding
-    from ctjax.learning.minibatch import DenseMinibatch
-    from ctjax.models import torch_weights
     from ctjax.runs import parts
 
     side = Side()
     config = resolve.resolve(job["config"])
     devices.select(config.run.compute_mode)
     mesh = sharding.make_mesh(jax.local_devices()[:1])
-    minibatch = DenseMinibatch(**_load(job["minibatch"]))
-    size, _, *image_shape = minibatch.image.shape
+    minibatch, image_shape = read_minibatch(config)
     model, variables = parts.make_network(config, image_shape)
-    weights = torch_weights.to_variables(_load(job["weights"]), variables)
-    variables = {"batch_stats": {}} | weights
     arrays: tuple = (sharding.distribute(minibatch, mesh),)
     if job["training"]:
-        arrays += (sharding.distribute(np.zeros(size, np.float32), mesh),)
+        stop = np.zeros(len(minibatch.mask), np.float32)
+        arrays += (sharding.distribute(stop, mesh),)
     program, held = make_program(
-        job["training"], config, model, variables, tuple(image_shape), mesh
+        job["training"], config, model, variables, image_shape, mesh
     )
     held = sharding.replicate(held, mesh)
     compiled = program.lower(held, *arrays).compile()
@@ -104,6 +100,22 @@ def ctjax_side(job: dict) -> Side:
     if device.platform != "cpu":
         side.peak = lambda: device.memory_stats()["peak_bytes_in_use"]
     return side
+
+
+def read_minibatch(config: Any) -> tuple[Any, tuple[int, int]]:
+    """Reads the first minibatch, for one device; returns it and the images' (H, W)."""
+    import jax
+
+    from ctjax.learning import sharding
+    from ctjax.runs import parts
+
+    mesh = sharding.make_mesh(jax.local_devices()[:1])
+    files = config.data.file or ""
+    entries = [np.arange(config.run.minibatch_size)]
+    with parts.open_events(config.data, files, require_label=True) as source:
+        with parts.read_events(config, source, entries, mesh) as reader:
+            arrays = parts.step_arrays(next(reader))
+        return jax.tree.map(np.array, arrays), source.image_shape
 
 
 def make_program(

@@ -73,7 +73,7 @@ def measure(config: Config, processes: Any, repeats: int, num_steps: int) -> dic
         entries = draw_entries(source.num_events, size, processes, everywhere.size)
         together, state = compile_step(config, everywhere, source.image_shape)
         apart, own_state = compile_step(config, here, source.image_shape)
-        with parts.read_events(config.data, source, entries) as reader:
+        with parts.read_events(config, source, entries, everywhere) as reader:
             minibatch = jax.tree.map(np.copy, parts.step_arrays(next(reader)))
             never = np.zeros(len(minibatch.mask), np.float32)
             arrays = sharding.distribute((minibatch, never), everywhere)
