@@ -1,0 +1,231 @@
+"""Accuracy of the sparse network beside the same one on images, equal events and steps.
+
+    python -m benchmarks.sparse_accuracy --light cosmic_tagging_light.h5 \
+        --output docs/benchmarks/sparse
+
+Trains the network of configs/sparse_small.py and the one on images of the same shape on
+simulated events at downsample 2, and the sparse one alone at full resolution, each from
+several seeds; applies them to other simulated events and to a file. Every run is one of
+`ctjax train` and `ctjax infer` in a folder of its own under --work: stopped and started
+again, the command goes on where it was. Writes accuracy.json and accuracy.md.
+"""
+
+import argparse
+import csv
+import dataclasses
+import json
+import logging
+import pathlib
+import shlex
+import statistics
+import subprocess
+import sys
+
+from benchmarks import machine
+from ctjax.base.constants import CLASS_NAMES, CONFUSION_NAMES, NUM_PLANES
+from ctjax.runs import quickstart
+from ctjax.simulation.benchmark_sets import BenchmarkFile
+
+TRAINING_SEED, TEST_SEED = 40_001, 40_002
+"""Of the simulated events; far from those that people try out."""
+
+IMAGES = (
+    "network.architecture=uresnet",
+    "network.name=dense_small",
+)
+"""Words that make sparse_small the network on images of the same shape."""
+
+MEASURES = ("Average/mIoU", "Average/Cosmic_IoU", "Average/Neutrino_IoU")
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A network that is trained and applied.
+
+    Attributes:
+      name: for folders and the table.
+      downsample: halvings of the images.
+      words: of the command line, beside the configuration's.
+    """
+
+    name: str
+    downsample: int
+    words: tuple[str, ...] = ()
+
+
+STUDIES = (
+    Study("images", 2, IMAGES),
+    Study("sparse", 2),
+    Study("sparse, full resolution", 0),
+)
+
+
+def main() -> int:
+    """Runs what is missing and writes the table."""
+    options = parse()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    files = {
+        "simulated": quickstart.find_or_simulate(
+            BenchmarkFile("test", options.held_out, TEST_SEED)
+        )
+    }
+    if options.light is not None:
+        files["light"] = str(options.light.resolve())
+    training = quickstart.find_or_simulate(
+        BenchmarkFile("train", options.events, TRAINING_SEED)
+    )
+    rows = []
+    for seed in range(options.seeds):
+        for study in STUDIES:
+            if options.studies and study.name not in options.studies:
+                continue
+            rows += run(study, seed, training, files, options)
+            write(rows, options)
+    sys.stdout.write(f"Results: {options.output.resolve() / 'accuracy.md'}\n")
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.sparse_accuracy",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--events", type=int, default=300, help="to train on")
+    parser.add_argument("--held-out", type=int, default=100, help="to apply it to")
+    parser.add_argument("--iterations", type=int, default=600, help="steps")
+    parser.add_argument("--minibatch-size", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--light", type=pathlib.Path, help="a file to apply it to, too")
+    names = ", ".join(study.name for study in STUDIES)
+    parser.add_argument("--studies", nargs="+", help=f"some of: {names}")
+    parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("accuracy"))
+    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("accuracy"))
+    return parser.parse_args()
+
+
+def run(
+    study: Study,
+    seed: int,
+    training: str,
+    files: dict[str, str],
+    options: argparse.Namespace,
+) -> list[dict]:
+    """Trains a network and applies it, where that is not done; returns the results."""
+    name = f"{study.name.replace(', ', '_').replace(' ', '_')}_{seed}"
+    size = f"{options.events}_{options.iterations}_{options.minibatch_size}"
+    folder = (options.work / size / name).resolve()
+    common = [
+        "--config=sparse_small",
+        f"data.downsample={study.downsample}",
+        f"run.minibatch_size={options.minibatch_size}",
+        *study.words,
+    ]
+    trained = [
+        *common,
+        f"data.file={training}",
+        f"run.seed={seed}",
+        f"data.seed={seed}",
+        f"run.iterations={options.iterations}",
+        f"output_dir={folder}",
+    ]
+    call("train", trained)
+    rows = []
+    for kind, file in files.items():
+        applied = folder / kind
+        if not (applied / "done.json").exists():
+            call(
+                "infer",
+                [
+                    *common,
+                    f"data.file={file}",
+                    f"mode.weights_location={folder}",
+                    "mode.write_predictions=False",
+                    f"output_dir={applied}",
+                ],
+            )
+            found = read_results(applied)
+            found |= {"study": study.name, "seed": seed, "events": kind}
+            (applied / "done.json").write_text(json.dumps(found))
+        rows.append(json.loads((applied / "done.json").read_text()))
+    return rows
+
+
+def call(command: str, words: list[str]) -> None:
+    """Runs `ctjax` in a process of its own; ends this one where that fails."""
+    words = [sys.executable, "-m", "ctjax", command, *words]
+    sys.stdout.write(f"{shlex.join(words[2:])}\n")
+    sys.stdout.flush()
+    status = subprocess.run(words, stdout=subprocess.DEVNULL, check=False).returncode
+    if status:
+        raise SystemExit(f"benchmarks.sparse_accuracy: status {status}")
+
+
+def read_results(folder: pathlib.Path) -> dict[str, float]:
+    """Reads means over the events, efficiency and purity over all their pixels."""
+    with open(folder / "inference_metrics.csv", newline="", encoding="utf-8") as file:
+        events = list(csv.DictReader(file))
+    found = {
+        name: statistics.fmean(float(event[name]) for event in events)
+        for name in MEASURES
+    }
+    with open(folder / "inference_confusion.csv", newline="", encoding="utf-8") as file:
+        counts = list(csv.DictReader(file))
+    total = {name: sum(int(row[name]) for row in counts) for name in CONFUSION_NAMES}
+
+    def pixels(true: str, predicted: str) -> int:
+        planes = range(NUM_PLANES)
+        return sum(total[f"plane{plane}/{true}_as_{predicted}"] for plane in planes)
+
+    for name in CLASS_NAMES[1:]:
+        right = pixels(name, name)
+        true = sum(pixels(name, other) for other in CLASS_NAMES)
+        predicted = sum(pixels(other, name) for other in CLASS_NAMES)
+        found[f"{name} efficiency"] = right / max(true, 1)
+        found[f"{name} purity"] = right / max(predicted, 1)
+    return found
+
+
+def write(rows: list[dict], options: argparse.Namespace) -> None:
+    """Writes all results, and a table of their means and spreads over the seeds."""
+    options.output.mkdir(parents=True, exist_ok=True)
+    described = machine.describe("jax", "jaxlib", "flax", "optax", "numpy")
+    command = f"python -m benchmarks.sparse_accuracy {shlex.join(sys.argv[1:])}".strip()
+    result = {"command": command, "machine": described, "rows": rows}
+    (options.output / "accuracy.json").write_text(json.dumps(result, indent=1) + "\n")
+    measures = [name for name in rows[0] if name not in ("study", "seed", "events")]
+    lines = [
+        "# Accuracy: the sparse network beside the same one on images",
+        "",
+        f"{options.events} simulated events, {options.iterations} steps of "
+        f"{options.minibatch_size} events; applied to {options.held_out} other "
+        "simulated events",
+        "and, where named, to a file of real ones. Median over the seeds, and the",
+        "least and the greatest. The first three are means over the events, efficiency",
+        "and purity of all their pixels together.",
+        "",
+        f"- Command: `{command}`",
+        f"- Machine: {machine.words(described)}",
+        "",
+        f"| applied to | network | seeds | {' | '.join(measures)} |",
+        f"|---|---|---:|{'---|' * len(measures)}",
+    ]
+    kinds = dict.fromkeys((row["events"], row["study"]) for row in rows)
+    for kind, study in sorted(kinds, key=lambda pair: pair[0], reverse=True):
+        of_kind = [r for r in rows if (r["events"], r["study"]) == (kind, study)]
+        cells = [spread([row[name] for row in of_kind]) for name in measures]
+        lines.append(f"| {kind} | {study} | {len(of_kind)} | {' | '.join(cells)} |")
+    (options.output / "accuracy.md").write_text("\n".join(lines) + "\n")
+
+
+def spread(values: list[float]) -> str:
+    """Writes the median and, of several values, the least and the greatest."""
+    median = f"{statistics.median(values):.3f}"
+    if len(values) == 1:
+        return median
+    return f"{median} ({min(values):.3f} to {max(values):.3f})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
