@@ -167,6 +167,41 @@ def drive_data(library: str) -> int:
             other = pooling._pool_in_numpy(ids, planes, *values, (height, width), d)
             np.testing.assert_array_equal(pooled[0], other[0])
         calls += 1
+    return calls + in_threads(list_sites)
+
+
+def list_sites(seed: int) -> int:
+    """Makes lists of sites, of odd images and of ids that are no sites, in C alone."""
+    from ctjax.data import native, site_lists
+    from ctjax.data.voxels import Voxels
+
+    random = np.random.default_rng(seed)
+    calls = 0
+    for height, width, share in itertools.product((1, 5, 64), (1, 7, 32), (0, 0.3, 1)):
+        pixels = [np.flatnonzero(random.random(height * width) < share) for _ in "123"]
+        ends = np.cumsum([0] + [len(plane) for plane in pixels]).tolist()
+        ids, planes = (
+            np.concatenate(pixels).astype(np.int32),
+            [*map(slice, ends, ends[1:])],
+        )
+        image = Voxels(ids, ids.astype(np.float32), tuple(planes), True)
+        sites, _ = site_lists.make_sites(image, None, (height, width), 4, 7)
+        for table in (sites.wide, *(level.neighbours for level in sites.levels)):
+            out = np.empty_like(table)
+            assert native.renumber(table, 3, (len(table), len(table) + 9), out)
+            site, number = np.nonzero(table < len(table))
+            back = out[table[site, number], table.shape[1] - 1 - number]
+            np.testing.assert_array_equal(back, site + 3)
+        for step in sites.steps:
+            found = step.parts.reshape(-1)[step.place]
+            np.testing.assert_array_equal(found, np.arange(len(found)))
+        if len(ids) > len(planes):
+            for wrong in (ids * 0, ids - ids.min() - 1, ids + height * width):
+                arguments = wrong, image.planes, (height, width)
+                assert native.find_neighbours(*arguments, 5) is None
+                assert native.halve(*arguments) is None
+                assert native.merge_planes(*arguments) is None
+        calls += 1
     return calls
 
 

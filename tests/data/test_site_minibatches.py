@@ -52,7 +52,9 @@ def event_of(sites, site_ids, number):
     def own(table, rows, of, factor=1):
         of_event = table[masks[rows]]
         absent = of_event == places[of] * factor
-        return np.where(absent, count[of], of_event - first[of] * factor)
+        own = np.where(absent, count[of], of_event - first[of] * factor)
+        assert (absent | (own < count[of] * factor)).all()
+        return own
 
     def own_place(step, level):
         factor = step.parts.shape[1]
