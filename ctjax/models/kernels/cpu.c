@@ -210,12 +210,16 @@ typedef struct {
     bfloat16 *finished;
     const float *bias;
     const bfloat16 *more;
+    /* Of a product of rows: line m of x is rows[m], whose products are added to line
+       places[m] of out. */
+    const int32_t *rows, *places;
 } Product;
 
 #define ELEMENT float
 #define MULTIPLY_ADD(sum, a, row) ((sum) + *(a) * (row))
 #define ADDRESSES(ADDRESS) ADDRESS(16, 1) /* features of the largest images */
 #define LANES 8
+#define TILES_OF_ROWS(TILE, V) TILE(6, V) TILE(4, V) TILE(2, V) TILE(1, V)
 #define TILES_OF_TWO(TILE) TILE(6, 2) TILE(4, 2) TILE(2, 2) TILE(1, 2)
 #define TILES_OF_ONE(TILE) TILE(12, 1) TILE(4, 1) TILE(2, 1) TILE(1, 1)
 #define NAME(name) name##_8
@@ -228,6 +232,7 @@ typedef struct {
 #define MULTIPLY_ADD(sum, a, row) ((sum) + *(a) * (row))
 #define ADDRESSES(ADDRESS) ADDRESS(16, 1)
 #define LANES 16
+#define TILES_OF_ROWS(TILE, V) TILE(8, V) TILE(4, V) TILE(2, V) TILE(1, V)
 #define TILES_OF_TWO(TILE) TILE(12, 2) TILE(8, 2) TILE(4, 2) TILE(1, 2)
 #define TILES_OF_ONE(TILE) TILE(12, 1) TILE(8, 1) TILE(4, 1) TILE(1, 1)
 #define NAME(name) name##_16
@@ -285,6 +290,7 @@ PAIRS_TARGET static inline void finish_8(const Product *p, int64_t place, int64_
 #define ADDRESSES ADDRESSES_OF_PAIRS
 #define FINISH finish_16
 #define LANES 16
+#define TILES_OF_ROWS(TILE, V) TILE(8, V) TILE(4, V) TILE(2, V) TILE(1, V)
 #define TILES_OF_TWO(TILE) TILE(12, 2) TILE(8, 2) TILE(4, 2) TILE(1, 2)
 #define TILES_OF_ONE TILES_OF_ONE_OF_PAIRS
 #define NAME(name) name##_of_pairs_16
@@ -298,6 +304,7 @@ PAIRS_TARGET static inline void finish_8(const Product *p, int64_t place, int64_
 #define ADDRESSES ADDRESSES_OF_PAIRS
 #define FINISH finish_8
 #define LANES 8
+#define TILES_OF_ROWS(TILE, V) TILE(8, V) TILE(4, V) TILE(2, V) TILE(1, V)
 #define TILES_OF_TWO(TILE) TILE(1, 2) /* never: wide vectors take these columns */
 #define TILES_OF_ONE TILES_OF_ONE_OF_PAIRS
 #define NAME(name) name##_of_pairs_8
@@ -341,6 +348,25 @@ static void product(const Task *t, const Product *p)
 #endif
     (void)t;
     product_8(p);
+}
+
+/* Of one block. */
+static void product_of_rows(const Task *t, const Product *p)
+{
+#if defined(HAS_PAIRS)
+    if (t->format == BFLOAT16_PAIRS) {
+        product_of_both(p, product_of_rows_of_pairs_16, product_of_rows_of_pairs_8);
+        return;
+    }
+#endif
+#if defined(__x86_64__)
+    if (t->lanes == 16) {
+        product_of_both(p, product_of_rows_16, product_of_rows_8);
+        return;
+    }
+#endif
+    (void)t;
+    product_of_rows_8(p);
 }
 
 /* ---- bfloat16 ---- */

@@ -1,7 +1,8 @@
 /* The product of cpu.c for vectors of LANES sums; included once for each.
 
    TILES_OF_TWO and TILES_OF_ONE list tiles, lines by vectors, the largest first: its
-   sums fill the registers. TARGET has the instructions, NAME makes the names. x holds
+   sums fill the registers. TILES_OF_ROWS lists those of rows, each with an address in a
+   register too. TARGET has the instructions, NAME makes the names. x holds
    ELEMENTs; MULTIPLY_ADD adds to a vector of sums what is at an address of x times a
    vector of y. ADDRESSES lists the lines and steps that the compiler is to know. FINISH, if it
    is defined, writes a vector of sums where they are rounded at once. */
@@ -81,6 +82,59 @@ TARGET static int64_t NAME(product)(const Product *p)
     return NAME(tiles)(p, p->line, p->step);
 }
 
+/* M rows that are anywhere, V vectors of each from column n on, added to rows of out. */
+TARGET static inline __attribute__((always_inline)) void
+NAME(tile_of_rows)(const Product *p, int64_t m, int64_t n, const int M, const int V)
+{
+    typedef float vector __attribute__((vector_size(4 * LANES)));
+    typedef float unaligned
+        __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+    const int64_t stride = p->stride, step = p->step, end = p->count * step;
+    const ELEMENT *a[8];
+    const float *b = p->y + n;
+    vector sums[16];
+#pragma GCC unroll 8
+    for (int j = 0; j < M; j++)
+        a[j] = (const ELEMENT *)p->x[0] + p->rows[m + j] * p->line;
+#pragma GCC unroll 16
+    for (int i = 0; i < M * V; i++)
+        sums[i] = (vector){0};
+    for (int64_t k = 0; k < end; k += step, b += stride) {
+        vector row[2];
+        for (int v = 0; v < V; v++)
+            row[v] = *(const unaligned *)(b + v * LANES);
+#pragma GCC unroll 8
+        for (int j = 0; j < M; j++)
+            for (int v = 0; v < V; v++)
+                sums[j * V + v] = MULTIPLY_ADD(sums[j * V + v], a[j] + k, row[v]);
+    }
+#pragma GCC unroll 8
+    for (int j = 0; j < M; j++) {
+        float *out = p->out + p->places[m + j] * stride + n;
+        for (int v = 0; v < V; v++)
+            *(unaligned *)(out + v * LANES) += sums[j * V + v];
+    }
+}
+
+/* As `product`. */
+TARGET static int64_t NAME(product_of_rows)(const Product *p)
+{
+#define TILE(M, V)                                                                     \
+    for (; m + (M) <= p->lines; m += (M))                                              \
+        NAME(tile_of_rows)(p, m, n, M, V);
+    int64_t n = 0;
+    for (; n + 2 * LANES <= p->columns; n += 2 * LANES) {
+        int64_t m = 0;
+        TILES_OF_ROWS(TILE, 2)
+    }
+    for (; n + LANES <= p->columns; n += LANES) {
+        int64_t m = 0;
+        TILES_OF_ROWS(TILE, 1)
+    }
+    return n;
+#undef TILE
+}
+
 #undef LANES
 #undef ELEMENT
 #undef MULTIPLY_ADD
@@ -88,5 +142,6 @@ TARGET static int64_t NAME(product)(const Product *p)
 #undef FINISH
 #undef TILES_OF_TWO
 #undef TILES_OF_ONE
+#undef TILES_OF_ROWS
 #undef NAME
 #undef TARGET

@@ -1,13 +1,13 @@
 /* Convolutions of lists of sites, part of cpu.c; see sparse.py.
 
-   The sites that exist as one neighbour of a block of places are gathered into a matrix,
-   whose product is added to the sums of those places. What does not exist is not
+   For one neighbour after the other, the sites that exist as such of a block of places are
+   listed, and their products added to the sums of those places. What does not exist is not
    multiplied. A place's sum is in the order of its neighbours, whatever else is in its
    block: the same bits with any number of threads. */
 
 #define SPARSE_SLOPE (1.0f / 3.0f) /* of LeakyReLU, see sparse.py */
-#define SITES 128          /* of a block, whose sums stay in a cache */
-#define SITES_OF_SUM 4096  /* of a sum of a kernel's gradient */
+#define SITES 128                  /* of a block, whose sums stay in a cache */
+#define SITES_OF_SUM 4096 /* of each of the sums that make a kernel's gradient */
 
 /* The features of sites and places are multiples of 8. */
 typedef struct {
@@ -91,19 +91,19 @@ static void gather_lines(const Task *t, const void *x, int64_t features,
     }
 }
 
-static void add_to_places(const Found *found, int64_t features, const float *rows,
-                          float *sums)
+/* All at once: a product waits for each of its rows. */
+static void fetch_rows(const Task *t, const Found *found)
 {
-    for (int64_t i = 0; i < found->count; i++, rows += features) {
-        float *sum = sums + found->place[i] * features;
-        for (int64_t j = 0; j < features; j += 8)
-            *(unaligned *)(sum + j) += *(const unaligned *)(rows + j);
-    }
+    const int64_t bytes =
+        t->inputs * (t->format == FLOAT32 ? sizeof(float) : sizeof(bfloat16));
+    for (int64_t i = 0; i < found->count; i++)
+        for (int64_t j = 0; j < bytes; j += LINE * sizeof(float))
+            __builtin_prefetch((const char *)t->x + found->site[i] * bytes + j);
 }
 
 static int64_t worker_floats_to_convolve_sites(const Task *t)
 {
-    return SITES * (t->inputs + 2 * t->outputs);
+    return SITES * (t->inputs + t->outputs);
 }
 
 static void convolve_block(const SparseTask *s, int64_t first, int64_t end, float *own)
@@ -111,9 +111,8 @@ static void convolve_block(const SparseTask *s, int64_t first, int64_t end, floa
     const Task *t = &s->task;
     const int64_t inputs = t->inputs, outputs = t->outputs;
     const int64_t is_paired = t->format == BFLOAT16_PAIRS;
-    float *gathered = own, *products = gathered + SITES * inputs;
     float *sums = t->format == FLOAT32 ? (float *)t->out + first * outputs
-                                       : products + SITES * outputs;
+                                       : own + SITES * inputs;
     const float *kernel = t->format == FLOAT32 ? t->second : t->packed;
     memset(sums, 0, (end - first) * outputs * sizeof(float));
     for (int64_t i = 0; i < s->neighbours; i++) {
@@ -121,15 +120,20 @@ static void convolve_block(const SparseTask *s, int64_t first, int64_t end, floa
         find_sites(s, i, first, end, &found);
         if (found.count == 0)
             continue;
-        gather_rows(t, t->x, inputs, found.site, found.count, gathered);
+        fetch_rows(t, &found);
         const int64_t count = packed_lines(t, inputs);
-        const void *x = gathered;
-        product(t, &(Product){
+        const void *x = t->x;
+        if (t->format == BFLOAT16) {
+            gather_rows(t, t->x, inputs, found.site, found.count, own);
+            x = own;
+            for (int32_t row = 0; row < found.count; row++)
+                found.site[row] = row;
+        }
+        product_of_rows(t, &(Product){
             .x = &x, .lines = found.count, .line = inputs, .step = 1 + is_paired,
             .y = kernel + i * count * outputs, .columns = outputs, .stride = outputs,
-            .blocks = 1, .count = count, .out = products,
+            .count = count, .out = sums, .rows = found.site, .places = found.place,
         });
-        add_to_places(&found, outputs, products, sums);
     }
     if (t->format != FLOAT32)
         PASS(t, finish)(t, first, end - first, sums);
