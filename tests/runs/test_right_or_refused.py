@@ -404,11 +404,24 @@ def recharge(file):
     table[:] = rows
 
 
+def move(file):
+    """Moves the last charge of entry 4, plane 2, to the last pixel, as it is."""
+    group = file[larcv_fixtures.IMAGE_GROUP]
+    extent, rows = group["voxel_extents"][3 * 4 + 2], group["voxels"][:]
+    num_rows, num_columns = small_runs.SHAPE
+    last = extent["first"] + extent["N"] - 1
+    # Not in the last two rows: another pixel where 2 x 2 are one, too.
+    assert rows["id"][last - 1] < rows["id"][last] and rows["id"][last] % num_rows < 14
+    rows["id"][last] = num_rows * num_columns - 1
+    group["voxels"][:] = rows
+
+
 @pytest.mark.parametrize(
     "change, words",
     [
         (renumber, r"found event \(7, 1, 104\) at place 2, expected \(7, 1, 105\)"),
         (recharge, r"found other charges in plane 0 at place 2 than in entry 4 of"),
+        (move, r"found other charges in plane 2 at place 2 than in entry 4 of"),
     ],
 )
 def test_predictions_are_not_drawn_over_another_event(runs, predicted, change, words):
