@@ -143,7 +143,8 @@ def _discard(
     for iteration in range(iterations):
         minibatch = next(reader)
         reader.release(minibatch)
-        step_s = timings.end_step(iteration, reader.wait_s, size)
+        timings.add_wait(reader.wait_s)
+        _, step_s = timings.end_step(iteration, size)
         logger.info("%d: time to fetch a minibatch: %.4fs", iteration, step_s)
         advance(iteration + 1)
     return timings.done
