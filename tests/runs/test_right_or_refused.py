@@ -20,7 +20,7 @@ from ctjax.outputs.timings import StepTimings
 from ctjax.runs import inference, training_loop, validation
 from ctjax.runs.inference import InferenceError
 from ctjax.runs.training_loop import TrainingError
-from ctjax.views.event import EventViewError, read_view
+from ctjax.views.event import EventViewError, check_same_event, read_view
 from ctjax.views.report import events as report_events
 from ctjax.views.report import records
 from tests.support import ROOT, larcv_fixtures, small_networks, small_runs
@@ -431,6 +431,13 @@ def test_predictions_are_not_drawn_over_another_event(runs, predicted, change, w
     with pytest.raises(EventViewError, match=words) as caught:
         read_view(path, predictions, 4)
     assert "\n" not in str(caught.value)
+
+
+def test_predictions_of_fewer_events_are_of_another_inference(predicted):
+    predictions = str(predicted.folder / "predictions.h5")
+    check_same_event(predictions, 5, (7, 1, 107), [], 7, 1)
+    with pytest.raises(EventViewError, match="found 6 events, expected more than 6"):
+        check_same_event(predictions, 6, (7, 1, 108), [], 8, 1)
 
 
 def report_of(runs, predicted, folder, predictions, names):
