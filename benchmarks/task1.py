@@ -3,9 +3,10 @@
     python -m benchmarks.task1 --file cosmic_tagging_light.h5 --larcv-python PATH
 
 A turn is one run of the command and one measurement of larcv3 for each number of
-processes; the best number of each is compared, by the medians of the turns. larcv3 is
-read as benchmarks.io reads it, for as long as it takes to be warm and some seconds;
-without `--larcv-python` its rates are not measured.
+processes, in the other order every second turn. The numbers of processes with the best
+medians are compared, turn by turn. larcv3 is read as benchmarks.io reads it, for as
+long as it takes to be warm and some seconds; without `--larcv-python` its rates are not
+measured.
 """
 
 import argparse
@@ -19,6 +20,9 @@ import tempfile
 import time
 
 from benchmarks import io
+
+MACHINE = ("processor", "cpus", "python", "numpy", "h5py", "hdf5", "commit", "loops")
+"""What `io.describe_machine` knows that is said."""
 
 THROUGHPUT = re.compile(r"Average Image IO Throughput: ([\d.]+)")
 
@@ -40,8 +44,11 @@ def read_by_ctjax(options: argparse.Namespace, count: int) -> tuple[float, float
             + [f"--config.{name}={value}" for name, value in fields.items()],
             capture_output=True,
             text=True,
-            check=True,
+            check=False,
         )
+        if result.returncode:
+            words = f"ctjax iotest, processes {count}: status {result.returncode}"
+            raise RuntimeError(f"{words}\n{result.stdout}{result.stderr}")
         return find_rate(result.stdout), time.perf_counter() - begin
 
 
@@ -66,6 +73,55 @@ def read_by_larcv(options: argparse.Namespace, count: int) -> float:
     return io.measure(case, options.seconds, options.larcv_python)
 
 
+def compare(rates: dict[str, dict[int, list[float]]]) -> list[str]:
+    """Says which number of processes is best for each, and how far apart they are.
+
+    Args:
+      rates: of "ctjax" and perhaps "larcv3": images a second of every turn, by number
+        of processes.
+
+    Returns:
+      Lines; the last one has the ratio of the same turns.
+    """
+    lines, best = [], {}
+    for what, by_count in rates.items():
+        count = max(by_count, key=lambda n: statistics.median(by_count[n]))
+        best[what] = by_count[count]
+        lines.append(
+            f"{what}: {statistics.median(best[what]):.1f} images/s "
+            f"({min(best[what]):.1f} to {max(best[what]):.1f}), "
+            f"best with processes: {count}"
+        )
+    if "larcv3" in best:
+        pairs = zip(best["ctjax"], best["larcv3"], strict=True)
+        ratios = [ours / theirs for ours, theirs in pairs]
+        lines.append(
+            f"ratio: {statistics.median(ratios):.2f} "
+            f"({min(ratios):.2f} to {max(ratios):.2f}), turns: {len(ratios)}"
+        )
+    return lines
+
+
+def take_turns(options: argparse.Namespace) -> dict[str, dict[int, list[float]]]:
+    """Measures, and says every number at once; returns the rates for `compare`."""
+    rates: dict[str, dict[int, list[float]]] = {}
+    names = ["ctjax", "larcv3"] if options.larcv_python else ["ctjax"]
+    for turn in range(options.turns):
+        for count in options.processes:
+            for what in names[:: -1 if turn % 2 else 1]:
+                words = f"turn {turn}, processes {count}, {what}: "
+                if what == "ctjax":
+                    rate, seconds = read_by_ctjax(options, count)
+                    words += f"{rate:.1f} images/s, {seconds:.1f} s from start to end"
+                else:
+                    rate = read_by_larcv(options, count)
+                    words += f"{rate:.1f} images/s"
+                rates.setdefault(what, {}).setdefault(count, []).append(rate)
+                sys.stdout.write(f"{words}\n")
+                sys.stdout.flush()
+    return rates
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.task1")
@@ -78,28 +134,11 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=10.0, help="of larcv3")
     options = parser.parse_args()
-    rates: dict[str, dict[int, list[float]]] = {"ctjax": {}, "larcv3": {}}
-    for turn in range(options.turns):
-        for count in options.processes:
-            rate, seconds = read_by_ctjax(options, count)
-            rates["ctjax"].setdefault(count, []).append(rate)
-            words = f"turn {turn}, {count} processes: ctjax {rate:.1f} images/s"
-            words += f", {seconds:.1f} s from start to end"
-            if options.larcv_python:
-                rate = read_by_larcv(options, count)
-                rates["larcv3"].setdefault(count, []).append(rate)
-                words += f"; larcv3 {rate:.1f} images/s"
-            sys.stdout.write(f"{words}\n")
-            sys.stdout.flush()
-    best = {
-        what: max(statistics.median(values) for values in by_count.values())
-        for what, by_count in rates.items()
-        if by_count
-    }
-    for what, rate in best.items():
-        sys.stdout.write(f"{what}: {rate:.1f} images/s with its best processes\n")
-    if "larcv3" in best:
-        sys.stdout.write(f"ratio: {best['ctjax'] / best['larcv3']:.2f}\n")
+    machine = io.describe_machine()
+    words = (f"{name} {machine[name]}" for name in MACHINE)
+    sys.stdout.write(f"{', '.join(words)}\n")
+    for line in compare(take_turns(options)):
+        sys.stdout.write(f"{line}\n")
 
 
 if __name__ == "__main__":

@@ -104,8 +104,10 @@ def run(
         if moved is not None:
             logger.info("run.fresh=True: the former run is now in %s", moved)
         logger.info("Resolved configuration\n%s", describe.describe(config))
-        for note in notes:
-            logger.warning(note)
+        if processes.is_first:
+            # All have the same command line.
+            for note in notes:
+                logger.warning(note)
         run_record.log_missing_libraries(config.mode.name)
         if processes.is_first:
             if config.mode.name is ModeName.INFERENCE:

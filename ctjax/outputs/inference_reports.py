@@ -88,7 +88,6 @@ class InferenceReports:
         minibatch: HostMinibatch,
         entries: np.ndarray,
         results: dict[str, Any],
-        wait_s: float,
     ) -> None:
         """Waits for one minibatch's results and reports them.
 
@@ -96,7 +95,6 @@ class InferenceReports:
           minibatch: events of this process.
           entries: [B] int64 of all processes, -1 where there is no event.
           results: of the evaluation step.
-          wait_s: seconds waited for reading.
         """
         jax.block_until_ready(results)
         values = np.asarray(results["metrics"])
@@ -104,7 +102,7 @@ class InferenceReports:
         self._write_rows(entries, values, np.asarray(results["confusion"]))
         step = len(self.timings.done)
         images = int((entries != PADDING).sum())
-        step_s = self.timings.end_step(step, wait_s, images)
+        wait_s, step_s = self.timings.end_step(step, images)
         self._advance(step + 1)
         if step % self._config.mode.logging_iteration == 0:
             mean = values[entries != PADDING].mean(0)

@@ -19,6 +19,8 @@ def open_summary(output_dir: str, name: str, start: int) -> Any:
     """
     from tensorboardX import SummaryWriter  # slow to import, and not for iotest
 
+    # It warns of any NaN and does not say of which; the lines of the run do.
+    logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)
     summary = SummaryWriter(
         os.path.join(output_dir, name),
         purge_step=start or None,

@@ -39,7 +39,7 @@ class StepTimings:
         """Takes the largest number of steps; the first step begins now."""
         self._rows = np.zeros(most, TIMING_TYPE)
         self._count = 0
-        self._start_up_s = 0.0
+        self._start_up_s = self._wait_s = 0.0
         self._last_end = time.perf_counter()
         self._to_unix_s = time.time() - self._last_end
 
@@ -55,25 +55,33 @@ class StepTimings:
         yield
         self._start_up_s += time.perf_counter() - before
 
-    def end_step(self, step: int, wait_s: float, images: int) -> float:
+    def add_wait(self, wait_s: float) -> None:
+        """Notes seconds of the step under way that were waited for reading.
+
+        Where the next minibatch is fetched before a step ends, they are its own.
+        """
+        self._wait_s += wait_s
+
+    def end_step(self, step: int, images: int) -> tuple[float, float]:
         """Notes that a step ends now.
 
         Args:
           step: its number.
-          wait_s: seconds that it waited for reading.
           images: events in it, in all processes; empty places do not count.
 
         Returns:
-          Seconds of the step, without those of the start-up.
+          Seconds waited for reading since the step before, and those of the step,
+          without those of the start-up.
         """
         now = time.perf_counter()
         start_up_s, self._start_up_s = self._start_up_s, 0.0
+        wait_s, self._wait_s = self._wait_s, 0.0
         step_s = now - self._last_end - start_up_s
         begin_s = self._to_unix_s + self._last_end
         row = step, wait_s, step_s, start_up_s, images, begin_s
         self._rows[self._count] = row
         self._count, self._last_end = self._count + 1, now
-        return step_s
+        return wait_s, step_s
 
 
 def save_timings(output_dir: str, name: str, timings: np.ndarray) -> None:

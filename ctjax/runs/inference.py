@@ -236,7 +236,7 @@ def _go_over(
     with runs_parts.read_events(config, source, mine, mesh) as reader:
         steps = _start_steps(reader, entries, eval_step, variables, reports, mesh)
         for started in one_behind(steps):
-            minibatch, all_entries, results, _ = started
+            minibatch, all_entries, results = started
             check(all_entries, results)
             reports.report_minibatch(*started)
             reader.release(minibatch)
@@ -249,20 +249,20 @@ def _start_steps(
     variables: dict[str, Any],
     reports: InferenceReports,
     mesh: Mesh,
-) -> Iterator[tuple[HostMinibatch, np.ndarray, dict[str, Any], float]]:
+) -> Iterator[tuple[HostMinibatch, np.ndarray, dict[str, Any]]]:
     """Starts one evaluation after the other, and waits for none of them.
 
     Yields:
-      The minibatch, its entries in all processes, the results under way, and the
-      seconds waited for reading.
+      The minibatch, its entries in all processes, and the results under way.
     """
     for count, minibatch in enumerate(reader):
+        reports.timings.add_wait(reader.wait_s)
         arrays = sharding.distribute(runs_parts.step_arrays(minibatch), mesh)
         if count == 0:
             with reports.timings.start_up():
                 eval_step, _ = compile_ahead("inference", eval_step, variables, arrays)
         results = eval_step(variables, arrays)
-        yield minibatch, entries[count], results, reader.wait_s
+        yield minibatch, entries[count], results
 
 
 def _open_predictions(

@@ -101,27 +101,36 @@ def _read(config: Config, processes: Processes) -> np.ndarray:
             prefetch=data.prefetch,
             form=choose_form(config),
         ) as reader:
-            _warm_up(reader, data.prefetch + 1)
-            if processes.count > 1:
-                join.wait_for_all("iotest")
+            _warm_up(reader, data.prefetch + 1, processes)
             with progress.progress("iotest", 0, config.run.iterations, size) as advance:
                 return _discard(reader, config.run.iterations, size, advance)
 
 
-def _warm_up(reader: pipeline.MinibatchReader, count: int) -> None:
+def _warm_up(
+    reader: pipeline.MinibatchReader, count: int, processes: Processes
+) -> None:
     """Reads the first minibatches, which the rate is not to have.
 
     With one for each buffer of the reader all memory is there, and the clock begins as
-    it ends: just when a minibatch has been taken and the next ones are under way.
+    it ends: just when a minibatch has been taken and the next ones are under way. While
+    processes wait for each other their readers run ahead: that is taken, too.
     """
     begin = time.perf_counter()
-    for _ in range(count):
-        reader.release(next(reader))
+    _take(reader, count)
+    if processes.count > 1:
+        join.wait_for_all("iotest")
+        _take(reader, count)
+        count *= 2
     logger.info(
         "Start-up: %.4fs for the first %d minibatches, which are in no rate",
         time.perf_counter() - begin,
         count,
     )
+
+
+def _take(reader: pipeline.MinibatchReader, count: int) -> None:
+    for _ in range(count):
+        reader.release(next(reader))
 
 
 def _discard(
@@ -135,7 +144,8 @@ def _discard(
     for iteration in range(iterations):
         minibatch = next(reader)
         reader.release(minibatch)
-        step_s = timings.end_step(iteration, reader.wait_s, size)
+        timings.add_wait(reader.wait_s)
+        _, step_s = timings.end_step(iteration, size)
         logger.info("%d: time to fetch a minibatch: %.4fs", iteration, step_s)
         advance(iteration + 1)
     return timings.done

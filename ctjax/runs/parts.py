@@ -146,7 +146,7 @@ def make_network(
             f"data.downsample={config.data.downsample}"
         )
     slowness = cpu.find_slowness(dtype) if jax.default_backend() == "cpu" else None
-    if slowness is not None:
+    if slowness is not None and jax.process_index() == 0:
         logger.warning(
             "run.precision=%s: on this CPU %s", config.run.precision.value, slowness
         )

@@ -157,7 +157,8 @@ def _log_what_is_trained(
     logger.info(log.pixel_rules(config.mode))
     _log_what_counts(config, processes)
     remat = config.run.remat
-    if remat is not Remat.NONE and mesh.devices.flat[0].platform == "cpu":
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    if remat is not Remat.NONE and on_cpu and processes.is_first:
         logger.warning(
             "run.remat=%s saves no memory on a CPU, whose compiler ignores it: "
             "expected none, and a smaller run.minibatch_size for less memory",

@@ -99,7 +99,6 @@ class _StartedStep:
     number: int
     minibatch: HostMinibatch
     results: dict[str, jax.Array]
-    wait_s: float
 
 
 class _NotFiniteError(Exception):
@@ -147,7 +146,7 @@ def _start_steps(training: Training, loop: Loop) -> Iterator[_StartedStep]:
         number = loop.started
         training.trace.before(number)
         minibatch = next(training.reader)
-        wait_s = training.reader.wait_s
+        loop.timings.add_wait(training.reader.wait_s)
         is_asked = training.stop_request.reason is not None
         asked = np.full(len(minibatch.mask), is_asked, np.float32)
         arrays, stop = sharding.distribute((parts.step_arrays(minibatch), asked), mesh)
@@ -164,7 +163,7 @@ def _start_steps(training: Training, loop: Loop) -> Iterator[_StartedStep]:
                 logger.info(words, describe_program(program))
         loop.state, results = loop.train_step(loop.state, arrays, stop)
         loop.started = number + 1
-        yield _StartedStep(number, minibatch, results, wait_s)
+        yield _StartedStep(number, minibatch, results)
         training.give_sign_of_life()
 
 
@@ -183,8 +182,8 @@ def _finish(training: Training, loop: Loop, step: _StartedStep) -> None:
     reports = training.reports
     results = jax.device_get(step.results)
     images = parts.images_per_step(training.config)
-    step_s = loop.timings.end_step(step.number, step.wait_s, images)
-    reports.report_step(step.number, results, step.wait_s, step_s)
+    wait_s, step_s = loop.timings.end_step(step.number, images)
+    reports.report_step(step.number, results, wait_s, step_s)
     _check_finite(training.config, step, results)
     reports.warn_of_skipped_update(step.number, results, step.minibatch)
     training.reader.release(step.minibatch)

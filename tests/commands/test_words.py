@@ -16,6 +16,8 @@ from ctjax.config.fields import (
     Precision,
 )
 from ctjax.config.resolve import field_types
+from ctjax.processes.join import Processes
+from ctjax.runs import iotest
 
 
 def read(*words, **more):
@@ -333,6 +335,16 @@ def test_notes_are_in_the_log(tmp_path, capfd):
     log = (tmp_path / "process.log").read_text()
     assert " - framework=torch has no effect: ctjax computes with jax" in log
     assert " - run.iterations=1000 has no effect: run.iterations=2 is typed" in log
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_notes_are_said_once_by_several_processes(tmp_path, monkeypatch, capfd, rank):
+    monkeypatch.setattr(iotest, "run", lambda config, processes: None)
+    monkeypatch.setattr(main.fresh, "move_aside", lambda config, processes: None)
+    monkeypatch.setattr(main.report, "write_after_run", lambda folder: None)
+    config, notes = read("mode=iotest", "framework=torch", f"output_dir={tmp_path}")
+    main.run(config, Processes(rank, 2), notes)
+    assert ("framework=torch has no effect" in capfd.readouterr().out) is (rank == 0)
 
 
 def test_compute_mode_precision_and_processes():

@@ -1,8 +1,15 @@
 """Files of predictions that several processes have written, joined to one."""
 
+import datetime
+import json
+import types
+
 import h5py
 import numpy as np
 
+import ctjax
+from ctjax.base import version
+from ctjax.config import resolve
 from ctjax.data.larcv.file import LarcvFile
 from ctjax.data.larcv.records import PlaneMeta
 from ctjax.outputs import predictions
@@ -45,3 +52,34 @@ def test_parts_are_joined_in_the_order_of_the_events(tmp_path):
         assert file.event_ids.tolist() == [[1, 2, event] for event in range(5)]
         for event in range(5):
             assert file.read_image(event).ids.tolist() == [event, event + 1, event + 2]
+
+
+def test_provenance_is_that_of_the_run(monkeypatch):
+    """Every value is another than without a word of the user."""
+    values = {
+        "run": {"precision": "bfloat16"},
+        "data": {"downsample": 3, "img_transform": True},
+        "mode": {"mask_empty_pixels": False},
+    }
+    files = [("a.h5", 7, 2), ("b.h5", 9, 3)]
+    source = types.SimpleNamespace(files=lambda: files)
+    monkeypatch.setattr(ctjax, "__version__", "7.8")
+    monkeypatch.setattr(version, "find_commit", lambda: "c0ffee")
+    before = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+    found = predictions.provenance(resolve.resolve(values), source, "there", "5a")
+    after = datetime.datetime.now(datetime.UTC)
+    assert before <= datetime.datetime.fromisoformat(found.pop("date")) <= after
+    assert json.loads(found.pop("input_files")) == [
+        {"file": "a.h5", "bytes": 7, "events": 2},
+        {"file": "b.h5", "bytes": 9, "events": 3},
+    ]
+    assert found == {
+        "ctjax_version": "7.8",
+        "ctjax_commit": "c0ffee",
+        "weights": "there",
+        "weights_sha256": "5a",
+        "downsample": 3,
+        "img_transform": True,
+        "precision": "bfloat16",
+        "mask_empty_pixels": False,
+    }

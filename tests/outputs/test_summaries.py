@@ -1,5 +1,7 @@
 """TensorBoard's scalars: each tag, at which steps, and the tables' own numbers."""
 
+import math
+
 import pytest
 
 from ctjax.base.constants import METRIC_NAMES
@@ -79,3 +81,11 @@ def test_two_runs_within_a_second_leave_two_files(tmp_path):
         summary.add_scalar("loss", 1.5, start)
         summary.close()
     assert read_scalars(tmp_path / "train") == {"loss": {0: 1.5, 1: 1.5}}
+
+
+def test_what_is_no_number_is_written_without_another_warning(tmp_path, caplog):
+    summary = summaries.open_summary(str(tmp_path), "train", 0)
+    summary.add_scalar("grad_norm", math.inf, 0)
+    summary.close()
+    assert read_scalars(tmp_path / "train") == {"grad_norm": {0: math.inf}}
+    assert not caplog.records

@@ -24,9 +24,11 @@ def test_start_up_is_in_no_step_and_images_are_those_that_exist(clock):
     with measured.start_up():
         clock.now += 30
     clock.now += 1.5
-    assert measured.end_step(7, 0.25, 4) == pytest.approx(2.0)
+    for _ in range(2):
+        measured.add_wait(0.125)
+    assert measured.end_step(7, 4) == pytest.approx((0.25, 2.0))
     clock.now += 4
-    assert measured.end_step(8, 0.0, 1) == pytest.approx(4.0)
+    assert measured.end_step(8, 1) == pytest.approx((0.0, 4.0))
     assert measured.done.tolist() == [
         (7, 0.25, 2.0, 30.0, 4, 1005.0),
         (8, 0.0, 4.0, 0.0, 1, 1037.0),
@@ -36,7 +38,8 @@ def test_start_up_is_in_no_step_and_images_are_those_that_exist(clock):
 def test_files_of_the_run_and_of_each_process(clock, tmp_path):
     measured = timings.StepTimings(1)
     clock.now += 2
-    measured.end_step(0, 0.125, 4)
+    measured.add_wait(0.125)
+    measured.end_step(0, 4)
     timings.save_timings(str(tmp_path), "train", measured.done)
     timings.save_rank_timings(str(tmp_path), 3, measured.done)
     whole = np.load(tmp_path / "profiles/train_timings.npy")

@@ -8,6 +8,7 @@ import pytest
 
 from ctjax.config import resolve
 from ctjax.data.larcv.file import LarcvFileError
+from ctjax.processes.join import Processes
 from ctjax.runs import iotest
 from tests.support import larcv_fixtures
 
@@ -62,21 +63,33 @@ def test_goes_over_the_file_in_order_and_wraps(settings, monkeypatch):
     assert figures["images"] == 7 * 2
 
 
-def test_the_first_minibatches_are_in_no_rate(settings, monkeypatch, caplog):
-    """By a clock on which each of the first three takes a minute, others a second."""
+@pytest.mark.parametrize("processes, first", [(1, 3), (2, 6)])
+def test_the_first_minibatches_are_in_no_rate(
+    settings, monkeypatch, caplog, processes, first
+):
+    """By a clock on which each of the first ones takes a minute, others a second.
+
+    Of two processes what is read while one waits for the other is among the first.
+    """
     now, taken = [100.0], []
+    monkeypatch.setattr(iotest.join, "check_alike", lambda ours: None)
+    monkeypatch.setattr(iotest.join, "wait_for_all", lambda name: taken.append(name))
+    monkeypatch.setattr(iotest.join, "gather", lambda values: np.stack([values] * 2))
     original = iotest.pipeline.MinibatchReader.__next__
 
     def take(reader):
-        now[0] += 60 if len(taken) < 3 else 1
-        taken.append(original(reader))
-        return taken[-1]
+        now[0] += 60 if len(taken) - taken.count("iotest") < first else 1
+        taken.append("minibatch")
+        return original(reader)
 
     monkeypatch.setattr(iotest.pipeline.MinibatchReader, "__next__", take)
     monkeypatch.setattr(iotest.time, "perf_counter", lambda: now[0])
     with caplog.at_level(logging.INFO, logger="ctjax"):
-        figures = iotest.run(settings())
-    assert "Start-up: 180.0000s for the first 3 minibatches" in caplog.text
+        figures = iotest.run(settings(), Processes(0, processes))
+    words = f"Start-up: {60 * first}.0000s for the first {first} minibatches"
+    assert words in caplog.text
+    waits = [at for at, name in enumerate(taken) if name == "iotest"]
+    assert waits == ([3] if processes == 2 else [])
     assert figures["total_s"] == pytest.approx(7.0)
     assert figures["images_per_s"] == pytest.approx(2.0)
     assert "Average Image IO Throughput: 2.000 images/s" in caplog.text

@@ -5,13 +5,16 @@ import logging
 import re
 import shlex
 import sys
+import time
 
 import numpy as np
 import pytest
 
 from ctjax import main
 from ctjax.base.constants import METRIC_NAMES
+from ctjax.data import pipeline
 from ctjax.outputs import log
+from tests.support import small_runs
 
 pytestmark = pytest.mark.xdist_group("runs_of_log_lines")
 
@@ -80,6 +83,27 @@ def test_waiting_is_a_part_of_the_step(trained, inferred, runs):
         assert timings["iteration"].tolist() == list(range(len(timings)))
         assert np.all(timings["wait_s"] >= 0)
         assert np.all(timings["wait_s"] < timings["step_s"])
+
+
+@pytest.mark.parametrize("mode", ["train", "inference"])
+def test_waiting_for_a_slow_disk_is_a_part_of_the_step(
+    runs, tmp_path, monkeypatch, mode
+):
+    """The minibatch of the next step is fetched before a step ends."""
+    original = pipeline.MinibatchReader.__next__
+
+    def take_long(reader):
+        minibatch = original(reader)
+        time.sleep(0.1)
+        reader.wait_s += 0.1
+        return minibatch
+
+    monkeypatch.setattr(pipeline.MinibatchReader, "__next__", take_long)
+    fields = {"mode__weights_location": str(runs.train().folder)}
+    config = runs.config(mode, tmp_path, **fields if mode == "inference" else {})
+    timings = small_runs.run_and_listen(config).timings(mode)
+    assert np.all(timings["wait_s"] <= timings["step_s"])
+    assert timings["wait_s"].sum() >= 0.1 * len(timings) > 0.1
 
 
 def test_steps_of_training(trained):

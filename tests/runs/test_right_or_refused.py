@@ -20,7 +20,7 @@ from ctjax.outputs.timings import StepTimings
 from ctjax.runs import inference, training_loop, validation
 from ctjax.runs.inference import InferenceError
 from ctjax.runs.training_loop import TrainingError
-from ctjax.views.event import EventViewError, read_view
+from ctjax.views.event import EventViewError, check_same_event, read_view
 from ctjax.views.report import events as report_events
 from ctjax.views.report import records
 from tests.support import ROOT, larcv_fixtures, small_networks, small_runs
@@ -404,11 +404,24 @@ def recharge(file):
     table[:] = rows
 
 
+def move(file):
+    """Moves the last charge of entry 4, plane 2, to the last pixel, as it is."""
+    group = file[larcv_fixtures.IMAGE_GROUP]
+    extent, rows = group["voxel_extents"][3 * 4 + 2], group["voxels"][:]
+    num_rows, num_columns = small_runs.SHAPE
+    last = extent["first"] + extent["N"] - 1
+    # Not in the last two rows: another pixel where 2 x 2 are one, too.
+    assert rows["id"][last - 1] < rows["id"][last] and rows["id"][last] % num_rows < 14
+    rows["id"][last] = num_rows * num_columns - 1
+    group["voxels"][:] = rows
+
+
 @pytest.mark.parametrize(
     "change, words",
     [
         (renumber, r"found event \(7, 1, 104\) at place 2, expected \(7, 1, 105\)"),
         (recharge, r"found other charges in plane 0 at place 2 than in entry 4 of"),
+        (move, r"found other charges in plane 2 at place 2 than in entry 4 of"),
     ],
 )
 def test_predictions_are_not_drawn_over_another_event(runs, predicted, change, words):
@@ -418,6 +431,13 @@ def test_predictions_are_not_drawn_over_another_event(runs, predicted, change, w
     with pytest.raises(EventViewError, match=words) as caught:
         read_view(path, predictions, 4)
     assert "\n" not in str(caught.value)
+
+
+def test_predictions_of_fewer_events_are_of_another_inference(predicted):
+    predictions = str(predicted.folder / "predictions.h5")
+    check_same_event(predictions, 5, (7, 1, 107), [], 7, 1)
+    with pytest.raises(EventViewError, match="found 6 events, expected more than 6"):
+        check_same_event(predictions, 6, (7, 1, 108), [], 8, 1)
 
 
 def report_of(runs, predicted, folder, predictions, names):
