@@ -175,8 +175,10 @@ def test_stages_of_a_segformer_need_pixels_to_reduce():
 
 def test_a_sparse_network_takes_images_of_any_size():
     """Half of what is odd is rounded up, as its lists of sites are."""
-    values = {"network": {"architecture": "uresnet_sparse", "depth": 6}}
-    model, _ = parts.make_network(resolve.resolve(values), (160, 257))
+    values = OTHERS[Architecture.URESNET_SPARSE] | {"depth": 3}
+    values |= {"architecture": "uresnet_sparse"}
+    config = resolve.resolve({"network": values, "data": {"downsample": 3}})
+    model, _ = parts.make_network(config, (20, 33))
     assert model.image_rule() == (1, 1, "depth")
 
 

@@ -53,19 +53,20 @@ def site_minibatch(charge, label, is_site, network, parts=1, spare=3, mask=None)
 
 
 def to_images(values, sites, site_ids, image_shape):
-    """Writes [Q, N, ...] of sites into zeros [B, P, H, W, ...]; traceable by jax."""
+    """Writes [Q, N, ...] of sites into zeros [B, P, H, W, ...]; numpy's or jax's."""
+    xp = np if isinstance(values, np.ndarray) else jnp
     height, width = image_shape
     parts, images = sites.empty.shape[:2]
     place = np.full((parts, images, width * height), site_ids.size)
     for part in range(parts):
-        image = np.asarray(sites.levels[0].image[part])
+        image = np.asarray(sites.levels[0].image)[part]
         held = np.flatnonzero(image < images)
         number = part * site_ids.shape[1] + held
         place[part, image[held], site_ids[part][held]] = number
     place = place.reshape(-1, sites.steps[-1].parts.shape[-1], width, height)
     flat = values.reshape(site_ids.size, *values.shape[2:])
-    nothing = jnp.zeros((1, *values.shape[2:]), values.dtype)
-    return jnp.concatenate([flat, nothing])[place.swapaxes(2, 3)]
+    nothing = xp.zeros((1, *values.shape[2:]), values.dtype)
+    return xp.concatenate([flat, nothing])[place.swapaxes(2, 3)]
 
 
 def random_events(shape, events, seed=0, density=0.2):

@@ -1,6 +1,7 @@
 """A network small enough to compile in a second, and weights without symmetries."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ctjax import models
@@ -67,7 +68,7 @@ def as_input(network, image):
         return image, lambda logits: logits
     label = np.zeros(image.shape, np.uint8)
     minibatch, ids = site_minibatch(image, label, image != 0, network)
-    sites, shape = minibatch.sites, image.shape[2:]
+    sites, shape = jax.tree.map(jnp.asarray, minibatch.sites), image.shape[2:]
     return sites, lambda logits: to_images(logits, sites, ids, shape)
 
 
