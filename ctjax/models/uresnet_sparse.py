@@ -16,7 +16,7 @@ from ctjax.base import constants
 from ctjax.base.sites import Coarsening, Level, Sites
 from ctjax.config.choices import Connection, GrowthRate
 from ctjax.models import site_blocks
-from ctjax.models.pixel_network import PixelNetwork, glorot_bounds
+from ctjax.models.pixel_network import ImageRule, PixelNetwork, glorot_bounds
 from ctjax.models.site_blocks import around, down, images_of, up
 
 
@@ -130,6 +130,11 @@ class UResNetSparse(PixelNetwork):
       CosmicTagger, src/networks/torch/sparseuresnet3D.py, on SparseConvNet
       (arXiv:1711.10275). There features always grow additively.
     """
+
+    @nn.nowrap
+    def image_rule(self) -> ImageRule:
+        """Takes all images: the lists of sites round half of an odd number up."""
+        return ImageRule(1, 1, "depth")
 
     @nn.nowrap
     def initial_bounds(self, shapes) -> dict:

@@ -36,17 +36,17 @@ def test_defaults_survive_their_dictionary(architecture):
         (
             {"architecture": "unet"},
             "network.architecture: expected one of uresnet, uresnet_v21, uresnet3d, "
-            "uresnet_tensorflow, segformer, cvt, got 'unet'",
+            "uresnet_tensorflow, uresnet_sparse, segformer, cvt, got 'unet'",
         ),
         (
             {"architecture": "segformer", "depth": 6},
             "network.depth: not read by network.architecture=segformer; it is of "
-            "uresnet, uresnet3d, uresnet_tensorflow, uresnet_v21",
+            "uresnet, uresnet3d, uresnet_sparse, uresnet_tensorflow, uresnet_v21",
         ),
         (
             {"architecture": "uresnet_v21", "residual": True},
             "network.residual: not read by network.architecture=uresnet_v21; it is of "
-            "uresnet, uresnet3d, uresnet_tensorflow",
+            "uresnet, uresnet3d, uresnet_sparse, uresnet_tensorflow",
         ),
         (
             {"normalization": "group"},
@@ -80,6 +80,30 @@ def test_defaults_survive_their_dictionary(architecture):
             {"architecture": "uresnet_tensorflow", "normalization": "instance"},
             "network.normalization: expected none, batch or layer with "
             "network.architecture=uresnet_tensorflow, got instance",
+        ),
+        (
+            {"architecture": "uresnet_sparse", "upsampling": "interpolation"},
+            "network.upsampling: not read by network.architecture=uresnet_sparse; it "
+            "is of uresnet, uresnet3d, uresnet_tensorflow, uresnet_v21",
+        ),
+        (
+            {"architecture": "uresnet_sparse", "kernels": "xla"},
+            "network.kernels: not read by network.architecture=uresnet_sparse; it is "
+            "of uresnet, uresnet_v21",
+        ),
+        (
+            {"architecture": "uresnet_sparse", "block_concat": True},
+            "network.block_concat: not read by network.architecture=uresnet_sparse; "
+            "it is of uresnet, uresnet_tensorflow",
+        ),
+        (
+            {"architecture": "uresnet_sparse", "normalization": "layer"},
+            "network.normalization: expected none, batch or instance with "
+            "network.architecture=uresnet_sparse, got layer",
+        ),
+        (
+            {"architecture": "uresnet_sparse", "filter_size_deepest": 4},
+            "network.filter_size_deepest: expected an odd number, got 4",
         ),
         (
             {"decoder_dim": 3},
@@ -141,6 +165,17 @@ def test_what_is_refused(values, message):
     with pytest.raises(ConfigError) as error:
         network(**values)
     assert str(error.value) == message
+
+
+def test_no_images_are_made_for_a_sparse_network():
+    values = {"network": {"architecture": "uresnet_sparse"}}
+    with pytest.raises(ConfigError) as error:
+        resolve.resolve({**values, "data": {"densify": "device"}})
+    assert str(error.value) == (
+        "data.densify=device: expected host with network.architecture=uresnet_sparse, "
+        "for which no images are made"
+    )
+    resolve.resolve(values)
 
 
 def parse(*words):

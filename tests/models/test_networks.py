@@ -18,7 +18,12 @@ from ctjax.models import cvt, segformer, uresnet3d
 from ctjax.models.attention import attend
 from ctjax.models.torch_weights import from_variables, to_variables
 from ctjax.runs import parts
-from tests.support.small_networks import OTHERS, other_network, random_variables
+from tests.support.small_networks import (
+    OTHERS,
+    as_input,
+    other_network,
+    random_variables,
+)
 
 ALL = pytest.mark.parametrize("architecture", list(OTHERS), ids=lambda a: a.value)
 
@@ -33,13 +38,14 @@ def normal(*shape, seed=0):
 
 def apply(network, variables, image=IMAGE, train=False, dtype=jnp.float32):
     model = models.make(network, dtype)
+    taken, to_images = as_input(network, image)
 
     @jax.jit
-    def run(variables, image):
-        logits, _ = model.apply(variables, image, train=train, mutable=["batch_stats"])
+    def run(variables, taken):
+        logits, _ = model.apply(variables, taken, train=train, mutable=["batch_stats"])
         return logits
 
-    return np.asarray(run(variables, image))
+    return np.asarray(to_images(run(variables, taken)))
 
 
 def evenly_random_variables(network):
@@ -145,7 +151,11 @@ def test_initial_parameters_are_those_of_torch():
     assert 0.9 < widened * math.sqrt(36) < 1
 
 
-@ALL
+@pytest.mark.parametrize(
+    "architecture",
+    [known for known in OTHERS if known is not Architecture.URESNET_SPARSE],
+    ids=lambda a: a.value,
+)
 def test_image_that_does_not_fit(architecture):
     model = models.make(other_network(architecture))
     divisor, smallest, field = model.image_rule()
@@ -161,6 +171,15 @@ def test_stages_of_a_segformer_need_pixels_to_reduce():
     assert model.image_rule() == (4, 52, "sr_ratios")
     network = other_network(Architecture.CVT)
     assert models.make(network).image_rule() == (16, 16, "layer_embed")
+
+
+def test_a_sparse_network_takes_images_of_any_size():
+    """Half of what is odd is rounded up, as its lists of sites are."""
+    values = OTHERS[Architecture.URESNET_SPARSE] | {"depth": 3}
+    values |= {"architecture": "uresnet_sparse"}
+    config = resolve.resolve({"network": values, "data": {"downsample": 3}})
+    model, _ = parts.make_network(config, (20, 33))
+    assert model.image_rule() == (1, 1, "depth")
 
 
 @pytest.mark.slow
@@ -201,12 +220,14 @@ def test_what_is_computed_twice_changes_nothing(architecture, remat):
         network = dataclasses.replace(network, normalization=Normalization.NONE)
     variables = random_variables(network)
     weight = normal(*IMAGE.shape, 3)
+    taken, to_images = as_input(network, IMAGE)
 
     def program(remat):
         model = models.make(network, remat=remat)
 
         def loss(params):
-            return (model.apply({"params": params}, IMAGE, train=True) * weight).sum()
+            logits = model.apply({"params": params}, taken, train=True)
+            return (to_images(logits) * weight).sum()
 
         return jax.jit(jax.value_and_grad(loss))
 

@@ -35,8 +35,12 @@ BITS = {
     Architecture.URESNET_TENSORFLOW: ("bfloat16", "stage"),
     Architecture.SEGFORMER: ("bfloat16", "block"),
     Architecture.CVT: ("mixed", "stage"),
+    Architecture.URESNET_SPARSE: ("mixed", "block"),
 }
 """run.precision and run.remat of the training of each."""
+
+FILES = {Architecture.URESNET_SPARSE: "sparse"}
+"""Configuration files that are not called after their architecture."""
 
 
 def configuration(folder, architecture, mode=ModeName.TRAIN, **changes):
@@ -47,7 +51,8 @@ def configuration(folder, architecture, mode=ModeName.TRAIN, **changes):
         fields[f"network.{name}"] = ",".join(map(str, value)) if is_list else value
     fields |= {name.replace("__", "."): value for name, value in changes.items()}
     words = [f"--config.{name}={value}" for name, value in fields.items()]
-    return command_line.parse_config(["--config", architecture.value, *words], mode)[0]
+    file = FILES.get(architecture, architecture.value)
+    return command_line.parse_config(["--config", file, *words], mode)[0]
 
 
 def test_training_in_few_bits_with_much_of_it_computed_twice(tmp_path, architecture):
@@ -73,8 +78,8 @@ def test_training_in_few_bits_with_much_of_it_computed_twice(tmp_path, architect
     inference.run(apply)
     assert len(read_table(tmp_path / "applied", "inference_metrics.csv")) == 4
 
-    if architecture is Architecture.URESNET_TENSORFLOW:
-        return  # torch has no use for its weights
+    if architecture in (Architecture.URESNET_TENSORFLOW, Architecture.URESNET_SPARSE):
+        return  # CosmicTagger's torch code has no use for their weights
     weights = str(tmp_path / "weights.npz")
     export_weights.export_weights(str(folder), weights)
     import_weights.import_weights(weights, apply, str(tmp_path / "back"))

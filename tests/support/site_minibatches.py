@@ -1,10 +1,11 @@
 """Minibatches of sites from images, and the images of what a network says of sites."""
 
+import jax.numpy as jnp
 import numpy as np
 
 from ctjax.data.minibatch import SiteForm
+from ctjax.data.joined_sites import join_parts, make_arrays
 from ctjax.data.site_lists import count_sites, make_sites
-from ctjax.data.site_minibatches import join_events, make_buffer, part_of
 from ctjax.data.voxels import Voxels
 from ctjax.learning.minibatch import SiteMinibatch
 
@@ -45,30 +46,27 @@ def site_minibatch(charge, label, is_site, network, parts=1, spare=3, mask=None)
     each = len(events) // parts
     counts = np.array([count_sites(event[0]) for event in events])
     largest = counts.reshape(parts, each, -1).sum(1).max(0) + spare
-    buffer = make_buffer(SiteForm(depth, size, parts), each, tuple(largest.tolist()))
-    buffer.site_ids[:] = height * width
-    for part in range(parts):
-        join_events(
-            events[part * each : (part + 1) * each],
-            part_of(buffer.sites, part),
-            buffer.site_ids[part],
-        )
+    arrays = make_arrays(SiteForm(depth, size, parts), each, largest.tolist())
+    sites, site_ids = join_parts(events, height * width, arrays)
     mask = np.ones(len(charge), np.float32) if mask is None else mask
-    return SiteMinibatch(buffer.sites, mask), buffer.site_ids
+    return SiteMinibatch(sites, mask), site_ids
 
 
 def to_images(values, sites, site_ids, image_shape):
-    """Writes [Q, N, ...] of sites into zeros [B, P, H, W, ...]."""
+    """Writes [Q, N, ...] of sites into zeros [B, P, H, W, ...]; numpy's or jax's."""
+    xp = np if isinstance(values, np.ndarray) else jnp
     height, width = image_shape
     parts, images = sites.empty.shape[:2]
-    planes = sites.steps[-1].parts.shape[-1]
-    dense = np.zeros((parts, images, width * height, *values.shape[2:]), values.dtype)
+    place = np.full((parts, images, width * height), site_ids.size)
     for part in range(parts):
-        image = np.asarray(sites.levels[0].image[part])
-        held = image < images
-        dense[part, image[held], site_ids[part][held]] = values[part][held]
-    dense = dense.reshape(-1, planes, width, height, *values.shape[2:])
-    return dense.swapaxes(2, 3)
+        image = np.asarray(sites.levels[0].image)[part]
+        held = np.flatnonzero(image < images)
+        number = part * site_ids.shape[1] + held
+        place[part, image[held], site_ids[part][held]] = number
+    place = place.reshape(-1, sites.steps[-1].parts.shape[-1], width, height)
+    flat = values.reshape(site_ids.size, *values.shape[2:])
+    nothing = xp.zeros((1, *values.shape[2:]), values.dtype)
+    return xp.concatenate([flat, nothing])[place.swapaxes(2, 3)]
 
 
 def random_events(shape, events, seed=0, density=0.2):

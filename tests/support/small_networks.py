@@ -1,15 +1,17 @@
 """A network small enough to compile in a second, and weights without symmetries."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ctjax import models
 from ctjax.config.architecture import Architecture
 from ctjax.config.fields import LossBalanceScheme
-from ctjax.config.networks import SECTIONS
+from ctjax.config.networks import SECTIONS, UResNetSparse
 from ctjax.learning import losses
 from ctjax.learning.minibatch import DenseMinibatch, make_input
 from ctjax.learning.steps import StepOptions
+from tests.support.site_minibatches import site_minibatch, to_images
 
 SMALL = {
     "n_initial_filters": 2,
@@ -50,6 +52,24 @@ OTHERS = {
 def other_network(architecture, **changes):
     """Options of a small network of another architecture, with changes."""
     return SECTIONS[architecture](**(OTHERS[architecture] | changes))
+
+
+def as_input(network, image):
+    """What a network takes of images, and what makes images of its scores.
+
+    Args:
+      network: its options.
+      image: [B, P, H, W] float32; of a sparse network pixels with charge are sites.
+
+    Returns:
+      The input, and `logits -> [B, P, H, W, K]`, 0 where there is no site.
+    """
+    if not isinstance(network, UResNetSparse):
+        return image, lambda logits: logits
+    label = np.zeros(image.shape, np.uint8)
+    minibatch, ids = site_minibatch(image, label, image != 0, network)
+    sites, shape = jax.tree.map(jnp.asarray, minibatch.sites), image.shape[2:]
+    return sites, lambda logits: to_images(logits, sites, ids, shape)
 
 
 def random_variables(network, seed=0):

@@ -16,7 +16,12 @@ from ctjax.config.choices import (
     Upsampling,
 )
 from tests.support import small_runs
-from tests.support.small_networks import OTHERS, other_network, random_variables
+from tests.support.small_networks import (
+    OTHERS,
+    as_input,
+    other_network,
+    random_variables,
+)
 
 pytestmark = pytest.mark.xdist_group("options_of_other_networks")
 
@@ -58,6 +63,11 @@ CHANGES = {
     Architecture.URESNET3D: OF_MASTER,
     Architecture.URESNET_TENSORFLOW: OF_MASTER
     | {"normalization": Normalization.LAYER, "block_concat": True},
+    Architecture.URESNET_SPARSE: {
+        name: value
+        for name, value in OF_MASTER.items()
+        if name not in ("downsampling", "upsampling")
+    },
     Architecture.SEGFORMER: {
         "in_dims": (6, 8, 10, 16),
         "depths": (1, 2, 1, 0),
@@ -101,7 +111,8 @@ def scores(architecture, changes):
     variables = random_variables(network)
     shapes = jax.tree.map(lambda leaf: leaf.shape, variables)
     apply = jax.jit(models.make(network).apply)
-    return shapes, np.asarray(apply(variables, IMAGE))
+    image, to_images = as_input(network, IMAGE)
+    return shapes, np.asarray(to_images(apply(variables, image)))
 
 
 @pytest.fixture(scope="module")
@@ -126,10 +137,15 @@ def test_scores(plain, architecture, field):
 
 
 @pytest.mark.slow
-def test_sync_batch_norm(runs):
+@pytest.mark.parametrize(
+    "architecture",
+    [Architecture.URESNET3D, Architecture.URESNET_SPARSE],
+    ids=lambda a: a.value,
+)
+def test_sync_batch_norm(runs, architecture):
     """Four devices with the statistics of all are as one device."""
-    fields = {f"network__{k}": v for k, v in OTHERS[Architecture.URESNET3D].items()}
-    fields |= {"network__architecture": "uresnet3d", "run__iterations": 1}
+    fields = {f"network__{k}": v for k, v in OTHERS[architecture].items()}
+    fields |= {"network__architecture": architecture, "run__iterations": 1}
     one = runs.train(one_device=True, **fields)
     four = runs.train(**fields)
     together = runs.train(network__sync_batch_norm=True, **fields)
