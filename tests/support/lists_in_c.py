@@ -6,7 +6,7 @@ import pathlib
 import ml_dtypes
 import numpy as np
 
-SLOPE = np.float32(0.01)
+SLOPE = np.float32(1 / 3)
 FLOAT32, BFLOAT16, BFLOAT16_PAIRS = range(3)
 """How C computes products; the last two of bfloat16."""
 
