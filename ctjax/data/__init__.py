@@ -7,8 +7,8 @@ sources    files or synthetic events behind one interface, pooled
 pooling    downsampling of sparse voxels
 images     sparse voxels written into dense images
 sparse     sparse voxels in the form of which a device makes dense images
-site_lists        sparse voxels as sites with their neighbours, at all resolutions
-joined_sites      the sites of several events as one list
+site_lists        sparse voxels as sites, at all resolutions
+joined_sites      the sites of several events as one list, with their neighbours
 native     the inner loops of these in C, where the installation could build them
 order      which events make up which minibatch
 minibatch  the arrays of a minibatch, and the forms that they come in

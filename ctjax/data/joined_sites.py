@@ -1,6 +1,7 @@
 """Puts the lists of several events into one, of which places may stay empty."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +10,21 @@ from ctjax.base.constants import NUM_CLASSES, NUM_PLANES
 from ctjax.base.sites import Coarsening, Level, Sites
 from ctjax.data import native
 from ctjax.data.minibatch import SiteForm
-from ctjax.data.site_lists import NARROW, WIDE, EventSites, count_sites
+from ctjax.data.site_lists import (
+    SiteList,
+    count_sites,
+    find_neighbours,
+    plane_of_each,
+)
+
+WIDE = 5
+"""Side of the square of pixels around each site that a network sees first."""
+
+NARROW = 3
+"""Side of that square at all levels before the planes are merged."""
+
+INNER = np.arange(WIDE * WIDE).reshape(WIDE, WIDE)[1:-1, 1:-1].reshape(-1)
+"""Numbers in the large square of the pixels in the small one."""
 
 
 class JoinedSites(NamedTuple):
@@ -19,36 +34,23 @@ class JoinedSites(NamedTuple):
     site_ids: np.ndarray
 
 
-class _Table(NamedTuple):
-    """Holds an array that names sites by numbers.
-
-    Attributes:
-      numbers: [N] or [N, ...] int32.
-      level: of its rows.
-      of_level: of the sites that it names.
-      factor: how many numbers there are for each of these.
-    """
-
-    numbers: np.ndarray
-    level: int
-    of_level: int
-    factor: int = 1
-
-
-def make_arrays(form: SiteForm, size: int, places: Sequence[int]) -> JoinedSites:
+def make_arrays(
+    form: SiteForm, size: int, places: Sequence[int], num_planes: int = NUM_PLANES
+) -> JoinedSites:
     """Makes arrays that hold whatever the memory does.
 
     Args:
       form: of the lists.
       size: E, events of a part.
       places: for sites, by level.
+      num_planes: P.
     """
 
     def empty(*shape: int, dtype: Any = np.int32) -> np.ndarray:
         return np.empty((form.parts, *shape), dtype)
 
     sides = [NARROW] * (form.depth + 1) + [form.deepest_size]
-    widths = [4] * form.depth + [NUM_PLANES]
+    widths = [4] * form.depth + [num_planes]
     finest = places[0]
     sites = Sites(
         charge=empty(finest, dtype=np.float32),
@@ -62,13 +64,18 @@ def make_arrays(form: SiteForm, size: int, places: Sequence[int]) -> JoinedSites
             Coarsening(empty(coarse, width), empty(fine))
             for coarse, fine, width in zip(places[1:], places[:-1], widths, strict=True)
         ),
-        empty=empty(size * NUM_PLANES, NUM_CLASSES),
+        empty=empty(size * num_planes, NUM_CLASSES),
     )
     return JoinedSites(sites, empty(finest))
 
 
+def count_places(sites: Sites) -> list[int]:
+    """Returns the number of places at each level."""
+    return [level.image.shape[-1] for level in sites.levels]
+
+
 def join_parts(
-    events: Sequence[EventSites], num_pixels: int, out: JoinedSites
+    events: Sequence[SiteList], num_pixels: int, out: JoinedSites
 ) -> JoinedSites:
     """Writes the events of a minibatch into its parts, which take them in order.
 
@@ -84,9 +91,8 @@ def join_parts(
     size = len(events) // num_parts
     for part in range(num_parts):
         of_part = events[part * size : (part + 1) * size]
-        sites = part_of(out.sites, part)
-        join_events([sites for sites, _ in of_part], sites)
-        ids = np.concatenate([ids for _, ids in of_part])
+        join_events(of_part, part_of(out.sites, part))
+        ids = np.concatenate([event.grids[0].ids for event in of_part])
         out.site_ids[part, : len(ids)] = ids
         out.site_ids[part, len(ids) :] = num_pixels
     return out
@@ -106,14 +112,16 @@ def part_of(sites: Sites, part: int) -> Sites:
     )
 
 
-def join_events(events: Sequence[Sites], out: Sites) -> None:
+def join_events(events: Sequence[SiteList], out: Sites) -> None:
     """Writes events one after the other into the lists of a part.
 
+    Neighbours are found where they are to be: nothing of their size is copied.
+
     Args:
-      events: E of them, with as many places as sites.
+      events: E of them.
       out: without the axis Q, with places for all sites; every number is written.
     """
-    places = count_sites(out)
+    places = count_places(out)
     num_planes = len(out.empty) // len(events)
     images = [num_planes] * (len(places) - 1) + [1]
     first = [0] * len(places)
@@ -123,35 +131,52 @@ def join_events(events: Sequence[Sites], out: Sites) -> None:
         out.charge[spans[0]] = event.charge
         out.label[spans[0]] = event.label
         out.empty[number * num_planes : (number + 1) * num_planes] = event.empty
-        for level, (span, num) in enumerate(zip(spans, images, strict=True)):
+        _write_neighbours(event, spans, out)
+        for level, (grid, span) in enumerate(zip(event.grids, spans, strict=True)):
             image = out.levels[level].image[span]
-            np.add(event.levels[level].image, number * num, out=image)
-        for table, of_event in zip(_tables(out), _tables(event), strict=True):
-            of, factor = table.of_level, table.factor
-            _renumber(
-                of_event.numbers,
-                first[of] * factor,
-                (counts[of] * factor, places[of] * factor),
-                table.numbers[spans[table.level]],
-            )
+            np.add(plane_of_each(grid), number * images[level], out=image)
+        for level, step in enumerate(event.steps):
+            fine, coarse = spans[level : level + 2]
+            parts, place = out.steps[level]
+            width, none = parts.shape[1], (counts[level], places[level])
+            _renumber(step.parts, first[level], none, parts[coarse])
+            # All fine sites have a place; no number stands for none.
+            shift = first[level + 1] * width
+            np.add(step.place, np.int32(shift), out=place[fine])
         first = [span.stop for span in spans]
-    out.charge[first[0] :] = 0
-    out.label[first[0] :] = 0
-    for level, num in enumerate(images):
-        out.levels[level].image[first[level] :] = len(events) * num
-    for table in _tables(out):
-        absent = places[table.of_level] * table.factor
-        table.numbers[first[table.level] :] = absent
+    _pad(out, first, [len(events) * num for num in images])
 
 
-def _tables(sites: Sites) -> Iterator[_Table]:
-    """Yields all tables of a part."""
-    yield _Table(sites.wide, 0, 0)
-    for number, level in enumerate(sites.levels):
-        yield _Table(level.neighbours, number, number)
-    for number, step in enumerate(sites.steps):
-        yield _Table(step.parts, number + 1, number)
-        yield _Table(step.place, number, number + 1, step.parts.shape[1])
+def _write_neighbours(event: SiteList, spans: list[slice], out: Sites) -> None:
+    """Finds the neighbours of an event's sites, which are to be at some places."""
+    finest, *coarser = event.grids
+    wide, narrow = out.wide[spans[0]], out.levels[0].neighbours[spans[0]]
+    find_neighbours(finest, WIDE, spans[0].start, len(out.wide), wide)
+    # Numbers are all in range; to check that, numpy would make a copy first.
+    np.take(wide, INNER, axis=1, out=narrow, mode="clip")
+    for grid, span, level in zip(coarser, spans[1:], out.levels[1:], strict=True):
+        table = level.neighbours
+        size = math.isqrt(table.shape[1])
+        find_neighbours(grid, size, span.start, len(table), table[span])
+
+
+def _pad(out: Sites, counts: list[int], num_images: list[int]) -> None:
+    """Writes what stands for no site at the places beyond those taken.
+
+    Args:
+      out: of one part.
+      counts: places taken, by level.
+      num_images: of a part, by level.
+    """
+    out.charge[counts[0] :] = 0
+    out.label[counts[0] :] = 0
+    out.wide[counts[0] :] = len(out.wide)
+    for level, count, num in zip(out.levels, counts, num_images, strict=True):
+        level.image[count:] = num
+        level.neighbours[count:] = len(level.neighbours)
+    for number, step in enumerate(out.steps):
+        step.parts[counts[number + 1] :] = len(step.place)
+        step.place[counts[number] :] = step.parts.size
 
 
 def _renumber(

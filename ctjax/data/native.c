@@ -226,17 +226,18 @@ static inline int64_t end_of_run(const int32_t *restrict ids, int64_t begin,
 
    Every pair is met once, from the site that comes first, and written to both: sites
    below it in its own column, and those of the next columns, of which a window moves
-   down along with it. table is [num_sites][size * size], num_sites for no site.
-   Returns 0 unless size is odd and small, and are_sites holds. */
+   down along with it. table is [num_sites][size * size]; sites count from first on,
+   and absent stands for none. Returns 0 unless size is odd and small, and are_sites
+   holds. */
 int32_t ctjax_find_neighbours(const int32_t *restrict ids, const int64_t (*planes)[2],
                               int64_t num_planes, int32_t num_rows,
-                              int32_t num_columns, int32_t size,
-                              int32_t *restrict table) {
+                              int32_t num_columns, int32_t size, int32_t first,
+                              int32_t absent, int32_t *restrict table) {
   if (size < 1 || size > 1024 || size % 2 == 0) return 0;
   if (!are_sites(ids, planes, num_planes, num_rows, num_columns)) return 0;
   int64_t num_sites = planes[num_planes - 1][1];
   int32_t area = size * size, reach = size / 2;
-  for (int64_t i = 0; i < num_sites * area; i++) table[i] = num_sites;
+  for (int64_t i = 0; i < num_sites * area; i++) table[i] = absent;
   int32_t *middle = table + area / 2;
 
   for (int64_t plane = 0; plane < num_planes; plane++) {
@@ -245,11 +246,11 @@ int32_t ctjax_find_neighbours(const int32_t *restrict ids, const int64_t (*plane
       int64_t column = ids[begin] / num_rows;
       end = end_of_run(ids, begin, stop, (column + 1) * num_rows);
       for (int64_t i = begin; i < end; i++) {
-        middle[i * area] = i;
+        middle[i * area] = first + i;
         for (int64_t j = i + 1; j < end && ids[j] - ids[i] <= reach; j++) {
           int32_t number = (ids[j] - ids[i]) * size;
-          middle[i * area + number] = j;
-          middle[j * area - number] = i;
+          middle[i * area + number] = first + j;
+          middle[j * area - number] = first + i;
         }
       }
       for (int64_t next = end, next_end; next < stop; next = next_end) {
@@ -262,8 +263,8 @@ int32_t ctjax_find_neighbours(const int32_t *restrict ids, const int64_t (*plane
           while (low < next_end && ids[low] < beside - reach) low++;
           for (int64_t j = low; j < next_end && ids[j] - beside <= reach; j++) {
             int64_t number = (ids[j] - beside) * size + right;
-            middle[i * area + number] = j;
-            middle[j * area - number] = i;
+            middle[i * area + number] = first + j;
+            middle[j * area - number] = first + i;
           }
         }
       }

@@ -35,7 +35,7 @@ def _load() -> ctypes.CDLL | None:
     routines.ctjax_clear.argtypes = [pointer, count, pointer, pointer]
     routines.ctjax_clear.restype = None
     sites = pointer, pointer, count, number, number
-    routines.ctjax_find_neighbours.argtypes = [*sites, number, pointer]
+    routines.ctjax_find_neighbours.argtypes = [*sites, number, number, number, pointer]
     groups = pointer, pointer, pointer, pointer
     routines.ctjax_halve.argtypes = [*sites, *groups]
     routines.ctjax_merge_planes.argtypes = [*sites, *groups]
@@ -217,7 +217,10 @@ def find_neighbours(
     planes: tuple[slice, ...],
     image_shape: tuple[int, int],
     size: int,
-) -> np.ndarray | None:
+    first: int,
+    absent: int,
+    out: np.ndarray,
+) -> bool:
     """Finds the sites around each as site_lists.find_neighbours does.
 
     Args:
@@ -225,23 +228,27 @@ def find_neighbours(
       planes: P slices of them, one after the other.
       image_shape: rows and columns.
       size: side of the square.
+      first: number of the first site.
+      absent: number that stands for no site.
+      out: [N, size * size] int32.
 
     Returns:
-      [N, size * size] int32; None for ids that do not ascend in a plane.
+      Whether it was done; not for ids that do not ascend in a plane.
     """
     if routines is None:
-        return None
+        return False
     spans = _spans(planes, len(ids))
-    table = np.empty((len(ids), size * size), np.int32)
     is_usual = routines.ctjax_find_neighbours(
         address(ids, np.int32),
         address(spans, np.int64),
         len(spans),
         *image_shape,
         size,
-        address(table, np.int32),
+        first,
+        absent,
+        address(out, np.int32, len(ids) * size * size),
     )
-    return table if is_usual else None
+    return bool(is_usual)
 
 
 Groups = tuple[np.ndarray, tuple[slice, ...], np.ndarray, np.ndarray]

@@ -9,23 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ctjax.base.constants import NUM_CLASSES
-from ctjax.base.sites import Coarsening, Level, Sites
+from ctjax.base.sites import Coarsening
 from ctjax.data import native
 from ctjax.data.voxels import Voxels
-
-WIDE = 5
-"""Side of the square of pixels around each site that a network sees first."""
-
-NARROW = 3
-"""Side of that square at all levels before the planes are merged."""
-
-
-INNER = np.arange(WIDE * WIDE).reshape(WIDE, WIDE)[1:-1, 1:-1].reshape(-1)
-"""Numbers in the large square of the pixels in the small one."""
-
-EventSites = tuple[Sites, np.ndarray]
-"""The lists of one event, without the axis Q, with E = 1 and as many places as there
-are sites; and the ids of these, [N] int32."""
 
 
 class Grid(NamedTuple):
@@ -42,50 +28,56 @@ class Grid(NamedTuple):
     image_shape: tuple[int, int]
 
 
-def make_sites(
-    image: Voxels,
-    label: Voxels | None,
-    image_shape: tuple[int, int],
-    depth: int,
-    deepest_size: int,
-) -> EventSites:
-    """Makes the lists of one event.
+class SiteList(NamedTuple):
+    """Holds the sites of an event.
 
-    Its sites are the voxels of the image, whatever their charge.
+    Attributes:
+      charge: [N] float32.
+      label: [N] uint8, classes.
+      grids: depth + 2 of them: each halves the image; the last merges the planes.
+      steps: depth + 1 of them, from each grid to the next.
+      empty: [P, K] int32, pixels of each plane without a site, by their class.
+    """
+
+    charge: np.ndarray
+    label: np.ndarray
+    grids: tuple[Grid, ...]
+    steps: tuple[Coarsening, ...]
+    empty: np.ndarray
+
+
+def list_sites(
+    image: Voxels, label: Voxels | None, image_shape: tuple[int, int], depth: int
+) -> SiteList:
+    """Lists the sites of one event: the voxels of its image, whatever their charge.
 
     Args:
       image: charges, ids ascending, each once in a plane.
       label: classes, likewise, or None.
       image_shape: rows H and columns W.
       depth: how often the image is halved, >= 0.
-      deepest_size: side of the neighbourhood where the planes are merged, odd.
     """
     image = _plane_after_plane(image)
     labels, empty = label_sites(image, label, image_shape[0] * image_shape[1])
-    grid = Grid(image.ids, image.planes, image_shape)
-    wide = find_neighbours(grid, WIDE)
-    levels, steps = [Level(_plane_of_each(grid), np.take(wide, INNER, 1))], []
-    for _ in range(depth):
-        grid, step = halve(grid)
-        levels.append(Level(_plane_of_each(grid), find_neighbours(grid, NARROW)))
+    grids, steps = [Grid(image.ids, image.planes, image_shape)], []
+    for level in range(depth + 1):
+        coarsen = halve if level < depth else merge_planes
+        grid, step = coarsen(grids[-1])
+        grids.append(grid)
         steps.append(step)
-    grid, step = merge_planes(grid)
-    steps.append(step)
-    levels.append(Level(_plane_of_each(grid), find_neighbours(grid, deepest_size)))
-    sites = Sites(image.values, labels, wide, tuple(levels), tuple(steps), empty)
-    return sites, image.ids
+    return SiteList(image.values, labels, tuple(grids), tuple(steps), empty)
 
 
-def make_no_sites(num_planes: int, depth: int, deepest_size: int) -> EventSites:
-    """Makes the lists of a place without an event: no sites, and no pixels either."""
+def list_no_sites(num_planes: int, depth: int) -> SiteList:
+    """Lists what is at a place without an event: no sites, and no pixels either."""
     planes = (slice(0, 0),) * num_planes
     nothing = Voxels(np.zeros(0, np.int32), np.zeros(0, np.float32), planes, True)
-    return make_sites(nothing, None, (0, 0), depth, deepest_size)
+    return list_sites(nothing, None, (0, 0), depth)
 
 
-def count_sites(sites: Sites) -> list[int]:
-    """Returns the number of places at each level."""
-    return [level.image.shape[-1] for level in sites.levels]
+def count_sites(event: SiteList) -> list[int]:
+    """Returns the number of sites at each level."""
+    return [len(grid.ids) for grid in event.grids]
 
 
 def level_shapes(image_shape: tuple[int, int], depth: int) -> list[tuple[int, int]]:
@@ -125,38 +117,45 @@ def label_sites(
     return classes, empty
 
 
-def find_neighbours(grid: Grid, size: int) -> np.ndarray:
+def plane_of_each(grid: Grid) -> np.ndarray:
+    """Returns the plane of each site, [N] int32."""
+    counts = [plane.stop - plane.start for plane in grid.planes]
+    return np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+
+
+def find_neighbours(
+    grid: Grid, size: int, first: int, absent: int, out: np.ndarray
+) -> None:
     """Finds the sites in the square around each.
 
     Args:
       grid: the sites.
       size: side k of the square, odd.
-
-    Returns:
-      [N, k * k] int32 as in `ctjax.base.sites.Level`, N where there is no site.
+      first: number of the first of these sites among all.
+      absent: number that stands for no site.
+      out: [N, k * k] int32, takes what `ctjax.base.sites.Level` has.
     """
-    table = native.find_neighbours(*grid, size)
-    return _find_neighbours_in_numpy(grid, size) if table is None else table
+    if not native.find_neighbours(*grid, size, first, absent, out):
+        _find_neighbours_in_numpy(grid, size, first, absent, out)
 
 
-def _find_neighbours_in_numpy(grid: Grid, size: int) -> np.ndarray:
-    num_sites, reach = len(grid.ids), size // 2
+def _find_neighbours_in_numpy(grid, size, first, absent, out):
+    reach = size // 2
     num_rows, num_columns = grid.image_shape
     # Rows and columns without a site keep columns and planes apart.
     pitch = num_rows + reach
     column, row = np.divmod(grid.ids.astype(np.int64), num_rows)
-    first_column = _plane_of_each(grid) * (num_columns + reach)
+    first_column = plane_of_each(grid) * (num_columns + reach)
     keys = (first_column + column) * pitch + row
     sought = np.append(keys, np.iinfo(np.int64).max)
-    table = np.empty((num_sites, size, size), np.int32)
+    table = out.reshape(-1, size, size)
     for column_step in range(size):
         wanted = keys + (column_step - reach) * pitch - reach
         at = np.searchsorted(keys, wanted)
         for row_step in range(size):
             found = sought[at] == wanted + row_step
-            table[:, row_step, column_step] = np.where(found, at, num_sites)
+            table[:, row_step, column_step] = np.where(found, first + at, absent)
             at += found
-    return table.reshape(num_sites, size * size)
 
 
 def halve(grid: Grid) -> tuple[Grid, Coarsening]:
@@ -169,7 +168,7 @@ def halve(grid: Grid) -> tuple[Grid, Coarsening]:
 def _halve_in_numpy(grid: Grid, image_shape: tuple[int, int]) -> native.Groups:
     num_rows, num_columns = image_shape
     column, row = np.divmod(grid.ids, np.int32(grid.image_shape[0]))
-    first_column = _plane_of_each(grid).astype(np.int64) * num_columns
+    first_column = plane_of_each(grid).astype(np.int64) * num_columns
     keys = (first_column + (column >> 1)) * num_rows + (row >> 1)
     keys, parts, place = _group(keys, 2 * (row & 1) + (column & 1), 4)
     bounds = num_rows * num_columns * np.arange(len(grid.planes) + 1)
@@ -185,7 +184,7 @@ def merge_planes(grid: Grid) -> tuple[Grid, Coarsening]:
 
 
 def _merge_planes_in_numpy(grid: Grid) -> native.Groups:
-    ids, parts, place = _group(grid.ids, _plane_of_each(grid), len(grid.planes))
+    ids, parts, place = _group(grid.ids, plane_of_each(grid), len(grid.planes))
     return ids, (slice(0, len(ids)),), parts, place
 
 
@@ -220,12 +219,6 @@ def _plane_after_plane(voxels: Voxels) -> Voxels:
     ids = np.concatenate([voxels.ids[plane] for plane in voxels.planes])
     values = np.concatenate([voxels.values[plane] for plane in voxels.planes])
     return Voxels(ids, values, planes, voxels.ascending)
-
-
-def _plane_of_each(grid: Grid) -> np.ndarray:
-    """Returns the plane of each site, [N] int32."""
-    counts = [plane.stop - plane.start for plane in grid.planes]
-    return np.repeat(np.arange(len(counts), dtype=np.int32), counts)
 
 
 def _half(image_shape: tuple[int, int]) -> tuple[int, int]:

@@ -13,11 +13,16 @@ import numpy as np
 
 from ctjax.base.constants import NUM_PLANES
 from ctjax.data.forms import Arrays, Lending, Submit
-from ctjax.data.joined_sites import JoinedSites, join_parts, make_arrays
+from ctjax.data.joined_sites import (
+    JoinedSites,
+    count_places,
+    join_parts,
+    make_arrays,
+)
 from ctjax.data.larcv.file import LarcvFileError
 from ctjax.data.minibatch import HostMinibatch, SiteForm
 from ctjax.data.order import PADDING
-from ctjax.data.site_lists import EventSites, count_sites, level_shapes, make_no_sites
+from ctjax.data.site_lists import SiteList, count_sites, level_shapes, list_no_sites
 from ctjax.data.sources import EventSource
 from ctjax.data.sparse import capacity_for
 
@@ -38,7 +43,7 @@ class SiteLists:
         self._source = source
         self._form = form
         self._lending: Lending[JoinedSites] = Lending(num_spare)
-        self._no_event = make_no_sites(NUM_PLANES, form.depth, form.deepest_size)
+        self._no_event = list_no_sites(NUM_PLANES, form.depth)
         self._minibatch_size = 0
         self._sample: list[Future] = []
         self._places: tuple[int, ...] = ()
@@ -89,17 +94,17 @@ class SiteLists:
         site_ids = self._lending.lend(arrays.site_ids, arrays)
         return {"sites": arrays.sites, "site_ids": site_ids}
 
-    def _read(self, entry: int) -> EventSites:
+    def _read(self, entry: int) -> SiteList:
         """Reads one event; runs on a thread."""
-        return self._source.read_sites(entry, self._form.depth, self._form.deepest_size)
+        return self._source.read_sites(entry, self._form.depth)
 
     def _count(self, entry: int) -> list[int]:
         """Counts an event's sites by level; runs on a thread."""
         try:
-            return count_sites(self._read(entry)[0])
+            return count_sites(self._read(entry))
         except LarcvFileError:
             # A damaged event stops only who asks for it.
-            return count_sites(self._no_event[0])
+            return count_sites(self._no_event)
 
     def _join(
         self,
@@ -115,7 +120,7 @@ class SiteLists:
             places = self._places = self._make_room(entries, events)
         finally:
             turn.set()
-        arrays = self._lending.take(lambda free: count_sites(free.sites) == [*places])
+        arrays = self._lending.take(lambda free: count_places(free.sites) == [*places])
         if arrays is None:
             size = len(entries) // self._form.parts
             arrays = make_arrays(self._form, size, places)
@@ -123,12 +128,12 @@ class SiteLists:
         return join_parts(events, height * width, arrays)
 
     def _make_room(
-        self, entries: np.ndarray, events: list[EventSites]
+        self, entries: np.ndarray, events: list[SiteList]
     ) -> tuple[int, ...]:
         """Returns places by level that are enough for every part, and logs changes."""
         parts = self._form.parts
         size = len(events) // parts
-        counts = np.array([count_sites(sites) for sites, _ in events])
+        counts = np.array([count_sites(event) for event in events])
         needed = counts.reshape(parts, size, -1).sum(1)
         image_shape, depth = self._source.image_shape, self._form.depth
         possible = [size * pixels for pixels in pixels_by_level(image_shape, depth)]

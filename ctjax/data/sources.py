@@ -14,7 +14,7 @@ from ctjax.data import images
 from ctjax.data.larcv.file import LarcvFile, LarcvFileError
 from ctjax.data.larcv.records import PlaneMeta
 from ctjax.data.pooling import pool, pooled_shape
-from ctjax.data.site_lists import EventSites, make_sites
+from ctjax.data.site_lists import SiteList, list_sites
 from ctjax.data.sparse import SparsePlane, sparse_planes
 from ctjax.data.synthetic import SyntheticEvents
 from ctjax.data.voxels import Voxels
@@ -249,14 +249,13 @@ class EventSource:
         """
         return sparse_planes(*self._read_pooled(entry))
 
-    def read_sites(self, entry: int, depth: int, deepest_size: int) -> EventSites:
-        """Reads the lists of sites of one event; may be called from several threads.
+    def read_sites(self, entry: int, depth: int) -> SiteList:
+        """Reads the sites of one event; may be called from several threads.
 
         Raises:
           LarcvFileError: where the event cannot be read.
         """
-        event = self._read_pooled(entry)
-        return make_sites(*event, self.image_shape, depth, deepest_size)
+        return list_sites(*self._read_pooled(entry), self.image_shape, depth)
 
     def close(self) -> None:
         """Closes the source; no read may be under way."""

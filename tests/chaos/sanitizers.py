@@ -185,20 +185,24 @@ def list_sites(seed: int) -> int:
             [*map(slice, ends, ends[1:])],
         )
         image = Voxels(ids, ids.astype(np.float32), tuple(planes), True)
-        sites, _ = site_lists.make_sites(image, None, (height, width), 4, 7)
-        for table in (sites.wide, *(level.neighbours for level in sites.levels)):
-            out = np.empty_like(table)
-            assert native.renumber(table, 3, (len(table), len(table) + 9), out)
-            site, number = np.nonzero(table < len(table))
-            back = out[table[site, number], table.shape[1] - 1 - number]
+        event = site_lists.list_sites(image, None, (height, width), 4)
+        for grid, size in itertools.product(event.grids, (1, 3, 5, 7)):
+            table = np.empty((len(grid.ids), size * size), np.int32)
+            assert native.find_neighbours(*grid, size, 3, -1, table)
+            site, number = np.nonzero(table >= 0)
+            back = table[table[site, number] - 3, size * size - 1 - number]
             np.testing.assert_array_equal(back, site + 3)
-        for step in sites.steps:
+        for step in event.steps:
             found = step.parts.reshape(-1)[step.place]
             np.testing.assert_array_equal(found, np.arange(len(found)))
+            out = np.empty_like(step.parts)
+            assert native.renumber(step.parts, 3, (len(found), -1), out)
+            np.testing.assert_array_equal(np.sort(out[out >= 0]) - 3, np.sort(found))
         if len(ids) > len(planes):
+            table = np.empty((len(ids), 25), np.int32)
             for wrong in (ids * 0, ids - ids.min() - 1, ids + height * width):
                 arguments = wrong, image.planes, (height, width)
-                assert native.find_neighbours(*arguments, 5) is None
+                assert not native.find_neighbours(*arguments, 5, 0, -1, table)
                 assert native.halve(*arguments) is None
                 assert native.merge_planes(*arguments) is None
         calls += 1

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ctjax.data import native, site_lists
+from ctjax.data import joined_sites, native, site_lists
+from ctjax.data.minibatch import SiteForm
 from ctjax.data.voxels import Voxels
 
 needs_library = pytest.mark.skipif(
@@ -27,6 +28,16 @@ def voxels_of(planes, num_rows, dtype=np.float32):
         tuple(map(slice, ends, ends[1:])),
         True,
     )
+
+
+def make_sites(image, label, shape, depth, deepest_size):
+    """An event alone, with as many places as sites, and the ids of these."""
+    event = site_lists.list_sites(image, label, shape, depth)
+    form = SiteForm(depth, deepest_size)
+    counts = site_lists.count_sites(event)
+    arrays = joined_sites.make_arrays(form, 1, counts, len(image.planes))
+    joined_sites.join_parts([event], shape[0] * shape[1], arrays)
+    return joined_sites.part_of(arrays.sites, 0), arrays.site_ids[0]
 
 
 def squares(sites, size):
@@ -58,7 +69,7 @@ def check(planes, classes, shape, depth, deepest_size):
     """Compares the lists of an event with their definition."""
     charged = voxels_of(planes, shape[0])
     classed = classes and voxels_of(classes, shape[0], np.uint8)
-    sites, ids = site_lists.make_sites(charged, classed, shape, depth, deepest_size)
+    sites, ids = make_sites(charged, classed, shape, depth, deepest_size)
     expected = sorted(
         (plane, *site) for plane, pixels in enumerate(planes) for site in pixels
     )
@@ -199,11 +210,17 @@ def assert_same_in_both(arguments):
     with pytest.MonkeyPatch.context() as patch:
         for name in ("_find_neighbours_in_numpy", "_group"):
             patch.setattr(site_lists, name, deny)
-        found = site_lists.make_sites(*arguments)
+        found = make_sites(*arguments)
         assert not asked
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(native, "routines", None)
-        assert_same(found, site_lists.make_sites(*arguments))
+        assert_same(found, make_sites(*arguments))
+
+
+def finds(ids, planes, shape, size):
+    """Whether the library finds neighbours."""
+    out = np.empty((len(ids), size * size), np.int32)
+    return native.find_neighbours(ids, planes, shape, size, 0, len(ids), out)
 
 
 @needs_library
@@ -219,7 +236,7 @@ def assert_same_in_both(arguments):
 )
 def test_unusual_sites_are_left_to_numpy(ids, planes):
     ids = np.array(ids, np.int32)
-    assert native.find_neighbours(ids, planes, (4, 5), 3) is None
+    assert not finds(ids, planes, (4, 5), 3)
     assert native.halve(ids, planes, (4, 5)) is None
     assert native.merge_planes(ids, planes, (4, 5)) is None
 
@@ -227,11 +244,11 @@ def test_unusual_sites_are_left_to_numpy(ids, planes):
 @needs_library
 def test_unusual_squares_and_images_are_left_to_numpy():
     ids, planes = np.arange(2, dtype=np.int32), (slice(0, 2),)
-    assert native.find_neighbours(ids, planes, (4, 5), 3) is not None
+    assert finds(ids, planes, (4, 5), 3)
     for size in (0, 2, -1):
-        assert native.find_neighbours(ids, planes, (4, 5), size) is None
+        assert not finds(ids, planes, (4, 5), size)
     for shape in ((0, 0), (4, -1), (2**16, 2**16)):
-        assert native.find_neighbours(ids, planes, shape, 3) is None
+        assert not finds(ids, planes, shape, 3)
         assert native.halve(ids, planes, shape) is None
     many = (*planes, *[slice(2, 2)] * 16)
     assert native.halve(ids, many, (4, 5)) is not None
@@ -249,7 +266,7 @@ def random_event(shape, seed=0, share=0.3):
 
 
 def test_neighbourhood_is_mutual():
-    sites, _ = site_lists.make_sites(*random_event((40, 30)), (40, 30), 3, 5)
+    sites, _ = make_sites(*random_event((40, 30)), (40, 30), 3, 5)
     for table in (sites.wide, *(level.neighbours for level in sites.levels)):
         site, number = np.nonzero(table < len(table))
         assert len(site) > len(table)
@@ -260,7 +277,7 @@ def test_neighbourhood_is_mutual():
 
 
 def test_parts_and_places_are_inverse():
-    sites, _ = site_lists.make_sites(*random_event((40, 30)), (40, 30), 3, 5)
+    sites, _ = make_sites(*random_event((40, 30)), (40, 30), 3, 5)
     for step in sites.steps:
         flat = step.parts.reshape(-1)
         np.testing.assert_array_equal(flat[step.place], np.arange(len(step.place)))
@@ -269,7 +286,7 @@ def test_parts_and_places_are_inverse():
 
 def test_planes_in_another_order_in_the_file():
     charged, classed = random_event((16, 24))
-    expected, ids = site_lists.make_sites(charged, classed, (16, 24), 2, 3)
+    expected, ids = make_sites(charged, classed, (16, 24), 2, 3)
 
     def turned(voxels):
         order = (2, 0, 1)
@@ -285,7 +302,7 @@ def test_planes_in_another_order_in_the_file():
 
     charged, classed = turned(charged), turned(classed)
     classed = classed._replace(ids=charged.ids)
-    found, found_ids = site_lists.make_sites(charged, classed, (16, 24), 2, 3)
+    found, found_ids = make_sites(charged, classed, (16, 24), 2, 3)
     np.testing.assert_array_equal(found_ids, ids)
     assert_same(found, expected)
 

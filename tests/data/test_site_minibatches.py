@@ -10,7 +10,7 @@ from ctjax.base.sites import Coarsening, Level, Sites
 from ctjax.data import joined_sites, pipeline, site_minibatches, sources
 from ctjax.data.larcv.file import LarcvFileError
 from ctjax.data.minibatch import SiteForm
-from tests.data.test_site_lists import assert_same
+from tests.data.test_site_lists import assert_same, make_sites
 from tests.support import larcv_fixtures
 
 FORM = SiteForm(depth=2, deepest_size=3)
@@ -49,11 +49,11 @@ def event_of(sites, site_ids, number):
     count = [int(mask.sum()) for mask in masks]
     places = [len(mask) for mask in masks]
 
-    def own(table, rows, of, factor=1):
+    def own(table, rows, of):
         of_event = table[masks[rows]]
-        absent = of_event == places[of] * factor
-        own = np.where(absent, count[of], of_event - first[of] * factor)
-        assert (absent | (own < count[of] * factor)).all()
+        absent = of_event == places[of]
+        own = np.where(absent, count[of], of_event - first[of])
+        assert (absent | (own < count[of])).all()
         return own
 
     def own_place(step, level):
@@ -134,7 +134,7 @@ def test_events_of_every_part_are_those_of_the_source(source, parts, loops):
                 if entry == -1:
                     assert len(found_ids) == 0 and not found.empty.any()
                     continue
-                event, event_ids = source.read_sites(entry, 2, 3)
+                event, event_ids = event_alone(source, entry)
                 np.testing.assert_array_equal(found_ids, event_ids)
                 assert_same(as_int32(found), event)
                 assert (
@@ -159,8 +159,12 @@ def test_sites_are_the_pixels_of_the_dense_image(source):
 
 def counts_of(source):
     """Sites of all events by level."""
-    events = [source.read_sites(entry, 2, 3)[0] for entry in range(7)]
+    events = [source.read_sites(entry, 2) for entry in range(7)]
     return [site_minibatches.count_sites(event) for event in events]
+
+
+def event_alone(source, entry):
+    return make_sites(*source._read_pooled(entry), source.image_shape, 2, 3)
 
 
 def begin_with_few_places(source, monkeypatch):
@@ -212,7 +216,7 @@ def test_arrays_are_used_again_when_they_come_back_only(source, monkeypatch):
         kept = list(reader)
     assert len(made) == 20
     for minibatch in kept:
-        event, ids = source.read_sites(int(minibatch.entries[0]), 2, 3)
+        event, ids = event_alone(source, int(minibatch.entries[0]))
         assert minibatch.site_ids[0, : len(ids)].tolist() == ids.tolist()
         wide = minibatch.sites.wide[0, : len(ids)]
         assert (wide[:, 12] == np.arange(len(ids))).all()
@@ -249,7 +253,7 @@ def test_places_become_more_where_they_are_too_few(source, monkeypatch, caplog):
     grown = [line for line in caplog.messages if "instead of" in line]
     assert (
         len(grown)
-        == len({tuple(site_minibatches.count_sites(m.sites)) for m in found}) - 1
+        == len({tuple(joined_sites.count_places(m.sites)) for m in found}) - 1
         > 0
     )
     assert "the step is compiled again" in grown[0]
@@ -271,7 +275,9 @@ def test_what_has_no_place_among_several_processes_is_one_line(source, path):
         patch.setattr(site_minibatches, "capacity_for", lambda count: count)
         with pytest.raises(LarcvFileError) as error:
             read(source, [[1, -1, 4, 3]], monkey)
-    counts = {e: len(source.read_sites(e, 2, 3)[1]) for e in (1, 4, 3)}
+    counts = {
+        e: site_minibatches.count_sites(source.read_sites(e, 2))[0] for e in (1, 4, 3)
+    }
     assert counts[1] > 18
     assert str(error.value) == (
         f"{path}, entry 1: found {counts[1]} sites at level 0 of this and the events "
