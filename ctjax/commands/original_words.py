@@ -75,7 +75,9 @@ ABSENT_FIELDS = {
     "framework.intra_op_parallelism_threads": Absent(_THREADS),
     "framework.name": Absent(_TORCH, ("torch", "jax")),
     "framework.oversubscribe": Absent(_ENGINE, ("1",)),
-    "framework.sparse": Absent("ctjax has the dense network alone", ("False",)),
+    "framework.sparse": Absent(
+        "expected --config sparse, the network on active sites", ("False",)
+    ),
     "mode.optimizer.lr_schedule.decay_epochs": Absent("the schedule's decay is fixed"),
     "mode.optimizer.lr_schedule.decay_floor": Absent("the schedule's floor is fixed"),
     "mode.optimizer.lr_schedule.min_learning_rate": Absent(
@@ -119,7 +121,7 @@ _WITH_HEADS = (
 )
 
 ABSENT_NETWORKS = {
-    "sparseuresnet3d": "a sparse network, and ctjax has dense ones alone",
+    "sparseuresnet3d": "v2.1's sparse network; expected sparse, ctjax's own",
 }
 
 ABSENT_CONFIGURATIONS = ABSENT_NETWORKS | {

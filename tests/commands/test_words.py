@@ -88,7 +88,7 @@ MISTAKES = [
     ("--config-name uresnet2", "uresnet2: a recipe of CosmicTagger v2.1 with heads"),
     ("--config-name a21-deterministic", "expected a21 with data.synthetic=False data"),
     ("--config-name SCC21.yaml", "SCC21.yaml: no such file; expected a file or one of"),
-    ("network=sparseuresnet3d", "network: sparseuresnet3d: a sparse network, and ctj"),
+    ("network=sparseuresnet3d", "network: sparseuresnet3d: v2.1's sparse network; ex"),
     ("network=nosuch", "network: nosuch: no such file; expected a file or one of a21"),
     ("network=a21 network=polaris", "network=polaris: expected one network, got netw"),
     ("network.name=segformer", "network.name=segformer: .* expected network=segform"),
