@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
     """Returns the sparse network in a small form."""
     config = fields.default_config(networks.UResNetSparse())
     config.run.iterations = 300
+    config.run.minibatch_size = 1
     config.data.downsample = 0
     config.data.img_transform = True
     config.network.name = "sparse_small"

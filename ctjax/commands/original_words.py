@@ -75,9 +75,7 @@ ABSENT_FIELDS = {
     "framework.intra_op_parallelism_threads": Absent(_THREADS),
     "framework.name": Absent(_TORCH, ("torch", "jax")),
     "framework.oversubscribe": Absent(_ENGINE, ("1",)),
-    "framework.sparse": Absent(
-        "expected --config sparse, the network on active sites", ("False",)
-    ),
+    "framework.sparse": Absent("ctjax's sparse network is --config sparse", ("False",)),
     "mode.optimizer.lr_schedule.decay_epochs": Absent("the schedule's decay is fixed"),
     "mode.optimizer.lr_schedule.decay_floor": Absent("the schedule's floor is fixed"),
     "mode.optimizer.lr_schedule.min_learning_rate": Absent(
@@ -121,7 +119,7 @@ _WITH_HEADS = (
 )
 
 ABSENT_NETWORKS = {
-    "sparseuresnet3d": "v2.1's sparse network; expected sparse, ctjax's own",
+    "sparseuresnet3d": "a sparse network; ctjax's is --config sparse",
 }
 
 ABSENT_CONFIGURATIONS = ABSENT_NETWORKS | {

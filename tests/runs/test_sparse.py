@@ -217,9 +217,7 @@ def test_instance_normalization_on_four_devices_is_that_of_one(runs):
 @pytest.fixture(scope="module")
 def inferred(runs, odd_file):
     """Five events in minibatches of four, on four devices."""
-    return runs.infer(
-        data__file=odd_file, mode__mask_empty_pixels=False, **NETWORK
-    )
+    return runs.infer(data__file=odd_file, mode__mask_empty_pixels=False, **NETWORK)
 
 
 @pytest.mark.slow
