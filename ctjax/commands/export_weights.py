@@ -18,6 +18,10 @@ from ctjax.commands import command_line
 from ctjax.config.architecture import Architecture
 from ctjax.config.fields import ComputeMode, Config, Mode
 
+UNUSABLE = (Architecture.URESNET_TENSORFLOW, Architecture.URESNET_SPARSE)
+"""Networks whose weights torch has no use for: the sparse one of CosmicTagger needs
+SparseConvNet, which keeps kernels in an order of its own."""
+
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command.
@@ -54,7 +58,7 @@ def export_weights(source: str, output: str) -> tuple[int, int]:
 
     Raises:
       CheckpointError: there is no checkpoint.
-      UserError: the network is that of the TensorFlow code.
+      UserError: the network is that of the TensorFlow code, or the sparse one.
       FileExistsError: the output exists.
       MissingExtraError: torch is needed and not there.
     """
@@ -68,10 +72,11 @@ def export_weights(source: str, output: str) -> tuple[int, int]:
     if os.path.exists(output):
         raise FileExistsError(f"{output}: exists, expected none to write over")
     network = checkpoint.read_network(source)
-    if network.architecture is Architecture.URESNET_TENSORFLOW:
+    if network.architecture in UNUSABLE:
         raise UserError(
-            f"{source}: weights of network.architecture=uresnet_tensorflow, which "
-            "CosmicTagger's torch code cannot use; expected those of another network"
+            f"{source}: weights of network.architecture={network.architecture.value}, "
+            "which CosmicTagger's torch code cannot use; expected those of another "
+            "network"
         )
     like = state.init_variables(models.make(network), 0)
     config = Config(network=network, mode=Mode(allow_other_images=True))

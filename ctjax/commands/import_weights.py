@@ -201,10 +201,16 @@ def _name_in_tensorflow(path: str) -> str:
 def _check_framework(path: str, is_of_tensorflow: bool, network: AnyNetwork) -> None:
     """Refuses weights of one of CosmicTagger's frameworks for the other's network.
 
-    Their tensors may have the same shapes; what is computed with them differs.
+    Their tensors may have the same shapes; what is computed with them differs. Those of
+    its sparse network are SparseConvNet's, with kernels in an order of their own.
     """
     from ctjax.models.torch_weights import WeightsError
 
+    if network.architecture is Architecture.URESNET_SPARSE:
+        raise WeightsError(
+            f"{path}: found weights of CosmicTagger, expected a checkpoint of ctjax "
+            "with network.architecture=uresnet_sparse"
+        )
     found, expected = "torch", "of TensorFlow"
     if is_of_tensorflow:
         found, expected = "TensorFlow", "of torch, or network=uresnet_tensorflow,"

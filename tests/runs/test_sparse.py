@@ -1,6 +1,6 @@
 """Whole runs of the sparse network: what a run of images does, at the sites alone."""
 
-import csv
+import re
 
 import h5py
 import jax
@@ -9,11 +9,19 @@ import pytest
 
 from ctjax.base.constants import METRIC_NAMES
 from ctjax.base.errors import UserError
-from ctjax.commands import export_weights, import_weights
+from ctjax.commands import (
+    command_line,
+    export_weights,
+    import_weights,
+    report,
+    show,
+)
+from ctjax.config.fields import ModeName
 from ctjax.data import site_minibatches
 from ctjax.data.larcv.file import LarcvFile
 from ctjax.learning import metrics
-from ctjax.outputs import predictions
+from ctjax.outputs import checkpoint
+from ctjax.runs import quickstart
 from ctjax.runs.inference import InferenceError
 from ctjax.runs.training_loop import TrainingError
 from ctjax.views import event as views_event
@@ -52,49 +60,45 @@ def metrics_by_hand(logits, label):
 
 @pytest.fixture(scope="module")
 def odd_events():
-    """Charges and classes [5, P, H, W]: some stored where the other product is not."""
+    """Charges and classes [5, P, H, W], each of which is also where the other is not.
+
+    The fourth event has no charge at all.
+    """
     events = larcv_fixtures.make_events(5, SHAPE, seed=3)
     image, label = larcv_fixtures.dense_truth(events, SHAPE)
     random = np.random.default_rng(4)
-    image[3] = 0  # an event without any charge, but with classes
     image[random.random(image.shape) < 0.1] = 0
+    image[3] = 0
     label[random.random(label.shape) < 0.05] = 2
     return image, label
 
 
+def stored(images, is_held):
+    """Events as `larcv_fixtures.write_larcv` takes them."""
+    events = []
+    for planes in zip(images, is_held, strict=True):
+        event = []
+        for image, held in zip(*planes, strict=True):
+            ids = np.flatnonzero(held.T)
+            values = image.T.ravel()[ids]
+            event.append((ids, values, values))
+        events.append(event)
+    return events
+
+
 @pytest.fixture(scope="module")
 def odd_file(runs, odd_events):
-    """A file of them, one pixel of which is stored with a charge of 0."""
+    """A file of them; the first plane's first pixel is stored though it is empty."""
     image, label = odd_events
-
-    def listed(arrays, is_held):
-        return [
-            [
-                (np.flatnonzero(held.T), array.T.ravel()[np.flatnonzero(held.T)])
-                for array, held in zip(*event, strict=True)
-            ]
-            for event in zip(arrays, is_held, strict=True)
-        ]
-
     is_stored = image != 0
-    first_empty = np.flatnonzero(~is_stored[0, 0].T)[0]
-    is_stored[0, 0].T.ravel()
-    is_stored[0, 0, first_empty % SHAPE[0], first_empty // SHAPE[0]] = True
-    charges = [
-        [(ids, values, values) for ids, values in event]
-        for event in listed(image, is_stored)
-    ]
-    classes = [
-        [(ids, values, values) for ids, values in event]
-        for event in listed(label, label != 0)
-    ]
-    path = runs.write("odd.h5", charges)
+    image[0, 0, 0, 0], is_stored[0, 0, 0, 0] = 0, True
+    path = runs.write("odd.h5", stored(image, is_stored))
     with h5py.File(path, "r+") as file:
         del file[larcv_fixtures.LABEL_GROUP]
         group = file.create_group(larcv_fixtures.LABEL_GROUP)
-        larcv_fixtures.write_product(
-            *(group, classes, 1, SHAPE, 32, 8), larcv_fixtures.VOXEL, {}
-        )
+        classes = stored(label, label != 0)
+        how = 32, 8, larcv_fixtures.VOXEL, {}
+        larcv_fixtures.write_product(group, classes, 1, SHAPE, *how)
     return path
 
 
@@ -217,15 +221,13 @@ def test_instance_normalization_on_four_devices_is_that_of_one(runs):
 @pytest.fixture(scope="module")
 def inferred(runs, odd_file):
     """Five events in minibatches of four, on four devices."""
-    return runs.infer(data__file=odd_file, mode__mask_empty_pixels=False, **NETWORK)
+    return runs.infer(data__file=odd_file, **NETWORK)
 
 
 @pytest.mark.slow
-def test_metrics_of_events_are_those_of_their_images(inferred, odd_events):
+def test_metrics_of_events_are_those_of_their_images(runs, inferred, odd_events):
     image, label = odd_events
-    trained_with = inferred.config.mode.weights_location
-    assert trained_with
-    logits = logits_of(inferred, image, weights_of(inferred))
+    logits = logits_of(runs.train(**NETWORK), image)
     values, counts = metrics_by_hand(logits, label)
     rows = inferred.table("inference_metrics")
     assert [row["entry"] for row in rows] == list(range(5))
@@ -234,3 +236,159 @@ def test_metrics_of_events_are_those_of_their_images(inferred, odd_events):
         assert found == pytest.approx(expected.tolist(), rel=1e-5)
     found = [list(row.values())[4:] for row in inferred.table("inference_confusion")]
     np.testing.assert_array_equal(found, counts.reshape(5, -1))
+
+
+@pytest.mark.slow
+def test_predictions_are_of_the_pixels_with_charge(runs, inferred, odd_events):
+    image, label = odd_events
+    logits = logits_of(runs.train(**NETWORK), image)
+    score = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    charged = image != 0
+    products = {
+        "sbndwire": (image, charged),
+        "cosmic_prediction": (score[..., 1], charged),
+        "neutrino_prediction": (score[..., 2], charged),
+        "segmentation": (logits.argmax(-1), charged),
+        "sbnd_cosmicseg": (label, charged | (label != 0)),
+    }
+    for product, (values, is_held) in products.items():
+        found = inferred.predictions(product)
+        expected = stored(values, is_held)
+        for event, other in zip(found, expected, strict=True):
+            for plane, (ids, wanted, _) in zip(event, other, strict=True):
+                assert plane["id"].tolist() == ids.tolist(), product
+                np.testing.assert_allclose(plane["value"], wanted, rtol=1e-5)
+    with LarcvFile(inferred.folder / "predictions.h5") as file:
+        assert file.num_events == 5 and file.has_label
+        found, _ = file.read_event(0)
+        np.testing.assert_array_equal(
+            found.values, image[0].swapaxes(1, 2)[charged[0].swapaxes(1, 2)]
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_few_bits_and_other_devices_say_much_the_same(runs, inferred, precision):
+    fields = {"data__file": inferred.config.data.file, **NETWORK}
+    one = runs.infer(one_device=True, run__minibatch_size=3, **fields)
+    assert one.table("inference_metrics") == inferred.table("inference_metrics")
+    few = runs.infer(run__precision=precision, **fields)
+    for name in ("cosmic_prediction", "neutrino_prediction"):
+        both = few.predictions(name), inferred.predictions(name)
+        for event, other in zip(*both, strict=True):
+            for plane, expected in zip(event, other, strict=True):
+                assert plane["id"].tolist() == expected["id"].tolist()
+                np.testing.assert_allclose(plane["value"], expected["value"], atol=0.03)
+
+
+@pytest.mark.slow
+def test_inference_goes_round_and_needs_no_labels(runs, inferred, odd_events):
+    image, _ = odd_events
+    path = runs.folder / "unlabelled.h5"
+    events = stored(image, image != 0)
+    larcv_fixtures.write_larcv(path, events, SHAPE, with_label=False)
+    fields = {"data__file": str(path), "mode__wrap": True, "run__iterations": 2}
+    run = runs.infer(**(NETWORK | fields))
+    rows = run.table("inference_metrics")
+    assert [row["entry"] for row in rows] == [0, 1, 2, 3, 4, 0, 1, 2]
+    assert all(np.isnan(row["Average/mIoU"]) for row in rows)
+    found, expected = (r.predictions("cosmic_prediction") for r in (run, inferred))
+    for event, other in zip(found, [*expected, *expected[:3]], strict=True):
+        for plane, wanted in zip(event, other, strict=True):
+            np.testing.assert_array_equal(plane, wanted)
+    with h5py.File(run.folder / "predictions.h5") as file:
+        assert larcv_fixtures.LABEL_GROUP not in file
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("downsample", [1, 3])
+def test_pooled_images(runs, truth, downsample):
+    image, label = larcv_fixtures.dense_truth(runs.events, SHAPE, downsample)
+    fields = {**NETWORK, "network__depth": 2, "data__downsample": downsample}
+    trained = runs.train(run__iterations=1, **fields)
+    logits, at = logits_of(trained, image), entries_of(0)
+    expected = loss_by_hand(logits[at], label[at], image[at])
+    assert trained.losses == pytest.approx([expected], rel=1e-4)
+    rows = runs.infer(**fields).table("inference_metrics")
+    values, _ = metrics_by_hand(logits, label)
+    found = [[row[name] for name in METRIC_NAMES] for row in rows]
+    np.testing.assert_allclose(found, values, rtol=1e-5)
+
+
+# What is made of it, and what is refused.
+
+
+@pytest.mark.slow
+def test_pictures_and_the_report(runs, inferred, tmp_path):
+    predicted = str(inferred.folder / "predictions.h5")
+    for entry in (0, 3):
+        view = views_event.read_view(inferred.config.data.file, predicted, entry)
+        assert view.has_prediction and view.metrics
+        output = str(tmp_path / f"{entry}.png")
+        words = ["--file", inferred.config.data.file, "--predictions", predicted]
+        assert not show.main([*words, "--entry", str(entry), "--output", output])
+    trained = runs.train(mode__summary_iteration=1, **NETWORK).folder
+    page = tmp_path / "page.html"
+    assert not report.main([str(trained), str(inferred.folder), "--output", str(page)])
+    assert "cosmic" in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_a_profile_of_the_training(runs):
+    run = runs.train(run__profile=True, run__iterations=3, **NETWORK)
+    assert list((run.folder / "profiles").rglob("*.trace.json.gz"))
+    assert any("Compiled training step, each" in line for line in run.messages)
+
+
+@pytest.mark.slow
+def test_quickstart(runs, tmp_path):
+    words = [
+        *("data.file=" + runs.file, "data.aux_file=" + runs.file),
+        *("data.data_directory=", "run.iterations=2", "run.minibatch_size=4"),
+        *("run.compute_mode=CPU", f"output_dir={tmp_path}", "network.depth=2"),
+        "network.blocks_deepest_layer=1",
+    ]
+    config, _ = command_line.parse_config(
+        ["--config", "sparse_small", *words], ModeName.QUICKSTART
+    )
+    found = quickstart.run(config)
+    assert next(iter(found)) == "network after 2 steps" and len(found) == 3
+
+
+@pytest.mark.slow
+def test_numbers_that_are_none_end_in_one_line(runs, tmp_path):
+    fields = {"mode__optimizer__learning_rate": 1e30, "run__iterations": 4}
+    with pytest.raises(TrainingError) as caught:
+        runs.train(**fields, **NETWORK)
+    assert "\n" not in str(caught.value)
+    assert re.search(r"Largest activations: \w+\S*: (inf|nan)", str(caught.value))
+    path = runs.write("large.h5", runs.events)
+    with larcv_fixtures.changing(path, f"{larcv_fixtures.IMAGE_GROUP}/voxels") as rows:
+        rows["value"][:3] = 9e5
+    with pytest.raises(InferenceError) as caught:
+        runs.infer(data__file=path, run__precision="float16", **NETWORK)
+    assert re.search(
+        r"Largest activations of entry 0, .* (inf|nan), ", str(caught.value)
+    )
+    assert "entry 1 " not in str(caught.value)
+
+
+def test_weights_are_not_exchanged_with_cosmictagger(runs, tmp_path):
+    config = runs.config("inference", tmp_path, **NETWORK)
+    variables = small_networks.random_variables(config.network)
+    variables = {"batch_stats": {}, **variables}
+    checkpoint.save_weights(str(tmp_path / "ours"), variables, 1, config)
+    output = str(tmp_path / "weights.npz")
+    with pytest.raises(UserError) as caught:
+        export_weights.export_weights(str(tmp_path / "ours"), output)
+    assert str(caught.value) == (
+        f"{tmp_path / 'ours'}: weights of network.architecture=uresnet_sparse, which "
+        "CosmicTagger's torch code cannot use; expected those of another network"
+    )
+    np.savez(output, a=np.zeros(3))
+    with pytest.raises(UserError) as caught:
+        import_weights.import_weights(output, config, str(tmp_path / "back"))
+    assert str(caught.value) == (
+        f"{output}: found weights of CosmicTagger, expected a checkpoint of ctjax with "
+        "network.architecture=uresnet_sparse"
+    )
