@@ -79,8 +79,10 @@ class Lending(Generic[Buffer]):
         """Takes the buffer of a view back, once."""
         buffer = self._lent.pop(id(view), None)
         with self._lock:
-            if buffer is not None and len(self._free) < self._most:
+            if buffer is not None:
                 self._free.append(buffer)
+                # Of several sizes, those that are asked for stay.
+                del self._free[: -self._most]
 
     def clear(self) -> None:
         """Forgets the buffers that nobody uses."""

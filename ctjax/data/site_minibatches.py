@@ -1,7 +1,9 @@
 """Reads minibatches as lists of sites, several events in one list.
 
 The lists of all minibatches are of one size, which is chosen from a few events. Where
-that is too little for a minibatch all later ones are larger; no site is ever left out.
+that is too little for a minibatch its own are larger; no site is ever left out. Their
+size is of the minibatch alone, whatever came before: sums over longer lists are rounded
+otherwise, and a run that goes on would not end bit for bit as one without a break.
 """
 
 import logging
@@ -47,6 +49,7 @@ class SiteLists:
         self._minibatch_size = 0
         self._sample: list[Future] = []
         self._places: tuple[int, ...] = ()
+        self._known: set[tuple[int, ...]] = set()
         self._turn = threading.Event()
         self._turn.set()
 
@@ -67,7 +70,7 @@ class SiteLists:
             None if entry == PADDING else submit(self._read, entry)
             for entry in entries.tolist()
         ]
-        # Places become more in the order of the minibatches, whichever is read first.
+        # Places are logged in the order of the minibatches, whichever is read first.
         # What a task waits for was submitted before it: it is under way already.
         before, self._turn = self._turn, threading.Event()
         joined = submit(self._join, entries, events, before, self._turn)
@@ -117,7 +120,7 @@ class SiteLists:
         try:
             before.wait()
             events = [task.result() if task else self._no_event for task in tasks]
-            places = self._places = self._make_room(entries, events)
+            places = self._make_room(entries, events)
         finally:
             turn.set()
         arrays = self._lending.take(lambda free: count_places(free.sites) == [*places])
@@ -145,6 +148,7 @@ class SiteLists:
             else:
                 most = size * NUM_PLANES * self._source.max_pixels
                 places = certain_places(most, possible)
+            self._places = places
             words = "Sites by level: up to %s; events in one list: %d"
             logger.info(words, _listed(places), size)
         if (needed <= places).all():
@@ -153,12 +157,14 @@ class SiteLists:
             part, level = np.argwhere(needed > places)[0].tolist()
             entry = part * size + counts[part * size :][:size, level].argmax()
             self._refuse(int(entries[entry]), level, needed[part, level], places)
-        larger = tuple(map(max, places, places_for(needed.max(0), possible)))
-        logger.info(
-            "Sites by level: up to %s instead of %s, for a minibatch with %s; the step "
-            "is compiled again",
-            *map(_listed, (larger, places, needed.max(0))),
-        )
+        larger = doubled(places, needed.max(0), possible)
+        if larger not in self._known:
+            self._known.add(larger)
+            logger.info(
+                "Sites by level: up to %s instead of %s, for a minibatch with %s; the "
+                "step is compiled again",
+                *map(_listed, (larger, places, needed.max(0))),
+            )
         return larger
 
     def _refuse(self, entry: int, level: int, found: int, places: tuple[int, ...]):
@@ -205,6 +211,21 @@ def places_for(needed: Sequence[int], possible: Sequence[int]) -> tuple[int, ...
         min(capacity_for(int(MARGIN * count)), most)
         for count, most in zip(needed, possible, strict=True)
     )
+
+
+def doubled(
+    places: Sequence[int], needed: Sequence[int], possible: Sequence[int]
+) -> tuple[int, ...]:
+    """Doubles places, at all levels together, until they are enough.
+
+    Args:
+      places: by level.
+      needed: sites of the largest part, at most what is possible.
+      possible: sites of a part that are all pixels.
+    """
+    while any(count > there for count, there in zip(needed, places, strict=True)):
+        places = [min(2 * n, most) for n, most in zip(places, possible, strict=True)]
+    return tuple(places)
 
 
 def certain_places(most: int, possible: Sequence[int]) -> tuple[int, ...]:

@@ -259,6 +259,16 @@ def test_places_become_more_where_they_are_too_few(source, monkeypatch, caplog):
     assert "the step is compiled again" in grown[0]
 
 
+def test_places_do_not_depend_on_earlier_minibatches(source, monkeypatch):
+    order = begin_with_few_places(source, monkeypatch)
+    entries = [[entry] for entry in (*order, *order[:3])]
+    at_once = read(source, entries)
+    alone = [read(source, [one])[0] for one in entries]
+    assert len({m.site_ids.shape for m in alone}) > 1
+    for one, other in zip(at_once, alone, strict=True):
+        assert_same(one.sites, other.sites)
+
+
 def test_places_of_several_processes_are_never_too_few(source):
     form = SiteForm(2, 3, is_alone=False)
     (minibatch,) = read(source, [[0, 1, 2]], form)

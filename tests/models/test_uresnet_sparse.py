@@ -46,8 +46,12 @@ VARIANTS = {
 """Options of the networks that are compared."""
 
 
-def network_of(name):
-    return UResNetSparse(**(SMALL | VARIANTS[name]))
+SHALLOW = {"depth": 1, "blocks_final": 0}
+"""Changes to the networks that are always compared, which compile sooner."""
+
+
+def network_of(name, changes):
+    return UResNetSparse(**(SMALL | VARIANTS[name] | changes))
 
 
 def some_events(kind, seed=1):
@@ -69,9 +73,8 @@ def some_events(kind, seed=1):
     return charge.astype(np.float32), label, is_site
 
 
-def compare(name, kind):
+def compare(network, kind):
     """Logits, statistics, loss and gradients of both forms."""
-    network = network_of(name)
     variables = random_variables(network)
     charge, label, is_site = some_events(kind)
     minibatch, ids = site_minibatch(charge, label, is_site, network)
@@ -119,6 +122,26 @@ def assert_close(found, expected):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * largest)
 
 
+def assert_same_function(network, kind):
+    logits, loss, grads, stats = compare(network, kind)
+    assert_close(*logits)
+    assert_close(*loss)
+    jax.tree.map(assert_close, *grads)
+    flat = jax.tree_util.tree_leaves_with_path(stats[0])
+    assert len(flat) == 2 * len(stats[1])
+    for path, value in flat:
+        *where, statistic = [key.key for key in path]
+        assert_close(value, stats[1]["/".join(where)][statistic])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("batch", "random"), ("none", "empty plane")]
+)
+def test_it_is_the_network_of_masked_images(name, kind):
+    assert_same_function(network_of(name, SHALLOW), kind)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
@@ -128,13 +151,5 @@ def assert_close(found, expected):
         ("none", "one pixel"),
     ],
 )
-def test_it_is_the_network_of_masked_images(name, kind):
-    logits, loss, grads, stats = compare(name, kind)
-    assert_close(*logits)
-    assert_close(*loss)
-    jax.tree.map(assert_close, *grads)
-    flat = jax.tree_util.tree_leaves_with_path(stats[0])
-    assert len(flat) == 2 * len(stats[1])
-    for path, value in flat:
-        *where, statistic = [key.key for key in path]
-        assert_close(value, stats[1]["/".join(where)][statistic])
+def test_it_is_the_network_of_masked_images_at_all_options(name, kind):
+    assert_same_function(network_of(name, {}), kind)

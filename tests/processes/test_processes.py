@@ -348,3 +348,58 @@ def test_ranks_that_see_other_weights_of_one_name_end_in_one_line(tmp_path):
     fields = {"mode__name": "inference", "mode__weights_location": "run"}
     result = ranks_in_folders(tmp_path, *tiny.flags(tmp_path / "out", **fields))
     assert_ends_with(result, "rank 1 differs from rank 0", "run: 4/")
+
+
+SPARSE = {
+    "network__architecture": "uresnet_sparse",
+    "network__depth": 1,
+    "network__n_initial_filters": 2,
+    "network__normalization": "instance",
+    "network__blocks_per_layer": 1,
+    "network__blocks_deepest_layer": 1,
+    "network__blocks_final": 0,
+    "network__bottleneck_deepest": 3,
+    "network__filter_size_deepest": 3,
+    "data__synthetic": False,
+    "data__downsample": 0,
+}
+
+
+def test_the_sparse_network_by_two_processes(tmp_path, larcv_file):
+    """Lists of the same sizes in both; trained and applied as by one process."""
+    fields = {
+        **SPARSE,
+        "data__file": larcv_file,
+        "data__aux_file": larcv_file,
+        "run__iterations": 4,
+        "run__aux_iterations": 2,
+    }
+    two, one = tmp_path / "two", tmp_path / "one"
+    result = mpirun(2, *tiny.flags(two, **fields))
+    assert result.returncode == 0, result.stdout + result.stderr
+    train.run(tiny.make(one, **fields))
+    for table in ("train_metrics.csv", "val_metrics.csv"):
+        np.testing.assert_allclose(
+            column(two, "loss", table), column(one, "loss", table), rtol=1e-4
+        )
+    apply = {**fields, "mode__name": "inference", "mode__weights_location": one}
+    del apply["data__aux_file"], apply["run__iterations"]
+    apply |= {"mode__write_predictions": True, "run__iterations": "none"}
+    result = mpirun(2, *tiny.flags(tmp_path / "applied2", **apply))
+    assert result.returncode == 0, result.stdout + result.stderr
+    apply |= {"run__iterations": None, "mode__weights_location": str(one)}
+    inference.run(tiny.make(tmp_path / "applied1", **apply))
+    name = "inference_metrics.csv"
+    rows = [read_table(tmp_path / f"applied{count}", name) for count in (1, 2)]
+    assert len(rows[0]) == 10 and rows[0] == rows[1]
+    for product in ("cosmic_prediction", "cosmicseg_prediction", "sbndwire"):
+        path = f"Data/sparse2d_{product}_group/voxels"
+        with (
+            h5py.File(tmp_path / "applied1/predictions.h5") as ours,
+            h5py.File(tmp_path / "applied2/predictions.h5") as theirs,
+        ):
+            assert len(ours[path]) > 1000
+            for field in ("id", "value"):
+                np.testing.assert_allclose(
+                    theirs[path][field], ours[path][field], rtol=1e-4
+                )

@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 
-from ctjax.data.minibatch import SiteForm
 from ctjax.data.joined_sites import join_parts, make_arrays
+from ctjax.data.minibatch import SiteForm
 from ctjax.data.site_lists import count_sites, make_sites
 from ctjax.data.voxels import Voxels
 from ctjax.learning.minibatch import SiteMinibatch

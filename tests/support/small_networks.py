@@ -54,12 +54,13 @@ def other_network(architecture, **changes):
     return SECTIONS[architecture](**(OTHERS[architecture] | changes))
 
 
-def as_input(network, image):
+def as_input(network, image, is_site=None):
     """What a network takes of images, and what makes images of its scores.
 
     Args:
       network: its options.
-      image: [B, P, H, W] float32; of a sparse network pixels with charge are sites.
+      image: [B, P, H, W] float32.
+      is_site: [B, P, H, W] bool, of a sparse network; None for pixels with charge.
 
     Returns:
       The input, and `logits -> [B, P, H, W, K]`, 0 where there is no site.
@@ -67,9 +68,10 @@ def as_input(network, image):
     if not isinstance(network, UResNetSparse):
         return image, lambda logits: logits
     label = np.zeros(image.shape, np.uint8)
-    minibatch, ids = site_minibatch(image, label, image != 0, network)
+    is_site = image != 0 if is_site is None else is_site
+    minibatch, ids = site_minibatch(image, label, is_site, network)
     sites, shape = jax.tree.map(jnp.asarray, minibatch.sites), image.shape[2:]
-    return sites, lambda logits: to_images(logits, sites, ids, shape)
+    return sites, lambda logits: to_images(logits, minibatch.sites, ids, shape)
 
 
 def random_variables(network, seed=0):
