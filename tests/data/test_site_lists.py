@@ -7,9 +7,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ctjax.data import joined_sites, native, site_lists
-from ctjax.data.minibatch import SiteForm
+from ctjax.data import native, site_lists
 from ctjax.data.voxels import Voxels
+from tests.support.listed_sites import assert_same, make_sites
 
 needs_library = pytest.mark.skipif(
     native.routines is None,
@@ -28,16 +28,6 @@ def voxels_of(planes, num_rows, dtype=np.float32):
         tuple(map(slice, ends, ends[1:])),
         True,
     )
-
-
-def make_sites(image, label, shape, depth, deepest_size):
-    """An event alone, with as many places as sites, and the ids of these."""
-    event = site_lists.list_sites(image, label, shape, depth)
-    form = SiteForm(depth, deepest_size)
-    counts = site_lists.count_sites(event)
-    arrays = joined_sites.make_arrays(form, 1, counts, len(image.planes))
-    joined_sites.join_parts([event], shape[0] * shape[1], arrays)
-    return joined_sites.part_of(arrays.sites, 0), arrays.site_ids[0]
 
 
 def squares(sites, size):
@@ -305,14 +295,3 @@ def test_planes_in_another_order_in_the_file():
     found, found_ids = make_sites(charged, classed, (16, 24), 2, 3)
     np.testing.assert_array_equal(found_ids, ids)
     assert_same(found, expected)
-
-
-def assert_same(found, expected):
-    """Compares all arrays of two trees."""
-    if isinstance(expected, tuple):
-        assert len(found) == len(expected)
-        for one, other in zip(found, expected, strict=True):
-            assert_same(one, other)
-    else:
-        assert found.dtype == expected.dtype and found.shape == expected.shape
-        np.testing.assert_array_equal(found, expected)

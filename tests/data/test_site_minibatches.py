@@ -10,8 +10,8 @@ from ctjax.base.sites import Coarsening, Level, Sites
 from ctjax.data import joined_sites, pipeline, site_minibatches, sources
 from ctjax.data.larcv.file import LarcvFileError
 from ctjax.data.minibatch import SiteForm
-from tests.data.test_site_lists import assert_same, make_sites
 from tests.support import larcv_fixtures
+from tests.support.listed_sites import assert_same, make_sites
 
 FORM = SiteForm(depth=2, deepest_size=3)
 NUM_PIXELS = larcv_fixtures.SHAPE[0] * larcv_fixtures.SHAPE[1]

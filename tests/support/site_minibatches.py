@@ -5,7 +5,7 @@ import numpy as np
 
 from ctjax.data.joined_sites import join_parts, make_arrays
 from ctjax.data.minibatch import SiteForm
-from ctjax.data.site_lists import count_sites, make_sites
+from ctjax.data.site_lists import count_sites, list_sites
 from ctjax.data.voxels import Voxels
 from ctjax.learning.minibatch import SiteMinibatch
 
@@ -34,17 +34,16 @@ def site_minibatch(charge, label, is_site, network, parts=1, spare=3, mask=None)
     height, width = charge.shape[2:]
     depth, size = network.depth, network.filter_size_deepest
     events = [
-        make_sites(
+        list_sites(
             voxels_of(charge[event], is_site[event]),
             voxels_of(label[event], label[event] != 0),
             (height, width),
             depth,
-            size,
         )
         for event in range(len(charge))
     ]
     each = len(events) // parts
-    counts = np.array([count_sites(event[0]) for event in events])
+    counts = np.array([count_sites(event) for event in events])
     largest = counts.reshape(parts, each, -1).sum(1).max(0) + spare
     arrays = make_arrays(SiteForm(depth, size, parts), each, largest.tolist())
     sites, site_ids = join_parts(events, height * width, arrays)
