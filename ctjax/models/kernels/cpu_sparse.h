@@ -80,9 +80,7 @@ static void gather_lines(const Task *t, const void *x, int64_t features,
     for (int64_t i = 0; i < count; i += 2, out += features) {
         const bfloat16 *even = (const bfloat16 *)x + rows[i] * features;
         if (i + 1 == count) {
-            widen(even, features, out);
-            for (int64_t j = 0; j < features; j++)
-                ((pair *)out)[j] >>= 16;
+            widen(even, features, out); /* the second of a pair with a zero */
             continue;
         }
         const bfloat16 *odd = (const bfloat16 *)x + rows[i + 1] * features;

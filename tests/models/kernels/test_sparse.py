@@ -137,14 +137,19 @@ def force(way: int, monkeypatch) -> None:
 # How many sites, size of the kernel, features in and out.
 CASES = [
     (IN_C, 0, 3, 8, 8),
-    (IN_C, 1, 3, 8, 16),
     (IN_C, 462, 3, 24, 8),  # all pixels
-    (IN_C, 150, 5, 8, 16),
-    (BY_NEIGHBOUR, 0, 3, 8, 8),
-    (BY_NEIGHBOUR, 1, 3, 8, 16),
-    (BY_NEIGHBOUR, 462, 3, 3, 5),
-    (WHOLE, 200, 3, 3, 5),
+    (BY_NEIGHBOUR, 200, 3, 3, 5),
     (WHOLE, 150, 5, 1, 16),
+    *(
+        pytest.param(*case, marks=pytest.mark.slow)
+        for case in [
+            (IN_C, 1, 3, 8, 16),
+            (IN_C, 150, 5, 8, 16),
+            (BY_NEIGHBOUR, 0, 3, 8, 8),
+            (BY_NEIGHBOUR, 1, 3, 8, 16),
+            (WHOLE, 462, 3, 3, 5),
+        ]
+    ),
 ]
 
 
@@ -163,8 +168,8 @@ def test_convolution_is_what_it_is_defined_as(
 WAYS_OF_TYPES = [
     (IN_C, "float32"),
     (IN_C, "bfloat16"),
-    (BY_NEIGHBOUR, "bfloat16"),
-    (WHOLE, "float16"),
+    pytest.param(BY_NEIGHBOUR, "bfloat16", marks=pytest.mark.slow),
+    pytest.param(WHOLE, "float16", marks=pytest.mark.slow),
 ]
 
 
@@ -179,13 +184,8 @@ def test_bias_residual_and_activation(way, dtype, monkeypatch):
         compare(sparse.convolve_biased, plain_biased, arguments, (table,), dtype)
 
 
-@pytest.mark.parametrize(
-    ("way", "dtype", "count"),
-    [
-        (IN_C, "float32", 0),
-        *((way, dtype, 200) for way, dtype in WAYS_OF_TYPES),
-    ],
-)
+@pytest.mark.parametrize("count", [200, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("way", "dtype"), WAYS_OF_TYPES)
 def test_steps_between_levels(way, dtype, count, monkeypatch):
     force(way, monkeypatch)
     tables = find_parts(draw_sites(count), SPARE)
@@ -354,6 +354,6 @@ def test_c_agrees_with_numpy_at_the_edges_of_blocks_and_tiles(library):
             (127, 8, 24),
             (128, 24, 8),
             (129, 40, 48),
-            (389, 8, 8),
+            (4200, 8, 8),
         ):
             lists_in_c.check(routines, random, count, *features, products=products)
