@@ -369,8 +369,8 @@ def test_the_sparse_network_by_two_processes(tmp_path, larcv_file):
     """Lists of the same sizes in both; trained and applied as by one process."""
     fields = {
         **SPARSE,
-        "data__file": larcv_file,
-        "data__aux_file": larcv_file,
+        "data__file": str(larcv_file),
+        "data__aux_file": str(larcv_file),
         "run__iterations": 4,
         "run__aux_iterations": 2,
     }
@@ -382,12 +382,15 @@ def test_the_sparse_network_by_two_processes(tmp_path, larcv_file):
         np.testing.assert_allclose(
             column(two, "loss", table), column(one, "loss", table), rtol=1e-4
         )
-    apply = {**fields, "mode__name": "inference", "mode__weights_location": one}
-    del apply["data__aux_file"], apply["run__iterations"]
-    apply |= {"mode__write_predictions": True, "run__iterations": "none"}
+    apply = {
+        **{name: value for name, value in fields.items() if name != "data__aux_file"},
+        "mode__name": "inference",
+        "mode__weights_location": str(one),
+        "mode__write_predictions": True,
+        "run__iterations": 9,
+    }
     result = mpirun(2, *tiny.flags(tmp_path / "applied2", **apply))
     assert result.returncode == 0, result.stdout + result.stderr
-    apply |= {"run__iterations": None, "mode__weights_location": str(one)}
     inference.run(tiny.make(tmp_path / "applied1", **apply))
     name = "inference_metrics.csv"
     rows = [read_table(tmp_path / f"applied{count}", name) for count in (1, 2)]

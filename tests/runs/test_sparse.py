@@ -25,13 +25,15 @@ from ctjax.commands import (
     show,
 )
 from ctjax.config.fields import ModeName
-from ctjax.data import site_minibatches
+from ctjax.data import pipeline, site_minibatches, sources
 from ctjax.data.larcv.file import LarcvFile
+from ctjax.data.minibatch import Form, SiteForm, images_of_event
 from ctjax.learning import metrics
 from ctjax.outputs import checkpoint
 from ctjax.runs import quickstart
 from ctjax.runs.inference import InferenceError
 from ctjax.runs.training_loop import TrainingError
+from ctjax.views import evaluated_event
 from ctjax.views import event as views_event
 from tests.support import larcv_fixtures, small_networks, small_runs, summaries
 from tests.support.small_runs import SHAPE, entries_of, loss_by_hand
@@ -124,9 +126,16 @@ def odd_file(runs, odd_events):
     ("scheme", "only", "one_device"),
     [("light", False, False), ("focal", True, True), ("even", False, True)],
 )
-def test_losses_and_metrics_are_those_of_images(runs, truth, scheme, only, one_device):
-    """Of training and validation, with the picture of an event of each."""
+def test_losses_and_metrics_are_those_of_images(
+    runs, truth, monkeypatch, scheme, only, one_device
+):
+    """Of training and validation, with the picture of an event of each.
+
+    On one device lists begin with the size of the smallest event, and become larger.
+    """
     image, label = truth
+    if one_device:
+        begin_with_few_places(runs, monkeypatch)
     run = runs.train(
         one_device=one_device,
         mode__optimizer__loss_balance_scheme=scheme,
@@ -150,16 +159,22 @@ def test_losses_and_metrics_are_those_of_images(runs, truth, scheme, only, one_d
             assert run.column(table, name) == pytest.approx(expected, rel=1e-5)
     images = summaries.read_images(run.folder / "train")
     assert {name for name, _ in images} == {"event"}
-    assert any(line.startswith("Sites by level") for line in run.messages)
+    lines = [line for line in run.messages if line.startswith("Sites by level")]
+    assert any("instead of" in line for line in lines) == one_device
+
+
+def begin_with_few_places(runs, monkeypatch):
+    """Takes the smallest event as the largest."""
+    counts = [sum(len(plane[0]) for plane in event) for event in runs.events]
+    smallest = [int(np.argmin(counts))]
+    monkeypatch.setattr(site_minibatches, "sampled_entries", lambda _: smallest)
+    monkeypatch.setattr(site_minibatches, "capacity_for", lambda count: count)
 
 
 @pytest.mark.slow
 def test_training_learns_and_goes_on_bit_for_bit(runs, tmp_path, monkeypatch):
     """Also where later minibatches have more sites than the first ones."""
-    counts = [sum(len(plane[0]) for plane in event) for event in runs.events]
-    smallest = [int(np.argmin(counts))]
-    monkeypatch.setattr(site_minibatches, "sampled_entries", lambda _: smallest)
-    monkeypatch.setattr(site_minibatches, "capacity_for", lambda count: count)
+    begin_with_few_places(runs, monkeypatch)
     fields = {
         "mode__optimizer__learning_rate": 3e-2,
         "mode__optimizer__name": "adam",
@@ -338,6 +353,62 @@ def test_pooled_images(runs, truth, downsample):
 
 
 # What is made of it, and what is refused.
+
+
+def test_a_minibatch_looks_as_its_images_do(odd_file, odd_events):
+    image, label, is_stored = odd_events
+    prediction = np.where(is_stored, 1 + label % 2, 0).astype(np.uint8)
+    views = []
+    with sources.open_source(file=odd_file) as source:
+        for form in (SiteForm(1, 3, parts=2), Form.DENSE):
+            with pipeline.minibatches(source, [np.arange(4)], form=form) as reader:
+                minibatch = next(reader)
+                results = {"metrics": np.zeros((4, len(METRIC_NAMES)))}
+                results |= {"prediction": prediction, "label": label}
+                if minibatch.sites is not None:
+                    for name in ("prediction", "label"):
+                        results[name] = at_sites(results[name], minibatch)
+                views.append(
+                    [
+                        evaluated_event.view_of_minibatch(
+                            minibatch, results, place, SHAPE, 0
+                        )
+                        for place in range(4)
+                    ]
+                )
+    for found, expected in zip(*views, strict=True):
+        assert found.title == expected.title
+        for plane, other in zip(found.planes, expected.planes, strict=True):
+            # Classes of pixels that are no sites are not shown.
+            assert pixels_of(plane) == {
+                place: values
+                for place, values in pixels_of(other).items()
+                if values[0] or values[2]
+            }
+
+
+def pixels_of(plane):
+    """(charge, class, predicted class) by row and column."""
+    columns = [np.asarray(column).tolist() for column in plane]
+    return {
+        (row, column): tuple(rest) for row, column, *rest in zip(*columns, strict=True)
+    }
+
+
+def at_sites(images, minibatch):
+    """[B, P, H, W] at the sites of a minibatch, [Q, N]."""
+    found = np.zeros(minibatch.site_ids.shape, images.dtype)
+    for place in range(len(minibatch.mask)):
+        for plane, (part, span) in enumerate(images_of_event(minibatch, place)):
+            ids = minibatch.site_ids[part, span]
+            found[part, span] = images[place, plane].T.ravel()[ids]
+    return found
+
+
+def test_the_io_test_reads_sites(runs):
+    run = runs.read(**NETWORK)
+    assert run.result["images"] == 8
+    assert any(line.startswith("Sites by level") for line in run.messages)
 
 
 @pytest.mark.slow
