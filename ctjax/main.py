@@ -79,6 +79,7 @@ def run(
     config: Config,
     processes: Processes = SINGLE_PROCESS,
     notes: Sequence[str] = (),
+    on_terminal: bool = True,
 ) -> Any:
     """Does what a configuration says: lock, log, run, report page.
 
@@ -86,6 +87,7 @@ def run(
       config: of the run.
       processes: of the run, which have joined already.
       notes: lines for the log about words of the command line that have no effect.
+      on_terminal: see `log.start_logging`.
 
     Returns:
       What the `run` of the mode's module returns.
@@ -98,7 +100,7 @@ def run(
     with contextlib.ExitStack() as stack:
         if processes.is_first:
             stack.enter_context(lock.hold(config.output_dir))
-        log.start_logging(config.output_dir, processes.index)
+        log.start_logging(config.output_dir, processes.index, on_terminal)
         stack.callback(log.stop_logging)
         log.log_launch_arguments()
         if moved is not None:

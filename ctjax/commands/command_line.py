@@ -83,19 +83,33 @@ def parse_config(
     config = configuration_files.load(name).to_dict()
     if typed.network is not None:
         config["network"] = _load_network(typed.network)
+    if "network.architecture" in values.keys() - typed.fields.keys():
+        _, word = typed.chosen["network.architecture"]
+        values["network.architecture"] = _of_group(
+            word, values["network.architecture"], config["network"]
+        )
+    return change(config, values), typed.notes
+
+
+def change(config: dict[str, Any], values: Mapping[str, Any]) -> Config:
+    """Changes fields of a configuration and resolves it.
+
+    Args:
+      config: nested sections with every field, which are changed.
+      values: by dotted name, of fields that exist.
+
+    Raises:
+      ConfigError: a value that cannot be used, or values that contradict each other.
+    """
     if "network.architecture" in values:
         architecture = values["network.architecture"]
-        if "network.architecture" not in typed.fields:
-            _, word = typed.chosen["network.architecture"]
-            architecture = _of_group(word, architecture, config["network"])
-            values["network.architecture"] = architecture
         config["network"] = _choose_network(config["network"], architecture)
     if "network.name" in values:
         _check_label(values["network.name"], config["network"])
     for name, value in values.items():
         *sections, field = name.split(".")
         functools.reduce(operator.getitem, sections, config)[field] = value
-    return resolve.resolve(config), typed.notes
+    return resolve.resolve(config)
 
 
 def _load_network(name: str) -> dict[str, Any]:

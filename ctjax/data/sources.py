@@ -223,6 +223,18 @@ class EventSource:
         """
         return self._source.describe()
 
+    def read_pooled(self, entry: int) -> tuple[Voxels, Voxels | None]:
+        """Reads charges and classes of one event; may be called from several threads.
+
+        Returns:
+          Ids ascending, each once in a plane; classes None without labels.
+
+        Raises:
+          LarcvFileError: where the event cannot be read.
+        """
+        event = self._source.read_voxels(entry)
+        return pool(*event, self._source.stored_shape, self._downsample)
+
     def read(
         self, entry: int, image_out: np.ndarray, label_out: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -239,7 +251,7 @@ class EventSource:
         Raises:
           LarcvFileError: where the event cannot be read.
         """
-        return images.fill(image_out, label_out, *self._read_pooled(entry))
+        return images.fill(image_out, label_out, *self.read_pooled(entry))
 
     def read_sparse(self, entry: int) -> list[SparsePlane]:
         """Reads the sparse form of one event; may be called from several threads.
@@ -247,7 +259,7 @@ class EventSource:
         Raises:
           LarcvFileError: where the event cannot be read.
         """
-        return sparse_planes(*self._read_pooled(entry))
+        return sparse_planes(*self.read_pooled(entry))
 
     def read_sites(self, entry: int, depth: int) -> SiteList:
         """Reads the sites of one event; may be called from several threads.
@@ -255,15 +267,11 @@ class EventSource:
         Raises:
           LarcvFileError: where the event cannot be read.
         """
-        return list_sites(*self._read_pooled(entry), self.image_shape, depth)
+        return list_sites(*self.read_pooled(entry), self.image_shape, depth)
 
     def close(self) -> None:
         """Closes the source; no read may be under way."""
         self._source.close()
-
-    def _read_pooled(self, entry: int) -> tuple[Voxels, Voxels | None]:
-        event = self._source.read_voxels(entry)
-        return pool(*event, self._source.stored_shape, self._downsample)
 
 
 def open_source(

@@ -325,8 +325,25 @@ def read_network(location: str) -> AnyNetwork:
     Raises:
       CheckpointError: there is no checkpoint.
     """
+    return read_config(location)[0].network
+
+
+def read_config(location: str) -> tuple[SavedConfig, bool]:
+    """Reads what a checkpoint says of itself.
+
+    Args:
+      location: see `restore_weights`.
+
+    Returns:
+      It, and whether the checkpoint is of a training: weights alone do not know the
+      images they were trained with.
+
+    Raises:
+      CheckpointError: there is no checkpoint.
+    """
     with _open_existing(location) as (manager, step):
-        return _saved_config(manager, step).network
+        folder = os.path.join(manager.directory, str(step), TRAINING)
+        return _saved_config(manager, step), os.path.isdir(folder)
 
 
 @contextlib.contextmanager

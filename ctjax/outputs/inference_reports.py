@@ -162,21 +162,7 @@ class InferenceReports:
         if self._writer is None:
             return
         arrays = {name: sharding.local(results[name]) for name in predictions.NEEDED}
-        for place in np.flatnonzero(minibatch.entries != PADDING).tolist():
-            entry = int(minibatch.entries[place])
-            if minibatch.sites is None:
-                products = predictions.products_of_images(arrays, place)
-            else:
-                products = predictions.products_of_sites(
-                    arrays, place, minibatch, self._source.read_sparse(entry)
-                )
-            predictions.append(
-                self._writer,
-                minibatch.event_ids[place],
-                products,
-                self._source.has_label,
-                self._source.plane_metas(entry),
-            )
+        predictions.append_minibatch(self._writer, minibatch, arrays, self._source)
 
     def _write_rows(
         self, entries: np.ndarray, values: np.ndarray, confusion: np.ndarray

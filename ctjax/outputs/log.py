@@ -14,18 +14,26 @@ logger = logging.getLogger("ctjax")
 
 LOG_FORMAT = "%(asctime)s - %(levelname)s - %(message)s"
 
+_opened: list[logging.Handler] = []
+"""Handlers of the run under way."""
 
-def start_logging(output_dir: str, process: int = 0) -> None:
+_levels: list[int] = []
+"""The logger's level before that run."""
+
+
+def start_logging(output_dir: str, process: int = 0, on_terminal: bool = True) -> None:
     """Sends the log to the terminal and to `process.log`, after what is there.
 
     Args:
       output_dir: of the run; made where absent.
       process: number of this one; all but the first show their warnings alone, on the
         terminal.
+      on_terminal: whether this program is ctjax's own. In another one that program
+        decides what is shown, and gets what it gets without a `process.log`.
     """
     stop_logging()
     formatter = logging.Formatter(LOG_FORMAT)
-    handlers: list[logging.Handler] = [_StdoutHandler()]
+    handlers: list[logging.Handler] = [_StdoutHandler() if on_terminal else _ToParent()]
     if process == 0:
         os.makedirs(output_dir, exist_ok=True)
         path = os.path.join(output_dir, "process.log")
@@ -39,6 +47,8 @@ def start_logging(output_dir: str, process: int = 0) -> None:
     for handler in handlers:
         handler.setFormatter(formatter)
         logger.addHandler(handler)
+    _opened.extend(handlers)
+    _levels.append(logger.level)
     logger.setLevel(logging.INFO)
     logger.propagate = False
 
@@ -48,6 +58,19 @@ class _ProcessLogHandler(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Says nothing: of a full disk, what matters more tells."""
+
+
+class _ToParent(logging.Handler):
+    """Passes on what would be passed on if there were no run."""
+
+    def __init__(self):
+        """Takes the level that this program has chosen."""
+        super().__init__(logger.getEffectiveLevel())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hands a record to the handlers of this program."""
+        if logger.parent is not None:
+            logger.parent.callHandlers(record)
 
 
 class _StdoutHandler(logging.StreamHandler):
@@ -64,9 +87,12 @@ class _StdoutHandler(logging.StreamHandler):
 
 def stop_logging() -> None:
     """Closes what `start_logging` opened."""
-    for handler in list(logger.handlers):
+    while _opened:
+        handler = _opened.pop()
         logger.removeHandler(handler)
         handler.close()
+    while _levels:
+        logger.setLevel(_levels.pop())
     logger.propagate = True
 
 

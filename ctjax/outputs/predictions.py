@@ -30,6 +30,7 @@ from ctjax.config.fields import Config
 from ctjax.data.larcv.records import PlaneMeta
 from ctjax.data.larcv.writer import LarcvWriter, SparsePlanes
 from ctjax.data.minibatch import HostMinibatch, images_of_event
+from ctjax.data.order import PADDING
 from ctjax.data.sources import EventSource
 from ctjax.data.sparse import SparsePlane
 
@@ -118,6 +119,36 @@ def open_writer(
     with LarcvWriter(unfinished, metas, products, attributes=attributes) as writer:
         yield writer
     os.replace(unfinished, path)
+
+
+def append_minibatch(
+    writer: LarcvWriter,
+    minibatch: HostMinibatch,
+    results: dict[str, Any],
+    source: EventSource,
+) -> None:
+    """Adds the events of a minibatch that has been evaluated.
+
+    Args:
+      writer: see `open_writer`.
+      minibatch: on the host.
+      results: those of NEEDED, of the step of `steps.make_eval_step`, on the host.
+      source: of the events.
+    """
+    for place in np.flatnonzero(minibatch.entries != PADDING).tolist():
+        entry = int(minibatch.entries[place])
+        if minibatch.sites is None:
+            products = products_of_images(results, place)
+        else:
+            stored = source.read_sparse(entry)
+            products = products_of_sites(results, place, minibatch, stored)
+        append(
+            writer,
+            minibatch.event_ids[place],
+            products,
+            source.has_label,
+            source.plane_metas(entry),
+        )
 
 
 def append(

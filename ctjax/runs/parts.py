@@ -115,13 +115,13 @@ def images_per_step(config: Config) -> int:
 
 
 def make_network(
-    config: Config, image_shape: tuple[int, int]
+    config: Config, image_shape: tuple[int, int] | None
 ) -> tuple[models.PixelNetwork, dict[str, Any]]:
     """Makes the network and draws its initial parameters.
 
     Args:
       config: of the run.
-      image_shape: (H, W) of the events, downsampled.
+      image_shape: (H, W) of the events, downsampled; None where it is not known yet.
 
     Returns:
       The module and its variables, "params" and "batch_stats".
@@ -136,8 +136,8 @@ def make_network(
         raise ConfigError(f"network.kernels=fused: expected {lacking}")
     dtype = POLICIES[config.run.precision].compute_type
     model = models.make(config.network, dtype, sharding.EVENT_AXIS, config.run.remat)
-    height, width = image_shape
     divisor, smallest, field = model.image_rule()
+    height, width = image_shape or (smallest, smallest)
     if height % divisor or width % divisor or min(height, width) < smallest:
         least = f"of at least {smallest} x {smallest} and " * (smallest > divisor)
         raise ConfigError(

@@ -164,7 +164,7 @@ def counts_of(source):
 
 
 def event_alone(source, entry):
-    return make_sites(*source._read_pooled(entry), source.image_shape, 2, 3)
+    return make_sites(*source.read_pooled(entry), source.image_shape, 2, 3)
 
 
 def begin_with_few_places(source, monkeypatch):

@@ -1,0 +1,12 @@
+"""What `import ctjax` gives to a notebook.
+
+events      opens files as a sequence of events
+tagger      loads a network, which predicts
+evaluation  compares predicted with true classes
+pictures    draws events
+saving      writes predictions into a file
+training    trains
+
+Each public function is an attribute of `ctjax`, which imports it when it is asked for.
+Nothing here logs to a terminal, and errors of the user are `UserError`s of one line.
+"""

@@ -1,0 +1,57 @@
+"""Writes predictions into a larcv3 file."""
+
+import dataclasses
+import os
+
+from ctjax.api.events import Events
+from ctjax.api.tagger import BATCH_SIZE, Tagger
+from ctjax.base import home
+from ctjax.base.errors import UserError
+from ctjax.outputs import checksums, predictions
+
+
+def save_predictions(
+    path: str | os.PathLike,
+    events: Events,
+    tagger: Tagger,
+    *,
+    batch_size: int = BATCH_SIZE,
+) -> None:
+    """Predicts events and writes the file that `ctjax infer` writes.
+
+    Args:
+      path: file to write, of larcv3's format as docs/data-format.md has it; complete
+        or not there at all. One that is there is replaced.
+      events: opened by `ctjax.open`.
+      tagger: loaded by `ctjax.load`.
+      batch_size: events computed together, see `Tagger.iterate`.
+
+    Raises:
+      UserError: there are no events, `path` is one of their files, or see
+        `Tagger.predict`.
+      LarcvFileError: an event cannot be read.
+      OSError: the file cannot be written.
+
+    Example:
+      >>> ctjax.save_predictions("predictions.h5", events, tagger)
+    """
+    name = home.expand(os.fspath(path))
+    evaluated = tagger.evaluate(events, batch_size=batch_size)
+    if not len(events):
+        raise UserError(f"{name}: found no events to predict, expected some")
+    if os.path.realpath(name) in map(os.path.realpath, events.paths):
+        raise UserError(
+            f"{name}: a file of the events, expected another name for the predictions"
+        )
+    source = events.source
+    data = dataclasses.replace(tagger.config.data, downsample=events.downsample)
+    attributes = predictions.provenance(
+        dataclasses.replace(tagger.config, data=data),
+        source,
+        tagger.weights,
+        checksums.sum_arrays(tagger.variables),
+    )
+    metas = source.plane_metas(int(events.entries[0]))
+    with predictions.open_writer(name, metas, source.has_label, attributes) as writer:
+        for minibatch, results in evaluated:
+            predictions.append_minibatch(writer, minibatch, results, source)

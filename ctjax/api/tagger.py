@@ -1,0 +1,380 @@
+"""Loads a network with its weights, which predicts the classes of pixels."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from ctjax.api.events import Event, Events
+from ctjax.api.images import class_image, given_voxels, pad_to_network, score_image
+from ctjax.base import home
+from ctjax.base.errors import ConfigError, UserError
+from ctjax.commands import configuration_files, import_weights
+from ctjax.config import fields, resolve
+from ctjax.config.fields import Config, Densify
+from ctjax.data.given_events import GivenEvents
+from ctjax.data.minibatch import HostMinibatch
+from ctjax.data.order import PADDING
+from ctjax.data.sources import EventSource
+from ctjax.data.voxels import Voxels
+from ctjax.learning import devices, sharding
+from ctjax.learning.compiled import compile_ahead, compile_eval_step
+from ctjax.learning.one_behind import one_behind
+from ctjax.learning.state import count_parameters
+from ctjax.learning.steps import make_eval_step
+from ctjax.models import PixelNetwork
+from ctjax.outputs import checkpoint, predictions, saved_config
+from ctjax.outputs.saved_config import SavedConfig
+from ctjax.runs import parts
+
+BATCH_SIZE = 2
+"""Events computed together unless the user says otherwise; that of a run, too."""
+
+
+class Evaluated(NamedTuple):
+    """Holds a minibatch that has been evaluated.
+
+    Attributes:
+      minibatch: on the host.
+      results: those of the evaluation step that predictions are made of, on the host,
+        of images without the rows and columns that were added for the network.
+    """
+
+    minibatch: HostMinibatch
+    results: dict[str, np.ndarray]
+
+
+class Tagger:
+    """A network with its weights. Made by `ctjax.load`.
+
+    Attributes:
+      config: what it computes: network, `data.img_transform`, `run.precision` and
+        `mode.mask_empty_pixels`.
+      weights: where its weights are from, in words.
+      step: training steps that they have seen; 0 where unknown.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        model: PixelNetwork,
+        variables: dict[str, Any],
+        weights: tuple[str, int],
+        saved: SavedConfig | None,
+    ):
+        """Takes a network.
+
+        Args:
+          config: of an inference with it.
+          model: the network.
+          variables: its parameters and running statistics.
+          weights: where they are from, and their step.
+          saved: of the checkpoint of a training; None for other weights.
+        """
+        self.config, self.step = config, weights[1]
+        self.weights = f"{os.path.abspath(weights[0])}, step {weights[1]}"
+        self._model, self._saved = model, saved
+        self._variables: dict[Mesh, Any] = {}
+        self._first_variables = variables
+        self._programs: dict[Any, Callable] = {}
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """Parameters ("params") and running statistics ("batch_stats"), float32."""
+        return self._first_variables
+
+    def predict(
+        self, charge: np.ndarray | Event, *, batch_size: int = BATCH_SIZE
+    ) -> np.ndarray:
+        """Computes how probable each class is, pixel by pixel.
+
+        Charges are given as they were measured: the transformation that the network was
+        trained with, and rows and columns that it needs beyond the image, are its own.
+
+        Args:
+          charge: [P, H, W], one event, or [B, P, H, W], of any real type; P is 3, rows
+            are drift ticks, columns wires. A sparse network looks at the pixels that
+            are not 0. An `Event` stands for its charges.
+          batch_size: events computed together, of those of an array [B, P, H, W].
+
+        Returns:
+          [P, H, W, K] or [B, P, H, W, K] float32, which sum to 1: background, cosmic,
+          neutrino. Pixels without charge are background where
+          `config.mode.mask_empty_pixels` says so.
+
+        Raises:
+          UserError: another shape or type, a charge or a score that is not finite, or
+            an event that was halved otherwise than those of the training.
+
+        Example:
+          >>> tagger = ctjax.load("output/uresnet/first")
+          >>> tagger.predict(events[3].charge).shape
+          (3, 640, 1024, 3)
+        """
+        return self._of_arrays(charge, batch_size, score_image)
+
+    def classify(
+        self, charge: np.ndarray | Event, *, batch_size: int = BATCH_SIZE
+    ) -> np.ndarray:
+        """Computes the most probable class of each pixel.
+
+        Args:
+          charge: see `predict`.
+          batch_size: see `predict`.
+
+        Returns:
+          [P, H, W] or [B, P, H, W] uint8: 0 background, 1 cosmic, 2 neutrino.
+
+        Raises:
+          UserError: see `predict`.
+        """
+        return self._of_arrays(charge, batch_size, class_image)
+
+    def iterate(
+        self, events: Events, *, batch_size: int = BATCH_SIZE
+    ) -> Iterator[tuple[Event, np.ndarray]]:
+        """Predicts events of files, which are read ahead.
+
+        Args:
+          events: opened by `ctjax.open`, halved as often as those of the training.
+          batch_size: events computed together; a multiple of the number of devices is
+            computed on all of them, otherwise the first one computes.
+
+        Yields:
+          Each event and its scores, [P, H, W, K] float32, see `predict`.
+
+        Raises:
+          LarcvFileError, UserError: an event cannot be read, or see `predict`.
+        """
+        for evaluated in self.evaluate(events, batch_size=batch_size):
+            minibatch = evaluated.minibatch
+            places = np.flatnonzero(minibatch.entries != PADDING).tolist()
+            for place in places:
+                event = events.read_entry(int(minibatch.entries[place]))
+                yield event, self._image(score_image, evaluated, place, events)
+
+    def evaluate(self, events: Events, *, batch_size: int) -> Iterator[Evaluated]:
+        """Evaluates events of files, for those who need more than scores."""
+        if not isinstance(events, Events):
+            raise UserError(
+                f"events: expected events of ctjax.open, got {type(events).__name__}"
+            )
+        self._check_downsample(events.downsample)
+        return self._evaluate(events.source, events.entries, batch_size)
+
+    def __repr__(self) -> str:
+        """Names network and weights."""
+        number = count_parameters(self.variables["params"])
+        name = self.config.network.name
+        return f"<Tagger {name}, {number} parameters, {self.weights}>"
+
+    def _of_arrays(
+        self, charge: Any, batch_size: int, make_image: Callable[..., np.ndarray]
+    ) -> np.ndarray:
+        """Makes images of what the network says of one event or several."""
+        voxels, image_shape, is_single = self._given(charge)
+        source = EventSource(GivenEvents(voxels, image_shape), 0)
+        _check_batch_size(batch_size)
+        size = min(batch_size, len(voxels))
+        images = [
+            self._image(make_image, evaluated, place, source)
+            for evaluated in self._evaluate(source, np.arange(len(voxels)), size)
+            for place in np.flatnonzero(evaluated.minibatch.entries != PADDING).tolist()
+        ]
+        return images[0] if is_single else np.stack(images)
+
+    def _given(self, charge: Any) -> tuple[list[Voxels], tuple[int, int], bool]:
+        """Returns charges as voxels, the images' shape and whether it is one event."""
+        if isinstance(charge, Event):
+            self._check_downsample(charge.downsample)
+            return [charge.voxels[0]], charge.image_shape, True
+        return given_voxels(charge)
+
+    def _image(
+        self,
+        make_image: Callable[..., np.ndarray],
+        evaluated: Evaluated,
+        place: int,
+        events: Events | EventSource,
+    ) -> np.ndarray:
+        is_masked = self.config.mode.mask_empty_pixels
+        return make_image(evaluated, place, events.image_shape, is_masked)
+
+    def _check_downsample(self, downsample: int) -> None:
+        """Refuses other images than those of the training."""
+        if self._saved is not None:
+            data = dataclasses.replace(self.config.data, downsample=downsample)
+            config = dataclasses.replace(self.config, data=data)
+            saved_config.check_images(self._saved, config, self.weights)
+
+    def _evaluate(
+        self, source: EventSource, entries: np.ndarray, batch_size: int
+    ) -> Iterator[Evaluated]:
+        """Evaluates minibatches, one ahead of the one that is handed out."""
+        _check_batch_size(batch_size)
+        mesh = _mesh_for(batch_size)
+        padded = np.full(-(-len(entries) // batch_size) * batch_size, PADDING)
+        padded[: len(entries)] = entries
+        minibatches = iter(padded.reshape(-1, batch_size))
+        config = self.config
+        with parts.read_events(config, source, minibatches, mesh) as reader:
+            started = (self._start(minibatch, mesh) for minibatch in reader)
+            for minibatch, results in one_behind(started):
+                evaluated = _fetch(minibatch, results, source)
+                yield evaluated
+                # The arrays of its images are filled again.
+                reader.release(minibatch)
+
+    def _start(
+        self, minibatch: HostMinibatch, mesh: Mesh
+    ) -> tuple[HostMinibatch, dict[str, jax.Array]]:
+        """Starts to evaluate a minibatch, and does not wait."""
+        on_host = parts.step_arrays(pad_to_network(minibatch, self._model))
+        arrays = sharding.distribute(on_host, mesh)
+        if mesh not in self._variables:
+            self._variables[mesh] = sharding.replicate(self._first_variables, mesh)
+        variables = self._variables[mesh]
+        key = mesh, *(leaf.shape for leaf in jax.tree.leaves(arrays))
+        if key not in self._programs:
+            # Images come from the host, so that no shape is needed.
+            options = parts.make_step_options(self.config, (0, 0))
+            step = make_eval_step(
+                model=self._model, options=options, with_scores=True, with_loss=False
+            )
+            compiled = compile_eval_step(step, mesh, with_scores=True, with_loss=False)
+            program, _ = compile_ahead("prediction", compiled, variables, arrays)
+            self._programs[key] = program
+        return minibatch, self._programs[key](variables, arrays)
+
+
+def _check_batch_size(batch_size: Any) -> None:
+    is_number = isinstance(batch_size, int) and not isinstance(batch_size, bool)
+    if not is_number or batch_size < 1:
+        raise UserError(f"batch_size: expected at least 1, got {batch_size!r}")
+
+
+def _mesh_for(batch_size: int) -> Mesh:
+    """Returns all devices where they can share a minibatch, else the first."""
+    mesh = sharding.make_mesh()
+    if batch_size % mesh.size == 0:
+        return mesh
+    return sharding.make_mesh(list(mesh.devices.flat[:1]))
+
+
+def _fetch(
+    minibatch: HostMinibatch, results: dict[str, jax.Array], source: EventSource
+) -> Evaluated:
+    """Fetches the results of a minibatch, or says which event has none."""
+    is_bad = (np.asarray(results["is_finite"]) == 0) & (minibatch.entries != PADDING)
+    for entry in minibatch.entries[is_bad].tolist():
+        raise UserError(
+            f"found class scores that are not finite, expected numbers: entry {entry} "
+            f"of {source.file_of(entry)}"
+        )
+    arrays = {name: sharding.local(results[name]) for name in predictions.NEEDED}
+    if minibatch.sites is None:
+        height, width = source.image_shape
+        arrays = {name: a[:, :, :height, :width] for name, a in arrays.items()}
+    return Evaluated(minibatch, arrays)
+
+
+def load(
+    path: str | os.PathLike,
+    config: str | os.PathLike | None = None,
+    *,
+    img_transform: bool | None = None,
+    mask_empty_pixels: bool | None = None,
+    precision: str | None = None,
+    allow_other_images: bool = False,
+) -> Tagger:
+    """Loads a network with its weights.
+
+    A checkpoint of ctjax says itself which network it is of and what was done to its
+    images. Of other weights the configuration says it.
+
+    Args:
+      path: folder of a run, of its checkpoints or of one of their steps; or weights of
+        others: an .npz, CosmicTagger's torch or TensorFlow checkpoint.
+      config: a configuration's name or file, such as "scc21"; of a checkpoint of ctjax
+        it need not be given, and must be of the same network.
+      img_transform: whether the network sees the logarithm of the charge; None for what
+        checkpoint or configuration say.
+      mask_empty_pixels: whether pixels without charge are background whatever the
+        network says; None likewise.
+      precision: number format, as `run.precision` has it; None for float32, or for what
+        the configuration says.
+      allow_other_images: whether the network may see images that were halved or
+        transformed otherwise than those of its training.
+
+    Returns:
+      The network.
+
+    Raises:
+      CheckpointError, WeightsError: the weights cannot be read, are not finite or are
+        of another network.
+      ConfigError: there is no such configuration, or a value that cannot be used.
+
+    Example:
+      >>> ctjax.load("weights.npz", config="scc21")
+    """
+    location = home.expand(os.fspath(path))
+    if not os.path.exists(location) and not import_weights.is_foreign(location):
+        raise UserError(
+            f"{location}: found nothing, expected a run, a checkpoint or weights"
+        )
+    saved = None
+    if not import_weights.is_foreign(location):
+        saved, is_of_training = checkpoint.read_config(location)
+    elif config is None:
+        raise ConfigError(
+            f"{location}: weights that do not say of which network they are; expected "
+            'config=NAME, such as config="scc21"'
+        )
+    changes = {
+        ("data", "img_transform"): img_transform,
+        ("mode", "mask_empty_pixels"): mask_empty_pixels,
+        ("mode", "allow_other_images"): allow_other_images,
+        ("run", "precision"): precision,
+    }
+    resolved = _configure(saved, config, changes)
+    mesh = devices.select(resolved.run.compute_mode)
+    model, variables = parts.make_network(resolved, None)
+    first = sharding.make_mesh(list(mesh.devices.flat[:1]))
+    variables = sharding.replicate(variables, first)
+    variables, step = parts.restore_weights(location, variables, resolved)
+    is_known = saved is not None and is_of_training
+    return Tagger(
+        resolved, model, variables, (location, step), saved if is_known else None
+    )
+
+
+def _configure(
+    saved: SavedConfig | None,
+    config: str | os.PathLike | None,
+    changes: dict[tuple[str, str], Any],
+) -> Config:
+    """Makes the configuration of an inference.
+
+    Args:
+      saved: of a checkpoint.
+      config: name of a configuration, which comes before what is saved.
+      changes: value by section and field; None for none.
+    """
+    if config is not None:
+        values = configuration_files.load(os.fspath(config), "config").to_dict()
+    else:
+        assert saved is not None
+        values = fields.to_dict(Config(network=saved.network))
+        for name in ("data.downsample", "data.img_transform", "mode.mask_empty_pixels"):
+            section, field = name.split(".")
+            values[section][field] = saved.values.get(name, values[section][field])
+    values["mode"]["name"] = "inference"
+    values["data"]["densify"] = Densify.HOST.value
+    for (section, field), value in changes.items():
+        if value is not None:
+            values[section][field] = value
+    return resolve.resolve(values)
