@@ -29,13 +29,13 @@ def main() -> None:
     steps = np.array([int(row["step"]) for row in rows])
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
     draw(left, steps, np.array([float(row["loss"]) for row in rows]), "loss", "#333333")
-    left.set_yscale("log")
+    left.set_ylim(bottom=0)
     left.set_ylabel("loss, pixels with charge")
     for name, words, colour in CURVES:
         draw(right, steps, np.array([float(row[name]) for row in rows]), words, colour)
     right.set_ylabel("intersection over union")
     right.set_ylim(0, 1)
-    right.legend(frameon=False, loc="upper left")
+    right.legend(frameon=False, loc="lower right")
     for axes in (left, right):
         axes.set_xlabel("step")
         axes.spines[["top", "right"]].set_visible(False)
