@@ -46,7 +46,7 @@ VARIANTS = {
 """Options of the networks that are compared."""
 
 
-SHALLOW = {"depth": 1, "blocks_final": 0}
+SHALLOW = {"depth": 1, "blocks_per_layer": 0, "blocks_final": 0}
 """Changes to the networks that are always compared, which compile sooner."""
 
 

@@ -356,7 +356,7 @@ def test_pooled_images(runs, truth, downsample):
 
 
 def test_a_minibatch_looks_as_its_images_do(odd_file, odd_events):
-    image, label, is_stored = odd_events
+    _, label, is_stored = odd_events
     prediction = np.where(is_stored, 1 + label % 2, 0).astype(np.uint8)
     views = []
     with sources.open_source(file=odd_file) as source:
