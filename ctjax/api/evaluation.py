@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from ctjax.base.constants import NUM_CLASSES, NUM_PLANES
@@ -42,9 +42,14 @@ def metrics(classes: Any, label: Any) -> dict[str, float]:
             f"{list(true.shape)}"
         )
     shape = -1, *predicted.shape[-3:]
-    images = jnp.asarray(predicted.reshape(shape)), jnp.asarray(true.reshape(shape))
-    values = np.asarray(of_counts.event_metrics(of_counts.confusion(*images)))
+    values = np.asarray(_event_metrics(predicted.reshape(shape), true.reshape(shape)))
     return short_names(of_counts.named(values.mean(0)))
+
+
+@jax.jit
+def _event_metrics(classes: jax.Array, label: jax.Array) -> jax.Array:
+    """Computes the metrics of events, [B, M], of classes [B, P, H, W]."""
+    return of_counts.event_metrics(of_counts.confusion(classes, label))
 
 
 def short_names(values: dict[str, Any]) -> dict[str, Any]:

@@ -77,5 +77,5 @@ def test_what_does_not_fit_is_not_drawn(events, classes, words):
     with pytest.raises(UserError) as caught:
         ctjax.draw(events[0], classes)
     assert words in str(caught.value)
-    with pytest.raises(UserError, match="expected an event of ctjax.open, got ndarray"):
+    with pytest.raises(UserError, match=r"expected an event of ctjax\.open, got ndarr"):
         ctjax.draw(events[0].charge)
