@@ -2,8 +2,8 @@
 
 DIR is the output folder of a run, or one step of its checkpoints. A file, .npz or
 .safetensors, holds float32 arrays under the names and in the layout of CosmicTagger's
-torch network. FOLDER, which needs torch, is a mode.weights_location for inference with CosmicTagger
-(its training asks for the state of torch's optimizer besides).
+torch network. FOLDER, which needs torch, is a mode.weights_location for inference with
+CosmicTagger (its training asks for the state of torch's optimizer besides).
 """
 
 import os
