@@ -164,7 +164,14 @@ class Tagger:
                 f"events: expected events of ctjax.open, got {type(events).__name__}"
             )
         self._check_downsample(events.downsample)
-        return self._evaluate(events.source, events.entries, batch_size)
+        _check_batch_size(batch_size)
+        source = events.source
+
+        def evaluated() -> Iterator[Evaluated]:
+            # Of `events`, whose files stay open as long as somebody has it.
+            yield from self._evaluate(source, events.entries, batch_size)
+
+        return evaluated()
 
     def __repr__(self) -> str:
         """Names network and weights."""
@@ -298,7 +305,7 @@ def load(
 
     Args:
       path: folder of a run, of its checkpoints or of one of their steps; or weights of
-        others: an .npz, CosmicTagger's torch or TensorFlow checkpoint.
+        others: an .npz or .safetensors, CosmicTagger's torch or TensorFlow checkpoint.
       config: a configuration's name or file, such as "scc21"; of a checkpoint of ctjax
         it need not be given, and must be of the same network.
       img_transform: whether the network sees the logarithm of the charge; None for what

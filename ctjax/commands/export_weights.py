@@ -1,9 +1,9 @@
 """Converts weights of ctjax for CosmicTagger and others.
 
-DIR is the output folder of a run, or one step of its checkpoints. The .npz holds
-float32 arrays under the names and in the layout of CosmicTagger's torch network.
-FOLDER, which needs torch, is a mode.weights_location for inference with CosmicTagger
-(its training asks for the state of torch's optimizer besides).
+DIR is the output folder of a run, or one step of its checkpoints. A file, .npz or
+.safetensors, holds float32 arrays under the names and in the layout of CosmicTagger's
+torch network. FOLDER, which needs torch, is a mode.weights_location for inference with
+CosmicTagger (its training asks for the state of torch's optimizer besides).
 """
 
 import os
@@ -12,9 +12,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ctjax.base import optional_packages
+from ctjax.base import optional_packages, safetensors
 from ctjax.base.errors import UserError
 from ctjax.commands import command_line
+from ctjax.commands.import_weights import SAFETENSORS
 from ctjax.config.architecture import Architecture
 from ctjax.config.fields import ComputeMode, Config, Mode
 
@@ -36,7 +37,9 @@ def main(arguments: Sequence[str]) -> int:
         "export-weights", __doc__ or "", "--source DIR --output weights.npz"
     )
     parser.add_argument("--source", required=True, help="output folder of a run")
-    parser.add_argument("--output", required=True, help=".npz file or folder to make")
+    parser.add_argument(
+        "--output", required=True, help=".npz or .safetensors file, or folder to make"
+    )
     options = parser.parse_args(arguments)
 
     def command():
@@ -51,7 +54,8 @@ def export_weights(source: str, output: str) -> tuple[int, int]:
 
     Args:
       source: see `checkpoint.restore_weights`.
-      output: name of an .npz file, or of a folder in CosmicTagger's form.
+      output: name of an .npz or .safetensors file, or of a folder in CosmicTagger's
+        form.
 
     Returns:
       The step of the checkpoint and the number of tensors.
@@ -82,9 +86,12 @@ def export_weights(source: str, output: str) -> tuple[int, int]:
     config = Config(network=network, mode=Mode(allow_other_images=True))
     variables, step = checkpoint.restore_weights(source, like, config)
     tensors = torch_weights.from_variables(variables)
-    if output.endswith(".npz"):
+    if output.endswith((".npz", SAFETENSORS)):
         os.makedirs(os.path.dirname(os.path.abspath(output)), exist_ok=True)
+    if output.endswith(".npz"):
         np.savez(output, **tensors)  # type: ignore[arg-type]
+    elif output.endswith(SAFETENSORS):
+        safetensors.write(output, tensors, {"step": str(step)})
     else:
         _write_torch(output, tensors, step)
     return step, len(tensors)

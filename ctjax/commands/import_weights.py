@@ -1,10 +1,10 @@
 """Converts weights of CosmicTagger's network to a checkpoint of ctjax.
 
 CHECKPOINT is CosmicTagger's folder of checkpoints, one of its .ckpt files, any file of
-a torch state dictionary, or an .npz of arrays under their torch names, those of before
-May 2022 too. With --config uresnet_tensorflow it is a folder or a checkpoint that its
-TensorFlow code has written, or v2.1's .weights.h5. DIR is then a mode.weights_location
-for training and inference, as CHECKPOINT itself is.
+a torch state dictionary, or an .npz or .safetensors of arrays under their torch names,
+those of before May 2022 too. With --config uresnet_tensorflow it is a folder or a
+checkpoint that its TensorFlow code has written, or v2.1's .weights.h5. DIR is then a
+mode.weights_location for training and inference, as CHECKPOINT itself is.
 """
 
 import glob
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ctjax.base import npz, optional_packages, regular_files
+from ctjax.base import npz, optional_packages, regular_files, safetensors
 from ctjax.commands import command_line
 from ctjax.config.architecture import AnyNetwork, Architecture
 from ctjax.config.fields import ComputeMode, Config
@@ -33,6 +33,8 @@ TENSORFLOW_LINE = re.compile(r'model_checkpoint_path:\s*"(.*)"')
 KERAS = ".weights.h5"
 
 OF_TORCH = (".ckpt", ".pt", ".pth")
+
+SAFETENSORS = ".safetensors"
 
 WHOLE_MODELS = (".keras", "saved_model.pb")
 
@@ -109,7 +111,8 @@ def read_weights(
     """Reads weights of CosmicTagger.
 
     Args:
-      source: CosmicTagger's folder, a file of torch, TensorFlow or Keras, or an .npz.
+      source: CosmicTagger's folder, a file of torch, TensorFlow or Keras, an .npz or a
+        .safetensors.
       like: variables of the network, for their shapes.
       network: its options.
 
@@ -129,6 +132,8 @@ def read_weights(
     _check_framework(path, is_of_tensorflow, network)
     if is_of_tensorflow:
         tensors, step = _read_tensorflow(path)
+    elif path.endswith(SAFETENSORS):
+        tensors, step = _read_safetensors(path)
     else:
         tensors, step = _read_npz(path) if path.endswith(".npz") else _read_torch(path)
     _check_numbers(path, tensors)
@@ -171,7 +176,7 @@ def _find_files(folder: str) -> list[str]:
     return sorted(
         path
         for path in glob.glob(os.path.join(glob.escape(folder), "*"))
-        if path.endswith((*OF_TORCH, ".npz")) or _is_of_tensorflow(path)
+        if path.endswith((*OF_TORCH, ".npz", SAFETENSORS)) or _is_of_tensorflow(path)
     )
 
 
@@ -309,6 +314,18 @@ def _read_npz(path: str) -> tuple[dict[str, np.ndarray], int]:
             return {name: arrays[name] for name in arrays}, 0
     except Exception as error:  # of any kind, where an archive is damaged
         raise WeightsError(f"{path}: expected an .npz of arrays: {error}") from error
+
+
+def _read_safetensors(path: str) -> tuple[dict[str, np.ndarray], int]:
+    """Tensors, and the step that `export_weights` leaves in the header."""
+    from ctjax.models.torch_weights import WeightsError
+
+    regular_files.check(path)
+    try:
+        tensors, texts = safetensors.read(path)
+        return tensors, int(texts.get("step", 0))
+    except (ValueError, AttributeError, TypeError) as error:
+        raise WeightsError(f"{path}: expected a file of tensors: {error}") from error
 
 
 def _read_tensorflow(path: str) -> tuple[dict[str, np.ndarray], int]:

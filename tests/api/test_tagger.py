@@ -208,9 +208,12 @@ def test_what_a_checkpoint_was_trained_with_is_its_own(runs, events):
 
 
 @pytest.mark.slow
-def test_weights_of_others_need_a_configuration(runs, events, dense_tagger, tmp_path):
+@pytest.mark.parametrize(("kind", "step"), [(".npz", 0), (".safetensors", 2)])
+def test_weights_of_others_need_a_configuration(
+    runs, events, dense_tagger, tmp_path, kind, step
+):
     run = runs.train(**DENSE)
-    weights, file = tmp_path / "weights.npz", tmp_path / "small.py"
+    weights, file = tmp_path / f"weights{kind}", tmp_path / "small.py"
     export_weights.export_weights(str(run.folder), str(weights))
     values = {k: v for k, v in small_runs.FIELDS.items() if k.startswith("network__")}
     network = {k.removeprefix("network__"): v for k, v in values.items()}
@@ -225,7 +228,7 @@ def test_weights_of_others_need_a_configuration(runs, events, dense_tagger, tmp_
     with pytest.raises(UserError, match="another network"):
         ctjax.load(run.folder, config="uresnet")
     tagger = ctjax.load(weights, config=file)
-    assert "weights.npz, step 0" in repr(tagger)
+    assert f"weights{kind}, step {step}>" in repr(tagger)
     expected = dense_tagger.predict(events[0])
     np.testing.assert_array_equal(tagger.predict(events[0]), expected)
 
