@@ -14,7 +14,7 @@
 # and goes to a temporary folder; nothing is installed. mpi4py is not needed.
 set -euo pipefail
 
-CASES="task2 task3 task4 a21 a21-inference tests"
+CASES="task2 task3 task4 a21 a21-inference sparse sparse-inference tests"
 MOST_S=240
 ENDING_S=35 # for the last contender to end and for ctjax's process
 
