@@ -169,6 +169,9 @@ def configure(case: Case, options: argparse.Namespace) -> config_fields.Config:
     # What the peer has: Adam at one learning rate.
     config.mode.optimizer.lr_schedule = "flat"
     config.update(options.fields)
+    if config.data.file and not config.data.synthetic:
+        # The workers run in another folder.
+        config.data.file = os.path.abspath(config.data.file)
     return resolve.resolve(config)
 
 
