@@ -45,7 +45,7 @@ class Neutrino(NamedTuple):
     name: str
 
 
-class PlanePixels(NamedTuple):
+class StoredPixels(NamedTuple):
     """Holds the stored pixels of one plane, wire after wire, each array [V].
 
     Attributes:
@@ -89,7 +89,7 @@ class Event:
 
     @property
     def charge(self) -> np.ndarray:
-        """Charges, [P, H, W] float32, 0 where nothing is stored."""
+        """Charges, [P, H, W] float32, 0 where nothing is stored; to read only."""
         return self._images[0]
 
     @property
@@ -98,13 +98,13 @@ class Event:
         return self._images[1] if self.voxels[1] is not None else None
 
     @functools.cached_property
-    def sparse(self) -> tuple[PlanePixels, ...]:
+    def sparse(self) -> tuple[StoredPixels, ...]:
         """Stored pixels of the P planes."""
         planes = []
         for plane in sparse_planes(*self.voxels):
             wires, ticks = np.divmod(plane.ids, np.int32(self.image_shape[0]))
             label = plane.classes if self.voxels[1] is not None else None
-            planes.append(PlanePixels(wires, ticks, plane.values, label))
+            planes.append(StoredPixels(wires, ticks, plane.values, label))
         return tuple(planes)
 
     @functools.cached_property
@@ -113,6 +113,9 @@ class Event:
         shape = NUM_PLANES, *self.image_shape
         charge, label = np.zeros(shape, np.float32), np.zeros(shape, np.uint8)
         images.fill(charge, label, *self.voxels)
+        # The same arrays each time: what is written to them would be seen by some
+        # functions and not by others.
+        charge.flags.writeable = label.flags.writeable = False
         return charge, label
 
     def __repr__(self) -> str:

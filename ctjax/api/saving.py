@@ -36,6 +36,8 @@ def save_predictions(
       >>> ctjax.save_predictions("predictions.h5", events, tagger)
     """
     name = home.expand(os.fspath(path))
+    if os.path.isdir(name):
+        raise UserError(f"{name}: found a folder, expected the name of a file")
     evaluated = tagger.evaluate(events, batch_size=batch_size)
     if not len(events):
         raise UserError(f"{name}: found no events to predict, expected some")

@@ -15,7 +15,7 @@ from ctjax.base import home
 from ctjax.base.errors import ConfigError, UserError
 from ctjax.commands import configuration_files, import_weights
 from ctjax.config import fields, resolve
-from ctjax.config.fields import Config, Densify
+from ctjax.config.fields import Config, Data, Densify
 from ctjax.data.given_events import GivenEvents
 from ctjax.data.minibatch import HostMinibatch
 from ctjax.data.order import PADDING
@@ -65,6 +65,7 @@ class Tagger:
         variables: dict[str, Any],
         weights: tuple[str, int],
         saved: SavedConfig | None,
+        downsample: int | None,
     ):
         """Takes a network.
 
@@ -74,10 +75,11 @@ class Tagger:
           variables: its parameters and running statistics.
           weights: where they are from, and their step.
           saved: of the checkpoint of a training; None for other weights.
+          downsample: of those, how often their images were halved; None for unknown.
         """
         self.config, self.step = config, weights[1]
         self.weights = f"{os.path.abspath(weights[0])}, step {weights[1]}"
-        self._model, self._saved = model, saved
+        self._model, self._saved, self._downsample = model, saved, downsample
         self._variables: dict[Mesh, Any] = {}
         self._first_variables = variables
         self._programs: dict[Any, Callable] = {}
@@ -196,6 +198,11 @@ class Tagger:
 
     def _given(self, charge: Any) -> tuple[list[Voxels], tuple[int, int], bool]:
         """Returns charges as voxels, the images' shape and whether it is one event."""
+        if isinstance(charge, Events):
+            raise UserError(
+                "charge: found events of ctjax.open, expected one of them or an array; "
+                "tagger.iterate takes them all"
+            )
         if isinstance(charge, Event):
             self._check_downsample(charge.downsample)
             return [charge.voxels[0]], charge.image_shape, True
@@ -217,12 +224,16 @@ class Tagger:
             data = dataclasses.replace(self.config.data, downsample=downsample)
             config = dataclasses.replace(self.config, data=data)
             saved_config.check_images(self._saved, config, self.weights)
+        elif self._downsample not in (None, downsample):
+            raise UserError(
+                f"events halved {downsample} times, expected {self._downsample} as the "
+                "configuration's data.downsample; allow_other_images=True takes them"
+            )
 
     def _evaluate(
         self, source: EventSource, entries: np.ndarray, batch_size: int
     ) -> Iterator[Evaluated]:
         """Evaluates minibatches, one ahead of the one that is handed out."""
-        _check_batch_size(batch_size)
         mesh = _mesh_for(batch_size)
         padded = np.full(-(-len(entries) // batch_size) * batch_size, PADDING)
         padded[: len(entries)] = entries
@@ -259,8 +270,8 @@ class Tagger:
 
 
 def _check_batch_size(batch_size: Any) -> None:
-    is_number = isinstance(batch_size, int) and not isinstance(batch_size, bool)
-    if not is_number or batch_size < 1:
+    is_number = isinstance(batch_size, int | np.integer)
+    if not is_number or isinstance(batch_size, bool) or batch_size < 1:
         raise UserError(f"batch_size: expected at least 1, got {batch_size!r}")
 
 
@@ -300,8 +311,8 @@ def load(
 ) -> Tagger:
     """Loads a network with its weights.
 
-    A checkpoint of ctjax says itself which network it is of and what was done to its
-    images. Of other weights the configuration says it.
+    A checkpoint of ctjax says itself which network it is of and, where it is of a
+    training, what was done to its images. Of other weights the configuration says it.
 
     Args:
       path: folder of a run, of its checkpoints or of one of their steps; or weights of
@@ -347,20 +358,22 @@ def load(
         ("mode", "allow_other_images"): allow_other_images,
         ("run", "precision"): precision,
     }
-    resolved = _configure(saved, config, changes)
+    of_training = saved if saved is not None and is_of_training else None
+    resolved = _configure(saved, of_training, config, changes)
     mesh = devices.select(resolved.run.compute_mode)
     model, variables = parts.make_network(resolved, None)
     first = sharding.make_mesh(list(mesh.devices.flat[:1]))
     variables = sharding.replicate(variables, first)
     variables, step = parts.restore_weights(location, variables, resolved)
-    is_known = saved is not None and is_of_training
-    return Tagger(
-        resolved, model, variables, (location, step), saved if is_known else None
-    )
+    is_said = config is not None and not allow_other_images
+    downsample = resolved.data.downsample if is_said else None
+    weights = location, step
+    return Tagger(resolved, model, variables, weights, of_training, downsample)
 
 
 def _configure(
     saved: SavedConfig | None,
+    of_training: SavedConfig | None,
     config: str | os.PathLike | None,
     changes: dict[tuple[str, str], Any],
 ) -> Config:
@@ -368,7 +381,8 @@ def _configure(
 
     Args:
       saved: of a checkpoint.
-      config: name of a configuration, which comes before what is saved.
+      of_training: the same where it is of a training, which says what images it saw.
+      config: name of a configuration, which comes before the rest of what is saved.
       changes: value by section and field; None for none.
     """
     if config is not None:
@@ -376,9 +390,12 @@ def _configure(
     else:
         assert saved is not None
         values = fields.to_dict(Config(network=saved.network))
-        for name in ("data.downsample", "data.img_transform", "mode.mask_empty_pixels"):
-            section, field = name.split(".")
-            values[section][field] = saved.values.get(name, values[section][field])
+    told = of_training if config is not None else saved
+    for name in ("data.downsample", "data.img_transform", "mode.mask_empty_pixels"):
+        section, field = name.split(".")
+        if told is not None and name in told.values:
+            values[section][field] = told.values[name]
+    values["data"]["file"] = values["data"]["file"] or Data().file  # none is opened
     values["mode"]["name"] = "inference"
     values["data"]["densify"] = Densify.HOST.value
     for (section, field), value in changes.items():

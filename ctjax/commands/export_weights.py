@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ctjax.base import optional_packages, safetensors
+from ctjax.base import optional_packages
 from ctjax.base.errors import UserError
 from ctjax.commands import command_line
 from ctjax.commands.import_weights import SAFETENSORS
@@ -91,7 +91,9 @@ def export_weights(source: str, output: str) -> tuple[int, int]:
     if output.endswith(".npz"):
         np.savez(output, **tensors)  # type: ignore[arg-type]
     elif output.endswith(SAFETENSORS):
-        safetensors.write(output, tensors, {"step": str(step)})
+        library = optional_packages.import_optional("safetensors.numpy", "safetensors")
+        arrays = {n: np.array(t, np.float32, order="C") for n, t in tensors.items()}
+        library.save_file(arrays, output, metadata={"step": str(step)})
     else:
         _write_torch(output, tensors, step)
     return step, len(tensors)

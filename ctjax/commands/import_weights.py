@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ctjax.base import npz, optional_packages, regular_files, safetensors
+from ctjax.base import npz, optional_packages, regular_files
 from ctjax.commands import command_line
 from ctjax.config.architecture import AnyNetwork, Architecture
 from ctjax.config.fields import ComputeMode, Config
@@ -320,12 +320,18 @@ def _read_safetensors(path: str) -> tuple[dict[str, np.ndarray], int]:
     """Tensors, and the step that `export_weights` leaves in the header."""
     from ctjax.models.torch_weights import WeightsError
 
+    library = optional_packages.import_optional("safetensors", "safetensors")
     regular_files.check(path)
     try:
-        tensors, texts = safetensors.read(path)
-        return tensors, int(texts.get("step", 0))
-    except (ValueError, AttributeError, TypeError) as error:
-        raise WeightsError(f"{path}: expected a file of tensors: {error}") from error
+        with library.safe_open(path, framework="numpy") as file:
+            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
+            step = (file.metadata() or {}).get("step", "")
+    # TypeError: of a number format that numpy does not have, such as bfloat16.
+    except (library.SafetensorError, TypeError) as error:
+        raise WeightsError(
+            f"{path}: expected a file of tensors: {' '.join(str(error).split())[:300]}"
+        ) from error
+    return tensors, int(step) if step.isdigit() else 0
 
 
 def _read_tensorflow(path: str) -> tuple[dict[str, np.ndarray], int]:

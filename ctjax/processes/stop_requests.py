@@ -30,6 +30,8 @@ class StopRequest:
 
     def __init__(self, max_time_s: float | None):
         """Takes the seconds after which to stop; None for no limit."""
+        before = signal.getsignal(signal.SIGINT)
+        self._is_in_a_program = before is signal.default_int_handler
         self._signal: str | None = None
         self._deadline = time.monotonic() + max_time_s if max_time_s else None
 
@@ -43,8 +45,13 @@ class StopRequest:
         return None
 
     def note(self, number: int, frame: object) -> None:
-        """Handles a signal; the second SIGINT ends the process at once."""
+        """Handles a signal; the second SIGINT ends at once.
+
+        What it ends is the process, or in a notebook this call alone.
+        """
         if number == signal.SIGINT and self._signal == signal.SIGINT.name:
+            if self._is_in_a_program:
+                raise KeyboardInterrupt
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self._signal = signal.Signals(number).name

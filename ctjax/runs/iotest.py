@@ -99,7 +99,7 @@ def _read(config: Config, processes: Processes) -> np.ndarray:
             entries,
             io_threads=threads,
             prefetch=data.prefetch,
-            form=choose_form(config),
+            form=choose_form(config, is_alone=processes.count == 1),
         ) as reader:
             _warm_up(reader, data.prefetch + 1, processes)
             with progress.progress("iotest", 0, config.run.iterations, size) as advance:

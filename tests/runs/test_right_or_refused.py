@@ -148,7 +148,7 @@ def test_a_validation_that_is_no_number_has_no_score(runs, monkeypatch, caplog):
     )
     reports, processes = Reports(), validation.Processes()
     with validation.open_validation(
-        config, eval_step, reports, 0, None, processes
+        config, eval_step, reports, 0, validation.sharding.make_mesh(), processes
     ) as validate:
         assert validate(2, state, timings) == []
     assert np.isnan(reports.rows[0][1]).all()
