@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # One case of the benchmark beside PyTorch on a GPU, in four minutes at most:
 #   benchmarks/gpu.sh --case CASE [--wheels FOLDER] [--output FOLDER] [-- ARGUMENT...]
-# CASE is one of those of benchmarks.compute (task2, task3, task4, a21, a21-inference), or
-# "tests" for the tests that need a GPU. Results are written after every contender to
+# CASE is one of those of benchmarks.compute (task2, task3, task4, a21, a21-inference,
+# sparse, sparse-inference), or "tests" for the tests that need a GPU. Results are written after every contender to
 # FOLDER/gpu/COMMIT.json and FOLDER/gpu.md, beside those of other cases and commits, else
 # to docs/benchmarks; a second run of a case begins with the contenders that have no
 # figure yet. What the contenders compile is kept in build/gpu. ARGUMENTs are those of

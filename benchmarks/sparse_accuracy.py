@@ -35,6 +35,9 @@ IMAGES = (
 )
 """Words that make sparse_small the network on images of the same shape."""
 
+ABOUT = ("study", "seed", "events", "file", "held_out", "commit")
+"""What a result says besides its measures."""
+
 MEASURES = ("Average/mIoU", "Average/Cosmic_IoU", "Average/Neutrino_IoU")
 
 
@@ -98,8 +101,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--minibatch-size", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--light", type=pathlib.Path, help="a file to apply it to, too")
-    names = ", ".join(study.name for study in STUDIES)
-    parser.add_argument("--studies", nargs="+", help=f"some of: {names}")
+    parser.add_argument(
+        "--studies", nargs="+", choices=[study.name for study in STUDIES]
+    )
     parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("accuracy"))
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("accuracy"))
     return parser.parse_args()
@@ -134,7 +138,10 @@ def run(
     rows = []
     for kind, file in files.items():
         applied = folder / kind
-        if not (applied / "done.json").exists():
+        done = applied / "done.json"
+        asked = {"file": pathlib.Path(file).name, "held_out": options.held_out}
+        found = json.loads(done.read_text()) if done.exists() else {}
+        if any(found.get(name) != value for name, value in asked.items()):
             call(
                 "infer",
                 [
@@ -145,10 +152,11 @@ def run(
                     f"output_dir={applied}",
                 ],
             )
-            found = read_results(applied)
+            found = read_results(applied) | asked
             found |= {"study": study.name, "seed": seed, "events": kind}
-            (applied / "done.json").write_text(json.dumps(found))
-        rows.append(json.loads((applied / "done.json").read_text()))
+            found |= {"commit": machine.commit()}
+            done.write_text(json.dumps(found))
+        rows.append(found)
     return rows
 
 
@@ -194,15 +202,15 @@ def write(rows: list[dict], options: argparse.Namespace) -> None:
     command = f"python -m benchmarks.sparse_accuracy {shlex.join(sys.argv[1:])}".strip()
     result = {"command": command, "machine": described, "rows": rows}
     (options.output / "accuracy.json").write_text(json.dumps(result, indent=1) + "\n")
-    measures = [name for name in rows[0] if name not in ("study", "seed", "events")]
+    measures = [name for name in rows[0] if name not in ABOUT]
     lines = [
         "# Accuracy: the sparse network beside the same one on images",
         "",
         f"{options.events} simulated events, {options.iterations} steps of "
         f"{options.minibatch_size} events; applied to {options.held_out} other "
         "simulated events",
-        "and, where named, to a file of real ones. Median over the seeds, and the",
-        "least and the greatest. The first three are means over the events, efficiency",
+        "and, where named, to CosmicTagger's public events. Median over the seeds, and",
+        "the least and the greatest. The first three are means over the events, efficiency",
         "and purity of all their pixels together.",
         "",
         f"- Command: `{command}`",

@@ -1,7 +1,7 @@
 """The sparse UResNet in the shape of CosmicTagger's scc21, computed at charge alone.
 
-15,914,755 parameters. Full resolution: pixels without charge are neither stored nor
-computed, so that an event takes a fiftieth of the memory of the network on images.
+18,549,379 parameters. Full resolution: pixels without charge are neither stored nor
+computed; docs/sparse.md has what that saves.
 
     ctjax train --config sparse --config.data.data_directory=DIR \
         --config.data.file=cosmic_tagging_train.h5

@@ -340,25 +340,13 @@ def load(
       >>> ctjax.load("weights.npz", config="scc21")
     """
     location = home.expand(os.fspath(path))
-    if not os.path.exists(location) and not import_weights.is_foreign(location):
-        raise UserError(
-            f"{location}: found nothing, expected a run, a checkpoint or weights"
-        )
-    saved = None
-    if not import_weights.is_foreign(location):
-        saved, is_of_training = checkpoint.read_config(location)
-    elif config is None:
-        raise ConfigError(
-            f"{location}: weights that do not say of which network they are; expected "
-            'config=NAME, such as config="scc21"'
-        )
+    saved, of_training = _read_saved(location, config)
     changes = {
         ("data", "img_transform"): img_transform,
         ("mode", "mask_empty_pixels"): mask_empty_pixels,
         ("mode", "allow_other_images"): allow_other_images,
         ("run", "precision"): precision,
     }
-    of_training = saved if saved is not None and is_of_training else None
     resolved = _configure(saved, of_training, config, changes)
     mesh = devices.select(resolved.run.compute_mode)
     model, variables = parts.make_network(resolved, None)
@@ -369,6 +357,28 @@ def load(
     downsample = resolved.data.downsample if is_said else None
     weights = location, step
     return Tagger(resolved, model, variables, weights, of_training, downsample)
+
+
+def _read_saved(
+    location: str, config: Any
+) -> tuple[SavedConfig | None, SavedConfig | None]:
+    """Reads what a checkpoint says of itself, and the same again if it is of a training.
+
+    Both are None for other weights, which need a configuration.
+    """
+    if import_weights.is_foreign(location):
+        if config is None:
+            raise ConfigError(
+                f"{location}: weights that do not say of which network they are; "
+                'expected config=NAME, such as config="scc21"'
+            )
+        return None, None
+    if not os.path.exists(location):
+        raise UserError(
+            f"{location}: found nothing, expected a run, a checkpoint or weights"
+        )
+    saved, is_of_training = checkpoint.read_config(location)
+    return saved, saved if is_of_training else None
 
 
 def _configure(

@@ -325,8 +325,11 @@ def _read_safetensors(path: str) -> tuple[dict[str, np.ndarray], int]:
     try:
         with library.safe_open(path, framework="numpy") as file:
             tensors = {name: file.get_tensor(name) for name in list(file.keys())}
+            # Of bfloat16, which is a type of jax's.
+            halves = [n for n, tensor in tensors.items() if tensor.dtype.kind == "V"]
+            tensors |= {name: tensors[name].astype(np.float32) for name in halves}
             step = (file.metadata() or {}).get("step", "")
-    # TypeError: of a number format that numpy does not have, such as bfloat16.
+    # TypeError: of a number format that numpy does not have.
     except (library.SafetensorError, TypeError) as error:
         raise WeightsError(
             f"{path}: expected a file of tensors: {' '.join(str(error).split())[:300]}"

@@ -234,10 +234,10 @@ def certain_places(most: int, possible: Sequence[int]) -> tuple[int, ...]:
     All processes must come to the same numbers without a word between them.
 
     Args:
-      most: sites of a part at the first level, 0 where that is not known.
+      most: sites of a part at the first level.
       possible: sites of a part that are all pixels.
     """
-    return tuple(min(capacity_for(most or count), count) for count in possible)
+    return tuple(min(capacity_for(most), count) for count in possible)
 
 
 def _listed(numbers: Sequence[int]) -> str:

@@ -166,7 +166,7 @@ def _product(x, y):
     return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
 
 
-class SiteConvolution(nn.Module):
+class SiteKernel(nn.Module):
     """Declares a kernel and a bias.
 
     Attributes:
@@ -178,7 +178,7 @@ class SiteConvolution(nn.Module):
     use_bias: bool
 
     @nn.compact
-    def __call__(
+    def declare(
         self, area: tuple[int, ...], inputs: int
     ) -> tuple[jax.Array, jax.Array | None]:
         """Returns the kernel [T, inputs, features], stored [*area, ...], and bias."""
@@ -223,8 +223,8 @@ class SiteBlock(nn.Module):
           train: as in `SiteNorm`.
           residual: like the result, added before the activation.
         """
-        convolution = SiteConvolution(self.features, self.bias, name="conv")
-        kernel, bias = convolution(sites.area, x.shape[-1])
+        declared = SiteKernel(self.features, self.bias, name="conv")
+        kernel, bias = declared.declare(sites.area, x.shape[-1])
         if self.is_plain:
             return _add_bias(sites.convolve(x, kernel), bias)
         if self.normalization is Normalization.NONE:

@@ -115,8 +115,8 @@ class PointwiseConvolution(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [N, C] to [N, features]."""
-        convolution = site_blocks.SiteConvolution(self.features, self.bias, name="conv")
-        kernel, bias = convolution((1, 1), x.shape[-1])
+        declared = site_blocks.SiteKernel(self.features, self.bias, name="conv")
+        kernel, bias = declared.declare((1, 1), x.shape[-1])
         y = x @ kernel[0].astype(x.dtype)
         return y if bias is None else (y + bias[None]).astype(x.dtype)
 

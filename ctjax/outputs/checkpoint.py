@@ -11,7 +11,6 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
@@ -209,12 +208,16 @@ def _restore_step(
         )
     saved_config.check_images(saved, config, where)
     try:
-        saved_tensors.check_shapes(_tensors(manager, step), state.variables)
+        saved_tensors.check_shapes(manager, step, state.variables)
         restored = manager.restore(
             step,
             args=ocp.args.Composite(
-                variables=ocp.args.StandardRestore(_abstract(state.variables)),
-                training=ocp.args.StandardRestore(_abstract(training_item(state))),
+                variables=ocp.args.StandardRestore(
+                    saved_tensors.abstract(state.variables)
+                ),
+                training=ocp.args.StandardRestore(
+                    saved_tensors.abstract(training_item(state))
+                ),
             ),
         )
     except Exception as error:  # of any kind, from orbax, tensorstore and zarr
@@ -269,28 +272,11 @@ def restore_weights(
         if os.path.isdir(os.path.join(where, TRAINING)):
             saved_config.check_images(saved, config, where)
         try:
-            restored = _restore_variables(manager, step, variables)
+            restored = saved_tensors.restore(manager, step, variables)
         except Exception as error:  # of any kind, from orbax, tensorstore and zarr
             raise _damaged(where, " ".join(str(error).split())[:300]) from error
     _check_finite(restored, where)
     return restored, step
-
-
-def _restore_variables(
-    manager: ocp.CheckpointManager, step: int, variables: dict[str, Any]
-) -> dict[str, Any]:
-    """Restores the item "variables"; it may lack collections that are empty."""
-    saved = saved_tensors.check_shapes(_tensors(manager, step), variables)
-    wanted = {name: tree for name, tree in variables.items() if tree or name in saved}
-    restored = manager.restore(
-        step,
-        args=ocp.args.Composite(variables=ocp.args.StandardRestore(_abstract(wanted))),
-    )
-    return {**variables, **restored["variables"]}
-
-
-def _tensors(manager: ocp.CheckpointManager, step: int) -> str:
-    return os.path.join(manager.directory, str(step), "variables")
 
 
 def _check_finite(variables: dict[str, Any], where: str) -> None:
@@ -389,11 +375,6 @@ def _find(location: str) -> tuple[str, int | None]:
     if not os.path.isdir(path):
         raise CheckpointError(f"{location}: expected a folder with checkpoints")
     return path, None
-
-
-def _abstract(tree: Any) -> Any:
-    """Returns shapes, types and shardings in place of arrays."""
-    return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
 
 
 def _saved_config(manager: ocp.CheckpointManager, step: int) -> SavedConfig:

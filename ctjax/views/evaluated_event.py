@@ -27,7 +27,9 @@ def view_of_minibatch(
       downsample: halvings of the stored image.
 
     Returns:
-      The event with the pixels of any charge or class, true or predicted.
+      The event with the pixels of any charge or class, true or predicted; where the
+      network computes at sites, with these alone. Its charges may be views of the
+      minibatch.
     """
     values = np.asarray(results["metrics"][place]).tolist()
     if minibatch.sites is not None:

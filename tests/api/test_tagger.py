@@ -218,9 +218,8 @@ def test_weights_of_others_need_a_configuration(
     values = {k: v for k, v in small_runs.FIELDS.items() if k.startswith("network__")}
     network = {k.removeprefix("network__"): v for k, v in values.items()}
     network["n_initial_filters"] = run.config.network.n_initial_filters
-    file.write_text(
-        f"def get_config():\n    return {{'network': {network}, 'data': {{'downsample': 0}}}}\n"
-    )
+    values = {"network": network, "data": {"downsample": 0}}
+    file.write_text(f"def get_config():\n    return {values}\n")
     with pytest.raises(UserError, match="expected config=NAME, such as"):
         ctjax.load(weights)
     with pytest.raises(UserError, match="no such file"):

@@ -52,17 +52,19 @@ def test_what_is_done_is_not_run_again(tmp_path, monkeypatch):
         sparse_accuracy, "read_results", lambda folder: {"Average/mIoU": 0.5}
     )
     options = argparse.Namespace(
-        events=3, iterations=2, minibatch_size=1, work=tmp_path
+        events=3, iterations=2, minibatch_size=1, held_out=4, work=tmp_path
     )
     study = sparse_accuracy.STUDIES[0]
     arguments = study, 1, "train.h5", {"simulated": "test.h5"}, options
     rows = sparse_accuracy.run(*arguments)
-    assert rows == [
-        {"Average/mIoU": 0.5, "study": "images", "seed": 1, "events": "simulated"}
-    ]
+    assert rows[0]["Average/mIoU"] == 0.5 and rows[0]["file"] == "test.h5"
     assert sparse_accuracy.run(*arguments) == rows
     # A training that is done ends by itself at once; it is asked each time.
     assert commands == ["train", "infer", "train"]
+    # Applied to more events than before, it is applied again.
+    options.held_out = 5
+    sparse_accuracy.run(*arguments)
+    assert commands[3:] == ["train", "infer"]
 
 
 def test_table_has_median_and_spread_over_the_seeds(tmp_path):

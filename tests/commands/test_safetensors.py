@@ -29,7 +29,7 @@ def entry(dtype="F32", shape=(2,), data_offsets=(0, 8)):
         content(b"[" * 100_000),
         content([1]),
         content({"x": 3}),
-        content({"x": entry("BF16", [4])}),
+        content({"x": entry("F8", [8])}),
         content({"x": entry(shape=[2**40])}),
         content({"x": entry(data_offsets=[4, 12])}),
         content({"x": entry(), "y": entry()}),
@@ -43,6 +43,16 @@ def test_damaged_files_are_one_line(tmp_path, data):
         import_weights.read_weights(str(path), {}, Network())
     assert f"{path}: expected a file of tensors" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_bfloat16_becomes_float32(tmp_path):
+    """A little-endian bfloat16 is the upper half of a float32."""
+    path = tmp_path / "a.safetensors"
+    halves = np.array([1.5, -2.0], np.float32).view(np.uint32) >> 16
+    header = {"x": entry("BF16", [2], [0, 4])}
+    path.write_bytes(content(header, halves.astype("<u2").tobytes()))
+    found, _ = import_weights._read_safetensors(str(path))
+    np.testing.assert_array_equal(found["x"], np.float32([1.5, -2]), strict=True)
 
 
 @pytest.mark.parametrize(
