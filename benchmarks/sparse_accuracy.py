@@ -210,8 +210,8 @@ def write(rows: list[dict], options: argparse.Namespace) -> None:
         f"{options.minibatch_size} events; applied to {options.held_out} other "
         "simulated events",
         "and, where named, to CosmicTagger's public events. Median over the seeds, and",
-        "the least and the greatest. The first three are means over the events, efficiency",
-        "and purity of all their pixels together.",
+        "the least and the greatest. The first three are means over the events, and",
+        "efficiency and purity are of all their pixels together.",
         "",
         f"- Command: `{command}`",
         f"- Machine: {machine.words(described)}",

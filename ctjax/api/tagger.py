@@ -362,7 +362,7 @@ def load(
 def _read_saved(
     location: str, config: Any
 ) -> tuple[SavedConfig | None, SavedConfig | None]:
-    """Reads what a checkpoint says of itself, and the same again if it is of a training.
+    """Reads what a checkpoint says of itself, and again if it is of a training.
 
     Both are None for other weights, which need a configuration.
     """

@@ -124,9 +124,9 @@ def make_step(axis_name=None, spoil=False, **options):
     rule = optax.sgd(0.1)
     loss_fn = losses.make_loss(LossBalanceScheme.LIGHT, axis_name=axis_name)
 
-    def spoilt(logits, label, mask, image):
+    def spoilt(logits, label, mask, image, sites):
         # A logit's gradient beyond float16 for the last event, the loss unchanged.
-        loss = loss_fn(logits, label, mask, image)
+        loss = loss_fn(logits, label, mask, image, sites)
         large = (logits[-1] * 1e6).sum()
         here = jnp.max(image[-1]) > 100
         return loss + jnp.where(here, large - jax.lax.stop_gradient(large), 0.0)
