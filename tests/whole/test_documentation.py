@@ -224,7 +224,7 @@ def prepare(folder):
     shutil.copytree(ROOT / "configs", folder / "configs")
     events = ["--events", "4", "--output", "events.h5", *SHAPE]
     run(folder, "ctjax simulate", events)
-    for name in ("train", "val", "test"):
+    for name in ("train", "val", "test", "light"):
         shutil.copy(folder / "events.h5", folder / f"cosmic_tagging_{name}.h5")
     for name in ("train", "validation"):
         shutil.copy(folder / "events.h5", folder / f"quickstart_{name}.h5")
