@@ -35,7 +35,10 @@ def metrics(classes: Any, label: Any) -> dict[str, float]:
     """
     if label is None:
         raise UserError("label: found None, an event without true classes; no metrics")
-    predicted, true = _checked("classes", classes), _checked("label", label)
+    predicted, true = (
+        checked_classes("classes", classes),
+        checked_classes("label", label),
+    )
     if predicted.shape != true.shape:
         raise UserError(
             f"label: expected the shape of classes, {list(predicted.shape)}, got "
@@ -57,7 +60,7 @@ def short_names(values: dict[str, Any]) -> dict[str, Any]:
     return {name.removeprefix(AVERAGE): value for name, value in values.items()}
 
 
-def _checked(name: str, classes: Any) -> np.ndarray:
+def checked_classes(name: str, classes: Any) -> np.ndarray:
     """Returns classes as uint8, or raises UserError."""
     array = np.asarray(classes)
     if array.dtype.kind not in "iu":

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ctjax.api.evaluation import AVERAGE, metrics
+from ctjax.api.evaluation import AVERAGE, checked_classes, metrics
 from ctjax.api.events import Event
-from ctjax.base.constants import NUM_CLASSES, NUM_PLANES, PLANE_METRICS
+from ctjax.base.constants import NUM_PLANES, PLANE_METRICS
 from ctjax.base.errors import UserError
 from ctjax.views import picture
 from ctjax.views.event import EventView, PlanePixels, event_name
@@ -48,16 +48,10 @@ def _view_of(event: Event, classes: Any) -> EventView:
     shape = NUM_PLANES, *event.image_shape
     predicted = np.zeros(shape, np.uint8)
     if classes is not None:
-        predicted = np.asarray(classes)
-        if predicted.dtype.kind not in "iu" or predicted.shape != shape:
+        predicted = checked_classes("classes", classes)
+        if predicted.shape != shape:
             raise UserError(
-                f"classes: expected {list(shape)} integers, got "
-                f"{list(predicted.shape)} of {predicted.dtype}"
-            )
-        if predicted.min() < 0 or predicted.max() >= NUM_CLASSES:
-            raise UserError(
-                f"classes: expected 0 to {NUM_CLASSES - 1}, got {predicted.min()} to "
-                f"{predicted.max()}"
+                f"classes: expected {list(shape)}, got {list(predicted.shape)}"
             )
     label = np.zeros(shape, np.uint8) if event.label is None else event.label
     planes = []

@@ -68,9 +68,9 @@ def test_a_picture_shows_itself(events):
 @pytest.mark.parametrize(
     ("classes", "words"),
     [
-        (np.zeros((3, 4, 4), int), "classes: expected [3, 16, 24] integers"),
-        (np.zeros((3, 16, 24)), "got [3, 16, 24] of float64"),
-        (np.full((3, 16, 24), 3), "classes: expected 0 to 2"),
+        (np.zeros((3, 4, 4), int), "classes: expected [3, 16, 24], got [3, 4, 4]"),
+        (np.zeros((3, 16, 24)), "classes: expected integer classes, got float64"),
+        (np.full((3, 16, 24), 3), "classes: expected classes 0 to 2"),
     ],
 )
 def test_what_does_not_fit_is_not_drawn(events, classes, words):
