@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from ctjax.base.sites import Coarsening, Level, Sites
 from ctjax.config.choices import Normalization, Remat
 from ctjax.models.kernels import sparse
+from ctjax.models.kernels.activation import leaky_relu
 from ctjax.models.pixel_network import apply_in_turn
 
 BATCH_NORM_EPSILON = 1e-4  # SparseConvNet's default
@@ -238,7 +239,8 @@ class SiteBlock(nn.Module):
         else:
             norm = SiteNorm(self.normalization, self.axis_name, name="norm")
             y = norm(sites.convolve(x, kernel), sites.images, bias, train)
-        return sparse.activate(y if residual is None else y + residual)
+        y = y if residual is None else y + residual
+        return leaky_relu(y, sparse.SLOPE)
 
 
 def _add_bias(y, bias):

@@ -100,25 +100,6 @@ convolve_biased.defvjp(_biased_forward, _biased_backward)
 
 
 @jax.custom_vjp
-def activate(x: jax.Array) -> jax.Array:
-    """Applies LeakyReLU; the gradient is computed from the result."""
-    return jnp.where(x > 0, x, SLOPE * x)
-
-
-def _activate_forward(x):
-    y = activate(x)
-    return y, y
-
-
-def _activate_backward(y, gradient):
-    # The result has the sign of what was activated.
-    return (jnp.where(y > 0, gradient, SLOPE * gradient),)
-
-
-activate.defvjp(_activate_forward, _activate_backward)
-
-
-@jax.custom_vjp
 def coarsen(
     x: jax.Array, kernel: jax.Array, parts: jax.Array, place: jax.Array
 ) -> jax.Array:
