@@ -95,7 +95,7 @@ LEVERS: dict[str, tuple[object, str, object]] = {
     "pairs": (cpu, "bfloat16_products", lambda: cpu.BFLOAT16),
     "epilogue": (convolution, "takes_bias", lambda x, kernel: False),
     "convolution": (convolution, "on_cpu", _same_everywhere),
-    "activation": (activation, "leaky_relu", activation.leaky_relu.fun),
+    "activation": (activation, "leaky_relu", jax.nn.leaky_relu),
     "slices": (layers, "upsample_bilinear", _resize),
     "1 x 1 first": (uresnet, "InterpolationUpsample", _UpsampleFirst),
     "max-pool": (layers, "max_pool", _pool),
