@@ -30,16 +30,16 @@ from ctjax.base import version as _version
 if TYPE_CHECKING:
     from ctjax.api.evaluation import metrics as metrics
     from ctjax.api.events import open as open
+    from ctjax.api.loading import load as load
     from ctjax.api.pictures import draw as draw
     from ctjax.api.saving import save_predictions as save_predictions
-    from ctjax.api.tagger import load as load
     from ctjax.api.training import train as train
 
 __version__ = _version.find_version()
 
 _PUBLIC = {
     "open": "events",
-    "load": "tagger",
+    "load": "loading",
     "draw": "pictures",
     "metrics": "evaluation",
     "save_predictions": "saving",

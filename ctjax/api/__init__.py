@@ -1,7 +1,8 @@
 """What `import ctjax` gives to a notebook.
 
 events      opens files as a sequence of events
-tagger      loads a network, which predicts
+loading     loads a network with its weights
+tagger      the network, which predicts
 evaluation  compares predicted with true classes
 pictures    draws events
 saving      writes predictions into a file

@@ -1,4 +1,4 @@
-"""Loads a network with its weights, which predicts the classes of pixels."""
+"""Predicts the classes of pixels by a network with its weights."""
 
 import dataclasses
 import os
@@ -11,23 +11,20 @@ from jax.sharding import Mesh
 
 from ctjax.api.events import Event, Events
 from ctjax.api.images import class_image, given_voxels, pad_to_network, score_image
-from ctjax.base import home
-from ctjax.base.errors import ConfigError, UserError
-from ctjax.commands import configuration_files, import_weights
-from ctjax.config import fields, resolve
-from ctjax.config.fields import Config, Data, Densify
+from ctjax.base.errors import UserError
+from ctjax.config.fields import Config
 from ctjax.data.given_events import GivenEvents
 from ctjax.data.minibatch import HostMinibatch
 from ctjax.data.order import PADDING
 from ctjax.data.sources import EventSource
 from ctjax.data.voxels import Voxels
-from ctjax.learning import devices, sharding
+from ctjax.learning import sharding
 from ctjax.learning.compiled import compile_ahead, compile_eval_step
 from ctjax.learning.one_behind import one_behind
 from ctjax.learning.state import count_parameters
 from ctjax.learning.steps import make_eval_step
 from ctjax.models import PixelNetwork
-from ctjax.outputs import checkpoint, predictions, saved_config
+from ctjax.outputs import predictions, saved_config
 from ctjax.outputs.saved_config import SavedConfig
 from ctjax.runs import parts
 
@@ -298,117 +295,3 @@ def _fetch(
         height, width = source.image_shape
         arrays = {name: a[:, :, :height, :width] for name, a in arrays.items()}
     return Evaluated(minibatch, arrays)
-
-
-def load(
-    path: str | os.PathLike,
-    config: str | os.PathLike | None = None,
-    *,
-    img_transform: bool | None = None,
-    mask_empty_pixels: bool | None = None,
-    precision: str | None = None,
-    allow_other_images: bool = False,
-) -> Tagger:
-    """Loads a network with its weights.
-
-    A checkpoint of ctjax says itself which network it is of and, where it is of a
-    training, what was done to its images. Of other weights the configuration says it.
-
-    Args:
-      path: folder of a run, of its checkpoints or of one of their steps; or weights of
-        others: an .npz or .safetensors, CosmicTagger's torch or TensorFlow checkpoint.
-      config: a configuration's name or file, such as "scc21"; of a checkpoint of ctjax
-        it need not be given, and must be of the same network.
-      img_transform: whether the network sees the logarithm of the charge; None for what
-        checkpoint or configuration say.
-      mask_empty_pixels: whether pixels without charge are background whatever the
-        network says; None likewise.
-      precision: number format, as `run.precision` has it; None for float32, or for what
-        the configuration says.
-      allow_other_images: whether the network may see images that were halved or
-        transformed otherwise than those of its training.
-
-    Returns:
-      The network.
-
-    Raises:
-      CheckpointError, WeightsError: the weights cannot be read, are not finite or are
-        of another network.
-      ConfigError: there is no such configuration, or a value that cannot be used.
-
-    Example:
-      >>> ctjax.load("weights.npz", config="scc21")
-    """
-    location = home.expand(os.fspath(path))
-    saved, of_training = _read_saved(location, config)
-    changes = {
-        ("data", "img_transform"): img_transform,
-        ("mode", "mask_empty_pixels"): mask_empty_pixels,
-        ("mode", "allow_other_images"): allow_other_images,
-        ("run", "precision"): precision,
-    }
-    resolved = _configure(saved, of_training, config, changes)
-    mesh = devices.select(resolved.run.compute_mode)
-    model, variables = parts.make_network(resolved, None)
-    first = sharding.make_mesh(list(mesh.devices.flat[:1]))
-    variables = sharding.replicate(variables, first)
-    variables, step = parts.restore_weights(location, variables, resolved)
-    is_said = config is not None and not allow_other_images
-    downsample = resolved.data.downsample if is_said else None
-    weights = location, step
-    return Tagger(resolved, model, variables, weights, of_training, downsample)
-
-
-def _read_saved(
-    location: str, config: Any
-) -> tuple[SavedConfig | None, SavedConfig | None]:
-    """Reads what a checkpoint says of itself, and again if it is of a training.
-
-    Both are None for other weights, which need a configuration.
-    """
-    if import_weights.is_foreign(location):
-        if config is None:
-            raise ConfigError(
-                f"{location}: weights that do not say of which network they are; "
-                'expected config=NAME, such as config="scc21"'
-            )
-        return None, None
-    if not os.path.exists(location):
-        raise UserError(
-            f"{location}: found nothing, expected a run, a checkpoint or weights"
-        )
-    saved, is_of_training = checkpoint.read_config(location)
-    return saved, saved if is_of_training else None
-
-
-def _configure(
-    saved: SavedConfig | None,
-    of_training: SavedConfig | None,
-    config: str | os.PathLike | None,
-    changes: dict[tuple[str, str], Any],
-) -> Config:
-    """Makes the configuration of an inference.
-
-    Args:
-      saved: of a checkpoint.
-      of_training: the same where it is of a training, which says what images it saw.
-      config: name of a configuration, which comes before the rest of what is saved.
-      changes: value by section and field; None for none.
-    """
-    if config is not None:
-        values = configuration_files.load(os.fspath(config), "config").to_dict()
-    else:
-        assert saved is not None
-        values = fields.to_dict(Config(network=saved.network))
-    told = of_training if config is not None else saved
-    for name in ("data.downsample", "data.img_transform", "mode.mask_empty_pixels"):
-        section, field = name.split(".")
-        if told is not None and name in told.values:
-            values[section][field] = told.values[name]
-    values["data"]["file"] = values["data"]["file"] or Data().file  # none is opened
-    values["mode"]["name"] = "inference"
-    values["data"]["densify"] = Densify.HOST.value
-    for (section, field), value in changes.items():
-        if value is not None:
-            values[section][field] = value
-    return resolve.resolve(values)

@@ -20,6 +20,7 @@ from ctjax.config.choices import (
     Upsampling,
 )
 from ctjax.models import layers
+from ctjax.models.kernels.activation import leaky_relu
 from ctjax.models.normalization import LAYER_NORM_EPSILON, BatchNorm
 from ctjax.models.pixel_network import (
     PixelNetwork,
@@ -110,11 +111,6 @@ class Block(nn.Module):
     def is_in_series(self, x: jax.Array, train: bool) -> bool:
         """Says that no kernel has another slope than torch's."""
         return False
-
-
-def leaky_relu(x: jax.Array, slope: float) -> jax.Array:
-    """Multiplies by the slope where negative or 0."""
-    return x if slope == 1.0 else jnp.where(x > 0, x, slope * x)
 
 
 class Level(nn.Module):
