@@ -17,8 +17,11 @@ MAY_BE_EMPTY = {
 }
 """Fields whose value may be no character at all."""
 
-LISTS = ("data.file", "data.aux_file")
-"""Fields that take several names, separated by commas."""
+LISTS = (
+    *("data.file", "data.aux_file", "data.planes", "data.classes", "data.label_map"),
+    "mode.optimizer.class_weights",
+)
+"""Fields that take several names or numbers, separated by commas."""
 
 SWITCHES = {
     **dict.fromkeys(("true", "t", "yes", "y", "on", "1"), True),

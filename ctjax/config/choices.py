@@ -135,6 +135,13 @@ class OnNonfinite(enum.Enum):
     SKIP = "skip"
 
 
+class OnBadEvent(enum.Enum):
+    """What a run does with an event that cannot be read."""
+
+    STOP = "stop"
+    SKIP = "skip"
+
+
 class LearningRateSchedule(enum.Enum):
     """How the learning rate changes with the step."""
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import ml_collections
 
-from ctjax.base.constants import CHARGE_LIMIT
+from ctjax.base.constants import CHARGE_LIMIT, IMAGE_PRODUCT, LABEL_PRODUCT
+from ctjax.base.detector import COSMIC_TAGGER
 from ctjax.config.architecture import AnyNetwork
 from ctjax.config.choices import (
     ComputeMode,
@@ -25,6 +26,7 @@ from ctjax.config.choices import (
     LossBalanceScheme,
     ModeName,
     Normalization,
+    OnBadEvent,
     OnNonfinite,
     OptimizerName,
     Precision,
@@ -114,11 +116,40 @@ class Data:
         False,
         "feed log(1 + charge) instead of charge; of a negative charge -log(1 - charge)",
     )
+    image_product: str = option(
+        IMAGE_PRODUCT, "producer of the sparse2d product that holds the charges"
+    )
+    label_product: str = option(
+        LABEL_PRODUCT, "producer of the sparse2d product that holds the classes"
+    )
+    planes: str | None = option(
+        None,
+        "planes to read, by their projection ids and in this order, as 0,1,2; those "
+        "behind a slash, as 0,1,2/3,4,5, are an entry of their own",
+        if_unset="all planes of the file, as one entry",
+    )
+    classes: str = option(
+        ",".join(COSMIC_TAGGER.classes),
+        "names of the classes in the order of their numbers, background first; "
+        "each may have a colour, as muon:#0072B2",
+    )
+    label_map: str | None = option(
+        None,
+        "which class a stored label is, as 0:background,3:muon,65535:ignore; "
+        "ignored pixels count in neither loss nor metrics, and other:CLASS takes all "
+        "labels that are not named",
+        if_unset="each label the number of its class",
+    )
+    charge_scale: float = option(1.0, "factor by which stored charges are multiplied")
     charge_limit: float = option(
         CHARGE_LIMIT,
-        "the largest charge of a voxel, of either sign; a larger one is taken for "
-        "damage and refused",
+        "the largest charge of a voxel, of either sign and after the scale; a larger "
+        "one is taken for damage and refused",
         0,
+    )
+    on_bad_event: OnBadEvent = option(
+        OnBadEvent.STOP,
+        "what to do with an event that cannot be read: end the run, or leave it out",
     )
     seed: int = option(0, "seed of the order of events in training", 0)
     io_threads: int | None = option(
@@ -218,6 +249,11 @@ class Optimizer:
         "what the sum of weighted cross entropies is divided by, plane by plane: the "
         "sum of the weights, or the number of pixels as in CosmicTagger v2.1, where "
         "focal weights are a third",
+    )
+    class_weights: str | None = option(
+        None,
+        "weights of the classes in the scheme light, in their order, as 1,1.5,10",
+        if_unset="1 for the background, 1.5 for the next class, 10 for the others",
     )
     loss_charged_pixels_only: bool = option(
         False, "leave pixels without charge out of the loss"
