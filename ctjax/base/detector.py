@@ -38,6 +38,11 @@ class Detector:
         """Returns K."""
         return len(self.classes)
 
+    @property
+    def is_whole(self) -> bool:
+        """Says whether every pixel of every image counts."""
+        return not self.has_ignored and self.plane_shapes is None
+
     @cached_property
     def plane_metrics(self) -> tuple[str, ...]:
         """Returns the names of a plane's metrics, CosmicTagger's for its classes."""

@@ -57,6 +57,25 @@ def read_detector(
     )
 
 
+def check(data: Data, rule: Optimizer) -> None:
+    """Checks the fields that say what events are.
+
+    Raises:
+      ConfigError: one is not as its help says.
+    """
+    detector = read_detector(data)
+    read_class_weights(rule, detector.num_classes)
+    if not 0 < data.charge_scale < float("inf"):
+        raise ConfigError(
+            f"data.charge_scale={data.charge_scale}: expected a number above 0"
+        )
+    if data.image_product == data.label_product:
+        raise ConfigError(
+            f"data.label_product={data.label_product}: expected another product than "
+            "data.image_product"
+        )
+
+
 def read_planes(data: Data) -> list[tuple[int, ...]] | None:
     """Returns the projection ids of each entry that an event has; None where unset.
 
@@ -77,9 +96,9 @@ def _read_group(planes: str, group: str) -> tuple[int, ...]:
     numbers = [number.strip() for number in group.split(",")]
     are_planes = all(_NUMBER.fullmatch(number) for number in numbers)
     ids = tuple(map(int, numbers)) if are_planes else ()
-    if not ids or max(ids) >= MAX_PLANES or len(set(ids)) < len(ids):
+    if not ids or max(ids) >= MAX_PLANES:
         raise ConfigError(
-            f"data.planes={planes}: expected different projection ids of 0 to "
+            f"data.planes={planes}: expected projection ids of 0 to "
             f"{MAX_PLANES - 1}, as 0,1,2, got {group!r}"
         )
     return ids

@@ -125,7 +125,8 @@ class Data:
     planes: str | None = option(
         None,
         "planes to read, by their projection ids and in this order, as 0,1,2; those "
-        "behind a slash, as 0,1,2/3,4,5, are an entry of their own",
+        "behind a slash, as 0,1,2/3,4,5, are an entry of their own; an id that is "
+        "named again is the event's next image of that plane",
         if_unset="all planes of the file, as one entry",
     )
     classes: str = option(

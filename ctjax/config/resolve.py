@@ -12,7 +12,7 @@ import ml_collections
 
 from ctjax.base import home
 from ctjax.base.errors import ConfigError
-from ctjax.config import networks
+from ctjax.config import detectors, networks
 from ctjax.config.architecture import AnyNetwork, Architecture
 from ctjax.config.fields import Config, Data, Densify, ModeName, Precision
 from ctjax.config.option import Option, plain_type
@@ -52,6 +52,7 @@ def resolve(config: Mapping[str, Any]) -> Config:
             "uresnet_sparse, for which no images are made"
         )
     _check_files(result.data, mode.name)
+    detectors.check(result.data, mode.optimizer)
     if run.iterations is None and mode.name is not ModeName.INFERENCE:
         run = dataclasses.replace(run, iterations=DEFAULT_ITERATIONS)
     if run.aux_minibatch_size is None:

@@ -13,7 +13,6 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from ctjax.base.constants import NUM_PLANES
 from ctjax.data import images
 from ctjax.data.minibatch import HostMinibatch
 from ctjax.data.order import PADDING
@@ -92,9 +91,9 @@ class Lending(Generic[Buffer]):
 class DenseBuffer:
     """Holds the arrays of one minibatch and, per place, the pixels set in them."""
 
-    def __init__(self, size: int, image_shape: tuple[int, int]):
+    def __init__(self, size: int, num_planes: int, image_shape: tuple[int, int]):
         """Makes zeros for `size` events."""
-        shape = (size, NUM_PLANES, *image_shape)
+        shape = (size, num_planes, *image_shape)
         self.image = np.zeros(shape, np.float32)
         self.label = np.zeros(shape, np.uint8)
         self.set_pixels: list[tuple[np.ndarray, np.ndarray] | None] = [None] * size
@@ -113,7 +112,8 @@ class DenseImages:
         size = len(entries)
         buffer = self._lending.take(lambda buffer: len(buffer.image) == size)
         if buffer is None:
-            buffer = DenseBuffer(size, self._source.image_shape)
+            num_planes = self._source.detector.num_planes
+            buffer = DenseBuffer(size, num_planes, self._source.image_shape)
         tasks = [
             submit(self._fill, buffer, place, entry)
             for place, entry in enumerate(entries.tolist())
@@ -170,7 +170,7 @@ class StoredPixels:
         """Returns ids, values and labels of events, of one capacity."""
         longest = max((len(p.ids) for p in itertools.chain(*events)), default=0)
         self._capacity = max(self._capacity, capacity_for(longest))
-        shape = (len(entries), NUM_PLANES, self._capacity)
+        shape = (len(entries), self._source.detector.num_planes, self._capacity)
         num_pixels = self._source.image_shape[0] * self._source.image_shape[1]
         # Ids beyond the image are dropped by the device, and stay in order.
         beyond = np.arange(num_pixels, num_pixels + self._capacity, dtype=np.int32)

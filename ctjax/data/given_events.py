@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ctjax.base.detector import ImageShape
 from ctjax.data.larcv.records import PlaneMeta
 from ctjax.data.voxels import Voxels
 
@@ -17,18 +18,22 @@ class GivenEvents:
 
     Attributes:
       num_events: N.
-      stored_shape: rows H and columns W.
+      plane_shapes: rows H and columns W of each plane.
+      planes: numbers of the planes.
       has_label: False: what is given is to be predicted.
       max_voxels: most voxels of one plane.
+      bad_entries: none.
     """
 
     has_label = False
 
-    def __init__(self, events: Sequence[Voxels], image_shape: tuple[int, int]):
+    def __init__(self, events: Sequence[Voxels], plane_shapes: Sequence[ImageShape]):
         """Takes the charges of events, ids ascending, each once in a plane."""
         self._events = events
         self.num_events = len(events)
-        self.stored_shape = image_shape
+        self.plane_shapes = tuple(plane_shapes)
+        self.planes = (tuple(range(len(plane_shapes))),)
+        self.bad_entries: dict[int, str] = {}
         self.max_voxels = max(
             (p.stop - p.start for event in events for p in event.planes), default=0
         )
@@ -43,9 +48,10 @@ class GivenEvents:
 
     def plane_metas(self, entry: int) -> list[PlaneMeta]:
         """Returns the geometry of an image of which only the pixels are known."""
-        height, width = self.stored_shape
-        meta = PlaneMeta((width, height), (float(width), float(height)))
-        return [meta] * len(self._events[entry].planes)
+        return [
+            PlaneMeta((width, height), (float(width), float(height)))
+            for height, width in self.plane_shapes
+        ]
 
     def file_of(self, entry: int) -> str:
         """Returns NAME."""

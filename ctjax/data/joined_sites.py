@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ctjax.base.constants import NUM_CLASSES, NUM_PLANES
+from ctjax.base.detector import COSMIC_TAGGER, Detector
 from ctjax.base.sites import Coarsening, Level, Sites
 from ctjax.data import native
 from ctjax.data.minibatch import SiteForm
@@ -35,7 +35,10 @@ class JoinedSites(NamedTuple):
 
 
 def make_arrays(
-    form: SiteForm, size: int, places: Sequence[int], num_planes: int = NUM_PLANES
+    form: SiteForm,
+    size: int,
+    places: Sequence[int],
+    detector: Detector = COSMIC_TAGGER,
 ) -> JoinedSites:
     """Makes arrays that hold whatever the memory does.
 
@@ -43,14 +46,14 @@ def make_arrays(
       form: of the lists.
       size: E, events of a part.
       places: for sites, by level.
-      num_planes: P.
+      detector: whose P planes and K classes they are.
     """
 
     def empty(*shape: int, dtype: Any = np.int32) -> np.ndarray:
         return np.empty((form.parts, *shape), dtype)
 
     sides = [NARROW] * (form.depth + 1) + [form.deepest_size]
-    widths = [4] * form.depth + [num_planes]
+    widths = [4] * form.depth + [detector.num_planes]
     finest = places[0]
     sites = Sites(
         charge=empty(finest, dtype=np.float32),
@@ -64,7 +67,7 @@ def make_arrays(
             Coarsening(empty(coarse, width), empty(fine))
             for coarse, fine, width in zip(places[1:], places[:-1], widths, strict=True)
         ),
-        empty=empty(size * num_planes, NUM_CLASSES),
+        empty=empty(size * detector.num_planes, detector.num_classes),
     )
     return JoinedSites(sites, empty(finest))
 

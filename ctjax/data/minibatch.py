@@ -16,7 +16,8 @@ class HostMinibatch(NamedTuple):
     Attributes:
       entries: [B] int64, place in the data set; -1 where there is no event.
       event_ids: [B, 3] int64, run, subrun and event; -1 where there is no event.
-      mask: [B] float32, 1 for an event, 0 for an empty place.
+      mask: [B] float32, 1 for an event, 0 for an empty place or an event that has been
+        skipped.
       image: [B, P, H, W] float32, charges; of the dense form.
       label: [B, P, H, W] uint8, classes, zeros where the file has none; likewise.
       ids: [B, P, V] int32, `column * H + row`, ascending in each plane, H * W and above

@@ -25,7 +25,7 @@ const char *ctjax_source_hash(void) { return CTJAX_SOURCE_HASH; }
    at most charge_limit either way (not a number is not less), or a class. */
 int32_t ctjax_split_records(const uint8_t *restrict records,
                             const int64_t (*planes)[2], int64_t num_planes,
-                            int64_t num_pixels, float charge_limit,
+                            int64_t num_pixels, float limit,
                             int32_t *restrict ids, float *restrict charges,
                             uint8_t *restrict classes) {
   int32_t usual = 1;
@@ -40,10 +40,10 @@ int32_t ctjax_split_records(const uint8_t *restrict records,
       before = id;
       ids[i] = (int32_t)id;
       if (charges) {
-        usual &= fabsf(value) <= charge_limit;
+        usual &= fabsf(value) <= limit;
         charges[i] = value;
       } else {
-        int32_t inside = value >= 0 && value <= 2;
+        int32_t inside = value >= 0 && value <= limit;
         classes[i] = inside ? (uint8_t)value : 0;
         usual &= inside && classes[i] == value;
       }

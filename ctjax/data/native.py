@@ -59,7 +59,8 @@ def split_records(
     records: np.ndarray,
     planes: tuple[slice, ...],
     num_pixels: int,
-    charge_limit: float | None,
+    limit: float,
+    are_charges: bool,
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Takes records apart and checks them.
 
@@ -67,8 +68,8 @@ def split_records(
       records: [V] of any type.
       planes: slices of them.
       num_pixels: of a plane.
-      charge_limit: the largest charge, finite in float32; None where values are
-        classes.
+      limit: the largest charge, finite in float32, or the largest class.
+      are_charges: whether values are charges; else they are classes.
 
     Returns:
       Ids [V] int32, and charges [V] float32 or classes [V] uint8. None for records of
@@ -77,18 +78,17 @@ def split_records(
     if routines is None or records.dtype != VOXEL:
         return None
     ids = np.empty(len(records), np.int32)
-    charges = charge_limit is not None
-    values = np.empty(len(records), np.float32 if charges else np.uint8)
+    values = np.empty(len(records), np.float32 if are_charges else np.uint8)
     spans = _spans(planes, len(records))
     is_usual = routines.ctjax_split_records(
         address(records, VOXEL),
         address(spans, np.int64),
         len(spans),
         num_pixels,
-        charge_limit or 0.0,
+        limit,
         address(ids, np.int32),
-        address(values if charges else None, np.float32),
-        address(None if charges else values, np.uint8),
+        address(values if are_charges else None, np.float32),
+        address(None if are_charges else values, np.uint8),
     )
     return (ids, values) if is_usual else None
 

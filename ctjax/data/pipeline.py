@@ -121,7 +121,9 @@ class MinibatchReader:
         event_ids = np.full((len(entries), 3), -1, np.int64)
         for place in np.flatnonzero(entries != PADDING):
             event_ids[place] = self._source.event_id(int(entries[place]))
-        mask = (entries != PADDING).astype(np.float32)
+        # All have been read by now.
+        bad = list(self._source.bad_events)
+        mask = ((entries != PADDING) & ~np.isin(entries, bad)).astype(np.float32)
         return HostMinibatch(entries, event_ids, mask, **arrays)
 
 

@@ -1,11 +1,41 @@
 """Pools events in their sparse form, which makes them smaller at once."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from ctjax.data import native
 from ctjax.data.voxels import Voxels
+
+
+def padded_shape(
+    plane_shapes: Sequence[tuple[int, int]],
+    downsample: int,
+    divisor: int = 1,
+    smallest: int = 1,
+) -> tuple[int, int]:
+    """Returns the rows and columns of an image that holds every plane.
+
+    Args:
+      plane_shapes: rows and columns of each plane as stored.
+      downsample: d >= 0.
+      divisor: of the sides after pooling by 2^d.
+      smallest: number of rows and columns after pooling.
+
+    Raises:
+      ValueError: a whole image would be pooled into less than a pixel.
+    """
+    factor = 2**downsample
+    sides = [max(sizes) for sizes in zip(*plane_shapes, strict=True)]
+    if downsample < 0 or factor > min(sides):
+        raise ValueError(
+            f"data.downsample = {downsample} pools by {factor}, expected no more than "
+            f"the image's {sides[0]} rows and {sides[1]} columns"
+        )
+    step = divisor * factor
+    rows, columns = (max(-(-side // step) * step, smallest * factor) for side in sides)
+    return rows, columns
 
 
 def pooled_shape(image_shape: tuple[int, int], downsample: int) -> tuple[int, int]:

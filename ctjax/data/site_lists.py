@@ -4,14 +4,15 @@ The sites of a plane are told by their ids, which ascend: column after column, a
 the rows in each. All work is done on such lists; there is no image.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
 
-from ctjax.base.constants import NUM_CLASSES
+from ctjax.base.detector import COSMIC_TAGGER, IGNORED, Detector
 from ctjax.base.sites import Coarsening
 from ctjax.data import native
-from ctjax.data.voxels import Voxels
+from ctjax.data.voxels import Voxels, no_voxels
 
 
 class Grid(NamedTuple):
@@ -47,7 +48,11 @@ class SiteList(NamedTuple):
 
 
 def list_sites(
-    image: Voxels, label: Voxels | None, image_shape: tuple[int, int], depth: int
+    image: Voxels,
+    label: Voxels | None,
+    image_shape: tuple[int, int],
+    depth: int,
+    detector: Detector = COSMIC_TAGGER,
 ) -> SiteList:
     """Lists the sites of one event: the voxels of its image, whatever their charge.
 
@@ -56,9 +61,12 @@ def list_sites(
       label: classes, likewise, or None.
       image_shape: rows H and columns W.
       depth: how often the image is halved, >= 0.
+      detector: whose planes' own pixels count, by its classes.
     """
     image = _plane_after_plane(image)
-    labels, empty = label_sites(image, label, image_shape[0] * image_shape[1])
+    shapes = detector.plane_shapes or (image_shape,) * len(image.planes)
+    sizes = np.array([height * width for height, width in shapes])
+    labels, empty = label_sites(image, label, sizes, detector.num_classes)
     grids, steps = [Grid(image.ids, image.planes, image_shape)], []
     for level in range(depth + 1):
         coarsen = halve if level < depth else merge_planes
@@ -68,11 +76,11 @@ def list_sites(
     return SiteList(image.values, labels, tuple(grids), tuple(steps), empty)
 
 
-def list_no_sites(num_planes: int, depth: int) -> SiteList:
+def list_no_sites(detector: Detector, depth: int) -> SiteList:
     """Lists what is at a place without an event: no sites, and no pixels either."""
-    planes = (slice(0, 0),) * num_planes
-    nothing = Voxels(np.zeros(0, np.int32), np.zeros(0, np.float32), planes, True)
-    return list_sites(nothing, None, (0, 0), depth)
+    detector = dataclasses.replace(detector, plane_shapes=None)
+    nothing = no_voxels(detector.num_planes)
+    return list_sites(nothing, None, (0, 0), depth, detector)
 
 
 def count_sites(event: SiteList) -> list[int]:
@@ -89,20 +97,23 @@ def level_shapes(image_shape: tuple[int, int], depth: int) -> list[tuple[int, in
 
 
 def label_sites(
-    image: Voxels, label: Voxels | None, num_pixels: int
+    image: Voxels, label: Voxels | None, num_pixels: np.ndarray, num_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Looks up the classes of the sites and counts those of all other pixels.
 
     Args:
       image: the sites, plane after plane.
       label: classes, ids ascending, each once in a plane, or None.
-      num_pixels: of a plane.
+      num_pixels: [P], of each plane.
+      num_classes: K.
 
     Returns:
-      Classes [N] uint8, background where none is stored, and counts [P, K] int32.
+      Classes [N] uint8, background where none is stored, and counts [P, K] int32, of
+      which ignored pixels are in none.
     """
     classes = np.zeros(len(image.ids), np.uint8)
-    empty = np.zeros((len(image.planes), NUM_CLASSES), np.int32)
+    empty = np.zeros((len(image.planes), num_classes), np.int32)
+    ignored = np.zeros(len(image.planes), np.int32)
     same = label is not None and label.ids is image.ids and label.planes == image.planes
     if label is not None and same:
         classes = label.values
@@ -111,9 +122,12 @@ def label_sites(
             found = label.values[label.planes[plane]]
             at, is_site = _look_up(label.ids[label.planes[plane]], image.ids[span])
             classes[span][at[is_site]] = found[is_site]
-            empty[plane] = np.bincount(found[~is_site], minlength=NUM_CLASSES)
+            others = found[~is_site]
+            counted = others[others != IGNORED]
+            empty[plane] = np.bincount(counted, minlength=num_classes)
+            ignored[plane] = len(others) - len(counted)
     counts = [plane.stop - plane.start for plane in image.planes]
-    empty[:, 0] = num_pixels - np.array(counts) - empty[:, 1:].sum(1)
+    empty[:, 0] = num_pixels - np.array(counts) - ignored - empty[:, 1:].sum(1)
     return classes, empty
 
 

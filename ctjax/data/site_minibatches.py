@@ -13,7 +13,6 @@ from concurrent.futures import Future
 
 import numpy as np
 
-from ctjax.base.constants import NUM_PLANES
 from ctjax.data.forms import Arrays, Lending, Submit
 from ctjax.data.joined_sites import (
     JoinedSites,
@@ -45,7 +44,7 @@ class SiteLists:
         self._source = source
         self._form = form
         self._lending: Lending[JoinedSites] = Lending(num_spare)
-        self._no_event = list_no_sites(NUM_PLANES, form.depth)
+        self._no_event = list_no_sites(source.detector, form.depth)
         self._minibatch_size = 0
         self._sample: list[Future] = []
         self._places: tuple[int, ...] = ()
@@ -126,7 +125,7 @@ class SiteLists:
         arrays = self._lending.take(lambda free: count_places(free.sites) == [*places])
         if arrays is None:
             size = len(entries) // self._form.parts
-            arrays = make_arrays(self._form, size, places)
+            arrays = make_arrays(self._form, size, places, self._source.detector)
         height, width = self._source.image_shape
         return join_parts(events, height * width, arrays)
 
@@ -139,14 +138,16 @@ class SiteLists:
         counts = np.array([count_sites(event) for event in events])
         needed = counts.reshape(parts, size, -1).sum(1)
         image_shape, depth = self._source.image_shape, self._form.depth
-        possible = [size * pixels for pixels in pixels_by_level(image_shape, depth)]
+        num_planes = self._source.detector.num_planes
+        pixels = pixels_by_level(image_shape, depth, num_planes)
+        possible = [size * count for count in pixels]
         places = self._places
         if not places:
             if self._form.is_alone:
                 sample = [task.result() for task in self._sample]
                 places = places_for(size * np.max(sample, 0), possible)
             else:
-                most = size * NUM_PLANES * self._source.max_pixels
+                most = size * num_planes * self._source.max_pixels
                 places = certain_places(most, possible)
             self._places = places
             words = "Sites by level: up to %s; events in one list: %d"
@@ -182,19 +183,22 @@ def sampled_entries(num_events: int) -> list[int]:
     return np.linspace(0, num_events - 1, count).round().astype(int).tolist()
 
 
-def pixels_by_level(image_shape: tuple[int, int], depth: int) -> list[int]:
+def pixels_by_level(
+    image_shape: tuple[int, int], depth: int, num_planes: int
+) -> list[int]:
     """Counts an event's pixels at each level: the most sites that it can have.
 
     Args:
       image_shape: rows and columns of the first level.
       depth: how often the image is halved.
+      num_planes: P.
 
     Returns:
       depth + 2 numbers; at the last level all planes are one.
     """
     shapes = level_shapes(image_shape, depth)
     pixels = [rows * columns for rows, columns in shapes]
-    return [*(NUM_PLANES * count for count in pixels[:-1]), pixels[-1]]
+    return [*(num_planes * count for count in pixels[:-1]), pixels[-1]]
 
 
 def places_for(needed: Sequence[int], possible: Sequence[int]) -> tuple[int, ...]:

@@ -1,163 +1,32 @@
-"""Reads larcv3 files as one data set, or synthetic events in their place."""
+"""Pools the events of larcv3 files, or synthetic ones in their place."""
 
 import dataclasses
-import glob
+import logging
 import os
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from ctjax.base import descriptors
-from ctjax.base.constants import CHARGE_LIMIT, FULL_IMAGE_SHAPE
+from ctjax.base.constants import FULL_IMAGE_SHAPE
+from ctjax.base.detector import COSMIC_TAGGER, Detector, ImageShape
+from ctjax.config.choices import OnBadEvent
+from ctjax.config.detectors import read_detector, read_label_map, read_planes
+from ctjax.config.fields import Data
 from ctjax.data import images
-from ctjax.data.larcv.file import LarcvFile, LarcvFileError
+from ctjax.data.event_files import LarcvFiles, Source, find_files
+from ctjax.data.larcv.errors import ChangedFileError, LarcvFileError
 from ctjax.data.larcv.records import PlaneMeta
-from ctjax.data.pooling import pool, pooled_shape
+from ctjax.data.pooling import padded_shape, pool, pooled_shape
 from ctjax.data.site_lists import SiteList, list_sites
 from ctjax.data.sparse import SparsePlane, sparse_planes
 from ctjax.data.synthetic import SyntheticEvents
-from ctjax.data.voxels import Voxels
+from ctjax.data.voxels import Voxels, no_voxels, with_rows
+
+logger = logging.getLogger("ctjax")
 
 SYNTHETIC_EVENTS = 1024
 """Synthetic events repeat after so many."""
-
-GLOB_CHARACTERS = "*?["
-
-SAMPLED_BYTES = 2**24
-"""Read of a data set to compare it with that of another process."""
-
-
-class Source(Protocol):
-    """Gives sparse events by entry; `read_voxels` may be called from several threads.
-
-    Attributes:
-      num_events: N.
-      stored_shape: rows H and columns W before pooling.
-      has_label: whether events have classes.
-      max_voxels: most stored voxels of one plane, 0 where unknown.
-    """
-
-    num_events: int
-    stored_shape: tuple[int, int]
-    has_label: bool
-    max_voxels: int
-
-    def read_voxels(self, entry: int) -> tuple[Voxels, Voxels | None]:
-        """Reads charges and classes of an event."""
-        ...
-
-    def event_id(self, entry: int) -> np.ndarray:
-        """Returns run, subrun and event, [3] int64."""
-        ...
-
-    def plane_metas(self, entry: int) -> Sequence[PlaneMeta]:
-        """Returns the geometry of an event's image, by plane."""
-        ...
-
-    def file_of(self, entry: int) -> str:
-        """Returns the path of the file that holds an event."""
-        ...
-
-    def files(self) -> list[tuple[str, int, int]]:
-        """Returns path, bytes and events of every file."""
-        ...
-
-    def describe(self) -> dict[str, Any]:
-        """Returns what tells these events from those of another process."""
-        ...
-
-    def close(self) -> None:
-        """Closes what is open."""
-        ...
-
-
-class LarcvFiles:
-    """Joins several larcv3 files into one data set, in the order given."""
-
-    def __init__(self, paths: Sequence[str], **options: Any):
-        """Opens all files, with the options of LarcvFile, and compares them.
-
-        Raises:
-          LarcvFileError: where one cannot be read, or differs from the first.
-        """
-        self._files: list[LarcvFile] = []
-        shortage = descriptors.find_shortage(2 * len(paths))
-        if shortage is not None:
-            raise LarcvFileError(f"{len(paths)} data files: {shortage}")
-        try:
-            for path in paths:
-                self._files.append(LarcvFile(path, **options))
-            self._compare()
-        except BaseException:
-            self.close()
-            raise
-        self._stops = np.cumsum([file.num_events for file in self._files])
-        self.num_events = int(self._stops[-1])
-        self.stored_shape = self._files[0].image_shape
-        self.has_label = self._files[0].has_label
-        self.max_voxels = max(file.max_voxels for file in self._files)
-
-    def read_voxels(self, entry: int) -> tuple[Voxels, Voxels | None]:
-        """Reads charges and classes of an event; raises LarcvFileError."""
-        file, local = self._find(entry)
-        return file.read_event(local)
-
-    def event_id(self, entry: int) -> np.ndarray:
-        """Returns run, subrun and event, [3] int64."""
-        file, local = self._find(entry)
-        return file.event_ids[local]
-
-    def plane_metas(self, entry: int) -> Sequence[PlaneMeta]:
-        """Returns the geometry of an event's image, by plane."""
-        file, local = self._find(entry)
-        return file.plane_metas(local)
-
-    def file_of(self, entry: int) -> str:
-        """Returns the path of the file that holds an event."""
-        return self._find(entry)[0].path
-
-    def files(self) -> list[tuple[str, int, int]]:
-        """Returns path, bytes and events of every file."""
-        return [(file.path, file.num_bytes, file.num_events) for file in self._files]
-
-    def describe(self) -> dict[str, Any]:
-        """Returns what tells these files from those of another process."""
-        share = SAMPLED_BYTES // len(self._files)
-        return {
-            f"{file.path}: {name}": value
-            for file in self._files
-            for name, value in file.describe(share).items()
-        } | {"order of the files": [file.path for file in self._files]}
-
-    def close(self) -> None:
-        """Closes all files."""
-        for file in self._files:
-            file.close()
-
-    def _find(self, entry: int) -> tuple[LarcvFile, int]:
-        if not 0 <= entry < self.num_events:
-            raise IndexError(f"entry {entry} of {self.num_events}")
-        index = int(np.searchsorted(self._stops, entry, side="right"))
-        first = self._stops[index] - self._files[index].num_events
-        return self._files[index], entry - int(first)
-
-    def _compare(self) -> None:
-        first = self._files[0]
-        for file in self._files[1:]:
-            if file.image_shape != first.image_shape:
-                raise LarcvFileError(
-                    f"{file.path}: found images of {_by(file.image_shape)}, expected "
-                    f"{_by(first.image_shape)} as in {first.path}"
-                )
-            if file.has_label != first.has_label:
-                found, expected = "no labels", "labels"
-                if file.has_label:
-                    found, expected = "labels", "none"
-                raise LarcvFileError(
-                    f"{file.path}: found {found}, expected {expected} as in "
-                    f"{first.path}"
-                )
 
 
 class EventSource:
@@ -165,24 +34,56 @@ class EventSource:
 
     Attributes:
       num_events: N.
-      image_shape: rows and columns after pooling.
+      image_shape: rows and columns after pooling, of all planes: those that are smaller
+        have no charge beyond their own rows and columns.
+      detector: what the images are.
+      planes: projection ids of the planes of each entry that an event has.
       has_label: whether events have classes.
       max_pixels: most pixels of a plane in the sparse form, 0 where unknown.
+      bad_events: by entry, in one line each, why an event has been skipped.
     """
 
-    def __init__(self, source: Source, downsample: int):
+    def __init__(
+        self,
+        source: Source,
+        downsample: int,
+        *,
+        detector: Detector = COSMIC_TAGGER,
+        pad_to: tuple[int, int] = (1, 1),
+        skip_bad_events: bool = False,
+    ):
         """Binds a source to a pooling by 2^downsample.
+
+        Args:
+          source: of the events.
+          downsample: d.
+          detector: of which the classes are taken.
+          pad_to: what divides the rows and columns after pooling, and the fewest of
+            them; see `ctjax.models.pixel_network.ImageRule`.
+          skip_bad_events: whether an event that cannot be read is given without any
+            voxels, and named in `bad_events`.
 
         Raises:
           ValueError: where the image cannot be pooled so.
         """
         self._source = source
         self._downsample = downsample
-        self.image_shape = pooled_shape(source.stored_shape, downsample)
+        self._stored_shape = padded_shape(source.plane_shapes, downsample, *pad_to)
+        self.image_shape = pooled_shape(self._stored_shape, downsample)
+        shapes = tuple(_pooled_up(shape, downsample) for shape in source.plane_shapes)
+        is_padded = any(shape != self.image_shape for shape in shapes)
+        self.detector = dataclasses.replace(
+            detector,
+            num_planes=len(shapes),
+            plane_shapes=shapes if is_padded else None,
+        )
+        self.planes = source.planes
         self.num_events = source.num_events
         self.has_label = source.has_label
         size = self.image_shape[0] * self.image_shape[1]
         self.max_pixels = min(source.max_voxels, size)
+        self._skips = skip_bad_events
+        self.bad_events: dict[int, str] = dict(source.bad_entries)
 
     def __enter__(self) -> "EventSource":
         """Returns the source itself."""
@@ -199,11 +100,11 @@ class EventSource:
     def plane_metas(self, entry: int) -> list[PlaneMeta]:
         """Returns the geometry of an event's image, by plane.
 
-        Pooling changes the number of its pixels, and neither their extent nor origin.
+        Pooling changes the number of its pixels, and neither their extent nor origin;
+        but where it makes whole pixels of the last ones, these are as large as others.
         """
-        height, width = self.image_shape
         return [
-            dataclasses.replace(meta, number_of_voxels=(width, height))
+            _pooled_meta(meta, self._downsample)
             for meta in self._source.plane_metas(entry)
         ]
 
@@ -232,8 +133,24 @@ class EventSource:
         Raises:
           LarcvFileError: where the event cannot be read.
         """
-        event = self._source.read_voxels(entry)
-        return pool(*event, self._source.stored_shape, self._downsample)
+        try:
+            image, label = self._source.read_voxels(entry)
+        except LarcvFileError as error:
+            if not self._skips or isinstance(error, ChangedFileError):
+                raise
+            if entry not in self.bad_events or entry in self._source.bad_entries:
+                logger.warning("Skipped: %s", error)
+            self.bad_events[entry] = str(error)
+            nothing = no_voxels(self.detector.num_planes)
+            image, label = nothing, nothing._replace(values=np.zeros(0, np.uint8))
+        shapes, rows = self._source.plane_shapes, self._stored_shape[0]
+        same = label is not None and label.ids is image.ids
+        image = with_rows(image, shapes, rows)
+        if label is not None:
+            label = with_rows(label, shapes, rows)
+            # The very same array says that it is known to be equal.
+            label = label._replace(ids=image.ids) if same else label
+        return pool(image, label, self._stored_shape, self._downsample)
 
     def read(
         self, entry: int, image_out: np.ndarray, label_out: np.ndarray
@@ -267,7 +184,8 @@ class EventSource:
         Raises:
           LarcvFileError: where the event cannot be read.
         """
-        return list_sites(*self.read_pooled(entry), self.image_shape, depth)
+        event = self.read_pooled(entry)
+        return list_sites(*event, self.image_shape, depth, self.detector)
 
     def close(self) -> None:
         """Closes the source; no read may be under way."""
@@ -282,10 +200,9 @@ def open_source(
     seed: int = 0,
     image_shape: tuple[int, int] = FULL_IMAGE_SHAPE,
     num_events: int = SYNTHETIC_EVENTS,
-    require_label: bool = False,
-    strict: bool = False,
-    raw_chunks: bool = True,
-    charge_limit: float = CHARGE_LIMIT,
+    data: Data | None = None,
+    pad_to: tuple[int, int] = (1, 1),
+    **options: Any,
 ) -> EventSource:
     """Opens a data set.
 
@@ -296,77 +213,62 @@ def open_source(
       seed: of synthetic events.
       image_shape: rows and columns of synthetic events, before pooling.
       num_events: number of different synthetic events.
-      require_label: see LarcvFile; to be set for training.
-      strict: see LarcvFile.
-      raw_chunks: see LarcvFile.
-      charge_limit: see LarcvFile.
+      data: says which products, planes and classes events have, what is done to their
+        charges, and to events that are bad; None for the defaults.
+      pad_to: see `EventSource`.
+      options: further ones of `larcv.read_options.ReadOptions`.
 
     Returns:
       The source; to be closed.
 
     Raises:
       LarcvFileError: where files are absent, unreadable or do not match.
+      ConfigError: a field of `data` is not as its help says.
       ValueError: where the image cannot be pooled so.
     """
+    data = data or Data()
+    detector = read_detector(data)
+    skips = data.on_bad_event is OnBadEvent.SKIP
+    choices: Any = {"detector": detector, "pad_to": pad_to, "skip_bad_events": skips}
+    groups = read_planes(data)
     if synthetic:
-        return EventSource(SyntheticEvents(image_shape, seed, num_events), downsample)
+        events = SyntheticEvents(
+            image_shape, seed, num_events, detector.num_planes, detector.num_classes
+        )
+        return EventSource(events, downsample, **choices)
     paths = find_files([file] if isinstance(file, str | os.PathLike) else file)
-    source = LarcvFiles(
-        paths,
-        require_label=require_label,
-        strict=strict,
-        raw_chunks=raw_chunks,
-        charge_limit=charge_limit,
-    )
+    files_options = {
+        "image_product": data.image_product,
+        "label_product": data.label_product,
+        "planes": None if groups is None else tuple(groups),
+        "num_classes": detector.num_classes,
+        "label_map": read_label_map(data),
+        "charge_scale": data.charge_scale,
+        "charge_limit": data.charge_limit,
+        "skip_bad_events": skips,
+    }
+    source = LarcvFiles(paths, **files_options | options)
     try:
-        return EventSource(source, downsample)
+        return EventSource(source, downsample, **choices)
     except ValueError:
         source.close()
         raise
 
 
-def find_files(patterns: Sequence[str | os.PathLike]) -> list[str]:
-    """Finds the paths that match the patterns; those of one pattern are sorted.
-
-    Args:
-      patterns: paths, or glob patterns where no file has that very name.
-
-    Raises:
-      LarcvFileError: where a pattern matches nothing or a file is named twice.
-    """
-    paths: list[str] = []
-    for pattern in [str(os.fspath(pattern)) for pattern in patterns]:
-        found = [pattern]
-        is_pattern = any(c in pattern for c in GLOB_CHARACTERS)
-        if is_pattern and not os.path.exists(pattern):
-            pattern = _escape_existing(pattern)
-            found = sorted(glob.glob(pattern, recursive=True))
-        if not found:
-            raise LarcvFileError(f"{pattern}: found no file, expected larcv3 files")
-        paths += found
-    if not paths:
-        raise LarcvFileError("found no file named, expected larcv3 files")
-    seen: set[str] = set()
-    for path in paths:
-        real = os.path.realpath(path)
-        if real in seen:
-            raise LarcvFileError(f"{path}: found twice, expected each file once")
-        seen.add(real)
-    return paths
+def _pooled_up(shape: ImageShape, downsample: int) -> ImageShape:
+    """Returns rows and columns after pooling, the last ones of fewer pixels, too."""
+    return -(-shape[0] // 2**downsample), -(-shape[1] // 2**downsample)
 
 
-def _escape_existing(pattern: str) -> str:
-    """Lets the leading folders of a pattern stand for themselves where they exist.
-
-    So that a folder named `run[1]` is found, and not looked for as `run1`.
-    """
-    parts = pattern.split(os.sep)
-    for length in range(len(parts) - 1, 0, -1):
-        folder = os.sep.join(parts[:length])
-        if os.path.isdir(folder):
-            return os.sep.join([glob.escape(folder), *parts[length:]])
-    return pattern
-
-
-def _by(shape: tuple[int, int]) -> str:
-    return f"{shape[0]} x {shape[1]}"
+def _pooled_meta(meta: PlaneMeta, downsample: int) -> PlaneMeta:
+    """Returns the geometry of a plane after pooling."""
+    width, height = meta.number_of_voxels
+    rows, columns = _pooled_up((height, width), downsample)
+    factor = 2**downsample
+    if (rows * factor, columns * factor) == (height, width):
+        return dataclasses.replace(meta, number_of_voxels=(columns, rows))
+    sizes = (
+        meta.image_sizes[0] * (columns * factor / width),
+        meta.image_sizes[1] * (rows * factor / height),
+    )
+    return PlaneMeta((columns, rows), sizes, meta.origin)

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ctjax.base.constants import BACKGROUND, COSMIC, NEUTRINO, NUM_PLANES
+from ctjax.base.constants import BACKGROUND, COSMIC, NEUTRINO
+from ctjax.base.detector import COSMIC_TAGGER, ImageShape
 from ctjax.data.larcv.records import PlaneMeta
 from ctjax.data.voxels import Voxels
 
@@ -31,17 +32,34 @@ class SyntheticEvents:
 
     has_label = True
 
-    def __init__(self, image_shape: tuple[int, int], seed: int, num_events: int):
+    def __init__(
+        self,
+        image_shape: ImageShape,
+        seed: int,
+        num_events: int,
+        num_planes: int = COSMIC_TAGGER.num_planes,
+        num_classes: int = COSMIC_TAGGER.num_classes,
+    ):
         """Takes rows and columns, the seed and the number of different events."""
         self.num_events = num_events
-        self.stored_shape = image_shape
+        self.plane_shapes = (image_shape,) * num_planes
+        self.planes = (tuple(range(num_planes)),)
+        self.bad_entries: dict[int, str] = {}
+        self._image_shape = image_shape
+        self._num_classes = num_classes
         active = ACTIVE_FRACTION * image_shape[0] * image_shape[1]
         self.max_voxels = max(3, round(active)) + 3
         self._seed = seed
 
     def read_voxels(self, entry: int) -> tuple[Voxels, Voxels]:
         """Reads charges and classes of an event."""
-        return make_event(self._seed, entry, self.stored_shape)
+        return make_event(
+            self._seed,
+            entry,
+            self._image_shape,
+            len(self.plane_shapes),
+            self._num_classes,
+        )
 
     def event_id(self, entry: int) -> np.ndarray:
         """Returns run 0, subrun 0 and the entry, [3] int64."""
@@ -49,9 +67,9 @@ class SyntheticEvents:
 
     def plane_metas(self, entry: int) -> Sequence[PlaneMeta]:
         """Returns the geometry of an image, whose unit is the pixel, by plane."""
-        height, width = self.stored_shape
+        height, width = self._image_shape
         meta = PlaneMeta((width, height), (float(width), float(height)))
-        return [meta] * NUM_PLANES
+        return [meta] * len(self.plane_shapes)
 
     def file_of(self, entry: int) -> str:
         """Returns what takes the place of a file's name."""
@@ -70,7 +88,11 @@ class SyntheticEvents:
 
 
 def make_event(
-    seed: int, entry: int, image_shape: tuple[int, int]
+    seed: int,
+    entry: int,
+    image_shape: ImageShape,
+    num_planes: int = COSMIC_TAGGER.num_planes,
+    num_classes: int = COSMIC_TAGGER.num_classes,
 ) -> tuple[Voxels, Voxels]:
     """Makes one event, the same for the same arguments.
 
@@ -78,6 +100,8 @@ def make_event(
       seed: of the data set, >= 0.
       entry: of the event, >= 0.
       image_shape: rows H and columns W.
+      num_planes: P.
+      num_classes: K; those beyond the neutrino share its pixels with it.
 
     Returns:
       Charges and classes, on the same ascending ids.
@@ -86,10 +110,10 @@ def make_event(
     num_rows, num_columns = image_shape
     active = max(3, round(ACTIVE_FRACTION * num_rows * num_columns))
     ids, classes, planes, total = [], [], [], 0
-    for _ in range(NUM_PLANES):
+    for _ in range(num_planes):
         label = np.zeros(num_columns * num_rows, np.uint8)
         hit = np.zeros(num_columns * num_rows, bool)
-        for which, share in CLASS_SHARES:
+        for which, share in _class_shares(num_classes):
             pixels = _draw_pixels(random, which, round(share * active), image_shape)
             hit[pixels] = True
             label[pixels] = which
@@ -101,6 +125,13 @@ def make_event(
     all_ids = np.concatenate(ids)
     image = Voxels(all_ids, charges.astype(np.float32), tuple(planes), True)
     return image, Voxels(all_ids, np.concatenate(classes), tuple(planes), True)
+
+
+def _class_shares(num_classes: int) -> list[tuple[int, float]]:
+    """Returns the classes with their shares of the active pixels."""
+    *usual, (_, last) = CLASS_SHARES
+    others = range(NEUTRINO, num_classes)
+    return [*usual, *((which, last / len(others)) for which in others)]
 
 
 def _draw_pixels(

@@ -26,8 +26,8 @@ def compile_eval_step(
     """Compiles `make_eval_step`'s for the devices of a mesh."""
     by_event = ("prediction", "label", *(("image", "score") if with_scores else ()))
     specs = dict.fromkeys(by_event, BY_EVENT)
-    same = ("metrics", "confusion", "is_finite", *(("loss",) if with_loss else ()))
-    common = dict.fromkeys(same, REPLICATED)
+    same = "metrics", "confusion", "counted", "is_finite"
+    common = dict.fromkeys((*same, *(("loss",) if with_loss else ())), REPLICATED)
     return sharding.over_events(step, mesh, (REPLICATED, BY_EVENT), specs | common)
 
 

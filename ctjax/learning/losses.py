@@ -1,20 +1,20 @@
 """Computes the loss: every pixel's cross entropy, weighted by a balance scheme."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from ctjax.base.constants import COSMIC, NEUTRINO, NUM_CLASSES
+from ctjax.base.detector import BACKGROUND, COSMIC_TAGGER, Detector
 from ctjax.base.sites import Sites
 from ctjax.config.choices import LossAverage, LossBalanceScheme
+from ctjax.config.detectors import LIGHT_WEIGHTS
 from ctjax.learning import pixels, sharding
 from ctjax.learning.pixels import Pixels
 
 LossFn = Callable[..., jax.Array]
 """`loss(logits, label, mask, charge, sites)`, see `make_loss`."""
-
-LIGHT_CLASS_WEIGHTS = (1.0, 1.5, 10.0)
 
 
 def pixel_cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
@@ -22,39 +22,43 @@ def pixel_cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
 
     Args:
       logits: [..., K] float32.
-      label: [...] integer class.
+      label: [...] integer class; of what is `IGNORED` the result is of no use.
 
     Returns:
       [...] float32.
     """
-    # Three classes: a one-hot sum is cheaper on every device than a gather, and its
+    # Few classes: a one-hot sum is cheaper on every device than a gather, and its
     # gradient is no scatter.
-    own = jnp.sum(jax.nn.one_hot(label, NUM_CLASSES) * logits, axis=-1)
+    own = jnp.sum(jax.nn.one_hot(label, logits.shape[-1]) * logits, axis=-1)
     return jax.nn.logsumexp(logits, axis=-1) - own
 
 
-def _no_weights(pixels: Pixels, axis_name):
+def _no_weights(pixels: Pixels, axis_name, class_weights):
     return pixels.counted
 
 
-def _light_weights(pixels: Pixels, axis_name):
-    label, (other, cosmic, neutrino) = pixels.label, LIGHT_CLASS_WEIGHTS
-    weights = jnp.where(label == COSMIC, cosmic, other)
-    return pixels.counted * jnp.where(label == NEUTRINO, neutrino, weights)
+def _light_weights(pixels: Pixels, axis_name, class_weights):
+    weights: Any = class_weights[BACKGROUND]
+    for number, weight in enumerate(class_weights[1:], 1):
+        weights = jnp.where(pixels.label == number, weight, weights)
+    return pixels.counted * weights
 
 
-def _even_weights(pixels: Pixels, axis_name):
+def _even_weights(pixels: Pixels, axis_name, class_weights):
     # One class weighs as much as another, whatever its number of pixels; the 1 of the
     # original guards a class that is absent from the minibatch.
-    one_hot = jax.nn.one_hot(pixels.label, NUM_CLASSES) * pixels.counted[..., None]
+    num_classes = pixels.logits.shape[-1]
+    one_hot = jax.nn.one_hot(pixels.label, num_classes) * pixels.counted[..., None]
     counts = sharding.total(pixels.sum_planes(one_hot), axis_name)
-    return jnp.sum(one_hot * pixels.of_planes(0.3333 / (counts + 1.0)), axis=-1)
+    # 0.3333 for three classes, the original's.
+    share = round(1 / num_classes, 4)
+    return jnp.sum(one_hot * pixels.of_planes(share / (counts + 1.0)), axis=-1)
 
 
-def _focal_weights(pixels: Pixels, axis_name):
+def _focal_weights(pixels: Pixels, axis_name, class_weights):
     # Constant: the original computes the weights outside of the gradient.
     probability = jax.nn.softmax(jax.lax.stop_gradient(pixels.logits), axis=-1)
-    one_hot = jax.nn.one_hot(pixels.label, NUM_CLASSES)
+    one_hot = jax.nn.one_hot(pixels.label, probability.shape[-1])
     missing = jnp.sum(one_hot * (1.0 - probability), axis=-1)
     return pixels.counted * jnp.square(missing)
 
@@ -72,6 +76,8 @@ def make_loss(
     charged_pixels_only: bool = False,
     axis_name: str | None = None,
     average: LossAverage = LossAverage.WEIGHTS,
+    detector: Detector = COSMIC_TAGGER,
+    class_weights: Sequence[float] = LIGHT_WEIGHTS,
 ) -> LossFn:
     """Returns the loss of a balance scheme.
 
@@ -80,14 +86,17 @@ def make_loss(
     however many devices share it, so that the loss does not depend on their number.
 
     Args:
-      scheme: none (1 everywhere), light (1, 1.5, 10 by class), even (inverse to the
+      scheme: none (1 everywhere), light (a number by class), even (inverse to the
         class's pixels in the minibatch and plane), focal ((1 - probability)^2).
       charged_pixels_only: leave out pixels without charge, which are background by
         construction of the data.
       axis_name: of the mesh over which the minibatch is sharded; None where it is
         whole.
       average: what each plane's sum is divided by, the sum of the weights or the number
-        of pixels; in the latter case focal weights are a third.
+        of pixels; in the latter case focal weights are a third, or one by the number
+        of classes.
+      detector: whether it has pixels that do not count, and its classes.
+      class_weights: of the scheme light, [K].
 
     Returns:
       `loss(logits [B, P, H, W, K] float32, label [B, P, H, W], mask [B] float32,
@@ -105,8 +114,8 @@ def make_loss(
     """
     pixel_weights = _PIXEL_WEIGHTS[scheme]
     is_over_pixels = average is LossAverage.PIXELS
-    is_a_third = is_over_pixels and scheme is LossBalanceScheme.FOCAL
-    factor = 1 / NUM_CLASSES if is_a_third else 1.0
+    is_shared = is_over_pixels and scheme is LossBalanceScheme.FOCAL
+    factor = 1 / detector.num_classes if is_shared else 1.0
 
     def loss(
         logits: jax.Array,
@@ -120,7 +129,9 @@ def make_loss(
             listed = pixels.of_images(logits, label, mask, charge)
         else:
             listed = pixels.of_sites(logits, label, mask, charge, sites)
-        weights = pixel_weights(listed, axis_name)
+        if not detector.is_whole:
+            listed = pixels.without_ignored(listed)
+        weights = pixel_weights(listed, axis_name, class_weights)
         entropy = pixel_cross_entropy(listed.logits, listed.label)
         total = listed.sum_planes(weights * entropy)
         divisor = listed.sum_planes(listed.counted if is_over_pixels else weights)

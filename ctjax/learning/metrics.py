@@ -1,16 +1,14 @@
-"""Computes CosmicTagger's twenty metrics, one value an event."""
+"""Computes CosmicTagger's metrics, one value an event."""
+
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctjax.base.constants import (
-    BACKGROUND,
-    COSMIC,
-    METRIC_NAMES,
-    NEUTRINO,
-    NUM_CLASSES,
-)
+from ctjax.base.detector import BACKGROUND, COSMIC_TAGGER
+
+METRIC_NAMES = COSMIC_TAGGER.metric_names
 
 
 def event_metrics(counts: jax.Array) -> jax.Array:
@@ -20,10 +18,11 @@ def event_metrics(counts: jax.Array) -> jax.Array:
       counts: [B, P, K, K] integers, see `confusion`.
 
     Returns:
-      [B, M] float32 in the order of `METRIC_NAMES`: for the mean of the planes and for
-      each plane the fraction of pixels that are right, the intersection over union of
-      the cosmic and of the neutrino pixels, the fraction of the pixels labelled as
-      either that are right, and the mean of the two intersections over union.
+      [B, M] float32 in the order of `Detector.metric_names`: for the mean of the planes
+      and for each plane the fraction of pixels that are right, the intersection over
+      union of the pixels of each class but the background, the fraction of the pixels
+      labelled as one of these that are right, and the mean of the intersections over
+      union.
 
     Source:
       CosmicTagger, src/utils/torch/trainer.py. As there, the intersection over union
@@ -41,43 +40,47 @@ def event_metrics(counts: jax.Array) -> jax.Array:
 
     correct = jnp.diagonal(counts, axis1=-2, axis2=-1)
     labelled = counts.sum(-1)
-    cosmic, neutrino = iou(COSMIC), iou(NEUTRINO)
+    ious = [iou(number) for number in range(1, counts.shape[-1])]
     right, everywhere = correct.sum(-1), labelled.sum(-1)
     planes = jnp.stack(
         [
             ratio_or_one(right, everywhere),
-            cosmic,
-            neutrino,
+            *ious,
             ratio_or_one(
                 right - correct[..., BACKGROUND],
                 everywhere - labelled[..., BACKGROUND],
             ),
-            0.5 * (cosmic + neutrino),
+            sum(ious[1:], ious[0]) * (1 / len(ious)),
         ],
         axis=-1,
     )
     groups = jnp.concatenate([planes.mean(1, keepdims=True), planes], axis=1)
-    return groups.reshape(len(counts), len(METRIC_NAMES)).astype(jnp.float32)
+    return groups.reshape(len(counts), -1).astype(jnp.float32)
 
 
-def confusion(prediction: jax.Array, label: jax.Array) -> jax.Array:
+def confusion(
+    prediction: jax.Array,
+    label: jax.Array,
+    num_classes: int = COSMIC_TAGGER.num_classes,
+) -> jax.Array:
     """Counts the pixels of every true and predicted class, event by event.
 
     Args:
       prediction: [B, P, H, W] integer class.
-      label: [B, P, H, W] integer class.
+      label: [B, P, H, W] integer class; pixels that are `IGNORED` do not count.
+      num_classes: K.
 
     Returns:
-      [B, P, K, K] int32, the true class first; in the order of `CONFUSION_NAMES` when
-      flattened.
+      [B, P, K, K] int32, the true class first; in the order of
+      `Detector.confusion_names` when flattened.
     """
-    classes = range(NUM_CLASSES)
+    classes = range(num_classes)
     counts = [
         jnp.sum((label == true) & (prediction == found), (2, 3), dtype=jnp.int32)
         for true in classes
         for found in classes
     ]
-    return jnp.stack(counts, -1).reshape(*label.shape[:2], NUM_CLASSES, NUM_CLASSES)
+    return jnp.stack(counts, -1).reshape(*label.shape[:2], num_classes, num_classes)
 
 
 def sum_metrics(values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -98,7 +101,9 @@ def mean_of(sums: jax.Array, count: jax.Array) -> jax.Array:
     return sums / jnp.maximum(count, 1)
 
 
-def named(values: jax.Array | np.ndarray) -> dict[str, float]:
+def named(
+    values: jax.Array | np.ndarray, names: Sequence[str] = COSMIC_TAGGER.metric_names
+) -> dict[str, float]:
     """Gives [M] metrics their names."""
     numbers = np.asarray(values).tolist()
-    return dict(zip(METRIC_NAMES, numbers, strict=True))
+    return dict(zip(names, numbers, strict=True))

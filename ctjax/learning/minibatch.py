@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ctjax.base.detector import COSMIC_TAGGER, IGNORED, Detector
 from ctjax.base.sites import Sites
 from ctjax.learning import dense_images
 
@@ -78,7 +79,11 @@ def dense(
     return jnp.asarray(minibatch.image), jnp.asarray(minibatch.label)
 
 
-def make_input(image_shape: tuple[int, int], img_transform: bool) -> NetworkInput:
+def make_input(
+    image_shape: tuple[int, int],
+    img_transform: bool,
+    detector: Detector = COSMIC_TAGGER,
+) -> NetworkInput:
     """Returns `minibatch -> (input, charge, label)`.
 
     Of images all three are [B, P, H, W]. Of sites charge and label are [Q, N], and the
@@ -87,7 +92,9 @@ def make_input(image_shape: tuple[int, int], img_transform: bool) -> NetworkInpu
     Args:
       image_shape: (H, W) of a sparse minibatch made dense.
       img_transform: whether the network sees `log_of_charge` instead of the charge.
+      detector: whose planes' own pixels have labels; others are `IGNORED`.
     """
+    is_own = own_pixels(detector, image_shape)
 
     def seen(charge: Array) -> Array:
         return log_of_charge(charge) if img_transform else charge
@@ -97,9 +104,19 @@ def make_input(image_shape: tuple[int, int], img_transform: bool) -> NetworkInpu
             sites = minibatch.sites
             return sites._replace(charge=seen(sites.charge)), sites.charge, sites.label
         charge, label = dense(minibatch, image_shape)
+        if is_own is not None:
+            label = jnp.where(is_own, label, jnp.uint8(IGNORED))
         return seen(charge), charge, label
 
     return network_input
+
+
+def own_pixels(detector: Detector, image_shape: tuple[int, int]) -> np.ndarray | None:
+    """Says which pixels are those of each plane, [P, H, W] bool; None for all."""
+    if detector.plane_shapes is None:
+        return None
+    row, column = np.ogrid[: image_shape[0], : image_shape[1]]
+    return np.stack([(row < h) & (column < w) for h, w in detector.plane_shapes])
 
 
 def log_of_charge(charge: Array) -> jax.Array:

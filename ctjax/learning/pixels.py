@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ctjax.base.constants import BACKGROUND, NUM_CLASSES
+from ctjax.base.detector import BACKGROUND, IGNORED
 from ctjax.base.sites import Sites
 
 
@@ -109,6 +109,12 @@ def of_sites(
     )
 
 
+def without_ignored(pixels: Pixels) -> Pixels:
+    """Leaves out the pixels whose label is `IGNORED`."""
+    counted = pixels.counted * (pixels.label != IGNORED)
+    return pixels._replace(counted=counted)
+
+
 def count_planes(sites: Sites) -> int:
     """Returns the number of planes P of the events."""
     return sites.steps[-1].parts.shape[-1]
@@ -121,14 +127,18 @@ def count_site_classes(
 
     Args:
       prediction: [Q, N] integer class.
-      label: [Q, N] integer class.
+      label: [Q, N] integer class; sites that are `IGNORED` do not count.
       sites: of the minibatch.
 
     Returns:
       [B, P, K, K] int32.
     """
-    kinds = jax.nn.one_hot(label * NUM_CLASSES + prediction, NUM_CLASSES**2)
-    shape = (-1, count_planes(sites), NUM_CLASSES, NUM_CLASSES)
+    num_classes = sites.empty.shape[-1]
+    # As int32: 255, which stands for no class, times K is none of the K x K kinds.
+    kinds = jax.nn.one_hot(
+        label.astype(jnp.int32) * num_classes + prediction, num_classes**2
+    )
+    shape = (-1, count_planes(sites), num_classes, num_classes)
     counts = sum_images(kinds, sites).astype(jnp.int32).reshape(shape)
     empty = sites.empty.reshape(shape[:-1])
     return counts.at[..., BACKGROUND].add(empty)

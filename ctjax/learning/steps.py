@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from ctjax.base.constants import BACKGROUND
+from ctjax.base.detector import BACKGROUND, COSMIC_TAGGER, Detector
 from ctjax.base.sites import Sites
 from ctjax.learning import metrics, pixels, sharding
 from ctjax.learning.losses import LossFn
@@ -45,6 +45,7 @@ class StepOptions:
       is_scaled: whether gradients are those of the loss times `state.loss_scale`,
         divided by it again. Where they are not finite though the loss is, the update
         is left out, the scale is halved, and nothing halts.
+      detector: whose classes are counted.
     """
 
     loss_fn: LossFn
@@ -55,6 +56,7 @@ class StepOptions:
     bfloat16_gradients: bool
     skip_nonfinite: bool
     is_scaled: bool
+    detector: Detector = COSMIC_TAGGER
 
 
 class _Share(NamedTuple):
@@ -92,11 +94,15 @@ def _sites_of(minibatch: Minibatch) -> Sites | None:
 
 
 def _count_classes(
-    prediction: jax.Array, label: jax.Array, sites: Sites | None
+    prediction: jax.Array,
+    label: jax.Array,
+    sites: Sites | None,
+    options: StepOptions,
 ) -> jax.Array:
     """Counts true and predicted classes of every event and plane, [B, P, K, K]."""
     if sites is None:
-        return metrics.confusion(prediction, label)
+        num_classes = options.detector.num_classes
+        return metrics.confusion(prediction, label, num_classes)
     return pixels.count_site_classes(prediction, label, sites)
 
 
@@ -148,7 +154,7 @@ def _make_gradients(
         sites = _sites_of(minibatch)
         loss = options.loss_fn(logits, label, minibatch.mask, charge, sites)
         prediction = predicted_class(logits, charge, options.mask_empty_pixels)
-        counts = _count_classes(prediction, label, sites)
+        counts = _count_classes(prediction, label, sites, options)
         values = metrics.event_metrics(counts)
         sums = metrics.sum_metrics(values, minibatch.mask)
         scaled = loss * scale if options.is_scaled else loss
@@ -285,7 +291,8 @@ def make_eval_step(
     Returns:
       The step; its results are `metrics` [B, M], `confusion` [B, P, K, K] int32 and
       `is_finite` [B] int32 an event each, and with loss `loss`, a scalar, of the whole
-      minibatch and the same on all devices. `is_finite` is 0 where the network has
+      minibatch and the same on all devices, and `counted` [B] float32, the mask of all
+      events. `is_finite` is 0 where the network has
       given something that is no number; the event's metrics are none then, either.
       Of this device's events there are `prediction` [B, P, H, W] uint8, the predicted
       class, and `label` likewise; with scores also `image` [B, P, H, W] float32,
@@ -303,13 +310,14 @@ def make_eval_step(
             is_finite = jnp.isfinite(logits).all((1, 2, 3, 4))
         else:
             is_finite = pixels.are_finite(logits, sites)
-        counts = _count_classes(prediction, label, sites)
+        counts = _count_classes(prediction, label, sites, options)
         values = metrics.event_metrics(counts)
         values = jnp.where(is_finite[:, None], values, jnp.nan)
         results = {
             "metrics": sharding.gather(values, axis_name),
             "is_finite": sharding.gather(is_finite.astype(jnp.int32), axis_name),
             "confusion": sharding.gather(counts, axis_name),
+            "counted": sharding.gather(jnp.asarray(minibatch.mask), axis_name),
             "prediction": prediction,
             "label": label,
         }

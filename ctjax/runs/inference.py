@@ -67,14 +67,17 @@ def run(config: Config, processes: Processes = SINGLE_PROCESS) -> dict[str, floa
     devices.check_divisible(mesh, minibatch_size=config.run.minibatch_size)
     mode = config.mode
     with runs_parts.open_events(
-        config.data, config.data.file, False, processes
+        *(config.data, config.data.file, False, processes),
+        runs_parts.find_padding(config),
     ) as source:
+        config = runs_parts.with_planes(config, source, processes)
+        events = source.image_shape, source.detector
         if mode.start_index >= source.num_events:
             raise ConfigError(
                 f"mode.start_index: expected less than the {source.num_events} events "
                 f"of the data, got {mode.start_index}"
             )
-        model, variables = runs_parts.make_network(config, source.image_shape)
+        model, variables = runs_parts.make_network(config, *events)
         logger.info(
             "Total number of trainable parameters in this network: %d",
             count_parameters(variables["params"]),
@@ -82,7 +85,7 @@ def run(config: Config, processes: Processes = SINGLE_PROCESS) -> dict[str, floa
         variables, weights = _restore(
             config, sharding.replicate(variables, mesh), processes
         )
-        options = runs_parts.make_step_options(config, source.image_shape)
+        options = runs_parts.make_step_options(config, *events)
         eval_step = _compiled_step(config, model, options, mesh)
         entries = _choose_entries(config, source.num_events, processes)
         writer = _open_predictions(config, source, variables, weights, processes)

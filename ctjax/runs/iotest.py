@@ -76,7 +76,7 @@ def _read(config: Config, processes: Processes) -> np.ndarray:
         downsample=data.downsample,
         synthetic=data.synthetic,
         seed=data.seed,
-        charge_limit=data.charge_limit,
+        data=data,
     ) as source:
         if processes.count > 1:
             join.check_alike(source.describe())

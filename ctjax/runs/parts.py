@@ -1,5 +1,6 @@
 """Makes the parts that training and inference share, from a configuration."""
 
+import dataclasses
 import logging
 from collections.abc import Iterable
 from typing import Any
@@ -9,8 +10,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ctjax import models
+from ctjax.base.detector import COSMIC_TAGGER, Detector
 from ctjax.base.errors import ConfigError
 from ctjax.commands import import_weights
+from ctjax.config import detectors
 from ctjax.config.fields import Config, Data, Kernels, OnNonfinite
 from ctjax.config.file_names import file_patterns
 from ctjax.data import pipeline, sources
@@ -28,7 +31,7 @@ from ctjax.learning.minibatch import (
 from ctjax.learning.precision import POLICIES
 from ctjax.learning.steps import StepOptions
 from ctjax.models.kernels import cpu, gpu
-from ctjax.outputs import checkpoint, checksums
+from ctjax.outputs import checkpoint, checksums, run_record
 from ctjax.processes import join
 from ctjax.processes.join import SINGLE_PROCESS, Processes
 from ctjax.runs.event_form import choose_form
@@ -41,6 +44,7 @@ def open_events(
     names: str,
     require_label: bool,
     processes: Processes = SINGLE_PROCESS,
+    pad_to: tuple[int, int] = (1, 1),
 ) -> EventSource:
     """Opens the events of a run.
 
@@ -49,6 +53,7 @@ def open_events(
       names: its `file` or `aux_file`; of no meaning for synthetic events.
       require_label: whether events without true classes are of no use.
       processes: of the run, all of which open them.
+      pad_to: see `find_padding`.
 
     Returns:
       The source, a context manager.
@@ -64,8 +69,9 @@ def open_events(
             downsample=data.downsample,
             synthetic=data.synthetic,
             seed=data.seed,
+            data=data,
+            pad_to=pad_to,
             require_label=require_label,
-            charge_limit=data.charge_limit,
         )
     except LarcvFileError:
         raise
@@ -78,6 +84,39 @@ def open_events(
             source.close()
             raise
     return source
+
+
+def find_padding(config: Config) -> tuple[int, int]:
+    """Returns what must divide the rows and columns of an image, and their fewest."""
+    rule = models.make(config.network).image_rule()
+    return rule.divisor, rule.smallest
+
+
+def with_planes(config: Config, source: EventSource, processes: Processes) -> Config:
+    """Writes the planes of the data into a configuration that leaves them open.
+
+    What is saved with it says then how many there are; nothing says three.
+
+    Args:
+      config: of the run, whose record has been written already.
+      source: of its events.
+      processes: of the run.
+    """
+    detector = source.detector
+    if processes.is_first and detector.plane_shapes is not None:
+        sizes = (f"{height} x {width}" for height, width in detector.plane_shapes)
+        words = "Planes of %s pixels in images of %d x %d: padding does not count"
+        logger.info(words, ", ".join(sizes), *source.image_shape)
+    if detector.num_planes == COSMIC_TAGGER.num_planes or config.data.planes:
+        return config
+    planes = detectors.name_planes(source.planes)
+    if processes.is_first:
+        logger.info("The data has the planes data.planes=%s", planes)
+    data = dataclasses.replace(config.data, planes=planes)
+    config = dataclasses.replace(config, data=data)
+    if processes.is_first:
+        run_record.save_config(config)
+    return config
 
 
 def read_events(
@@ -115,13 +154,16 @@ def images_per_step(config: Config) -> int:
 
 
 def make_network(
-    config: Config, image_shape: tuple[int, int] | None
+    config: Config,
+    image_shape: tuple[int, int] | None,
+    detector: Detector | None = None,
 ) -> tuple[models.PixelNetwork, dict[str, Any]]:
     """Makes the network and draws its initial parameters.
 
     Args:
       config: of the run.
       image_shape: (H, W) of the events, downsampled; None where it is not known yet.
+      detector: what they are images of; None for what the configuration says.
 
     Returns:
       The module and its variables, "params" and "batch_stats".
@@ -135,7 +177,10 @@ def make_network(
     if is_fused and (lacking := gpu.missing()):
         raise ConfigError(f"network.kernels=fused: expected {lacking}")
     dtype = POLICIES[config.run.precision].compute_type
-    model = models.make(config.network, dtype, sharding.EVENT_AXIS, config.run.remat)
+    detector = detector or detectors.read_detector(config.data)
+    model = models.make(
+        config.network, dtype, sharding.EVENT_AXIS, config.run.remat, detector
+    )
     divisor, smallest, field = model.image_rule()
     height, width = image_shape or (smallest, smallest)
     if height % divisor or width % divisor or min(height, width) < smallest:
@@ -190,31 +235,38 @@ def restore_weights(
     }, step
 
 
-def make_step_options(config: Config, image_shape: tuple[int, int]) -> StepOptions:
+def make_step_options(
+    config: Config, image_shape: tuple[int, int], detector: Detector | None = None
+) -> StepOptions:
     """Says what the steps of a run compute.
 
     Args:
       config: of the run.
       image_shape: (H, W) of the events, downsampled.
+      detector: what they are images of; None for what the configuration says.
 
     Returns:
       The options of its training and evaluation steps.
     """
     rule, axis_name = config.mode.optimizer, sharding.EVENT_AXIS
+    detector = detector or detectors.read_detector(config.data)
     return StepOptions(
         loss_fn=losses.make_loss(
             rule.loss_balance_scheme,
             rule.loss_charged_pixels_only,
             axis_name,
             rule.loss_average,
+            detector,
+            detectors.read_class_weights(rule, detector.num_classes),
         ),
-        network_input=make_input(image_shape, config.data.img_transform),
+        network_input=make_input(image_shape, config.data.img_transform, detector),
         mask_empty_pixels=config.mode.mask_empty_pixels,
         axis_name=axis_name,
         accumulation=rule.gradient_accumulation,
         bfloat16_gradients=rule.bfloat16_gradients,
         skip_nonfinite=config.run.on_nonfinite is OnNonfinite.SKIP,
         is_scaled=POLICIES[config.run.precision].is_scaled,
+        detector=detector,
     )
 
 

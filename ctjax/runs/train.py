@@ -97,9 +97,14 @@ def _train(
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
         source = enter(
-            parts.open_events(config.data, config.data.file, True, processes)
+            parts.open_events(
+                *(config.data, config.data.file, True, processes),
+                parts.find_padding(config),
+            )
         )
-        model, variables = parts.make_network(config, source.image_shape)
+        config = parts.with_planes(config, source, processes)
+        events = source.image_shape, source.detector
+        model, variables = parts.make_network(config, *events)
         _log_what_is_trained(config, variables, mesh, processes)
         schedule, update = _make_update_rule(config, source.num_events, num_steps)
         state = _first_state(config, saver, variables, update, mesh, processes)
@@ -108,7 +113,7 @@ def _train(
             logger.info(DONE_BEFORE, start, num_steps, config.output_dir)
             return state, None
 
-        options = parts.make_step_options(config, source.image_shape)
+        options = parts.make_step_options(config, *events)
         train_step = make_train_step(
             model=model, optimizer=update, schedule=schedule, options=options
         )
@@ -128,7 +133,9 @@ def _train(
             steps=steps,
             reports=reports,
             validate=enter(
-                open_validation(config, eval_step, reports, start, mesh, processes)
+                open_validation(
+                    *(config, source, eval_step, reports, start, mesh, processes)
+                )
             ),
             reader=enter(_read_minibatches(config, source, steps, mesh, processes)),
             saver=saver,

@@ -4,16 +4,19 @@ import contextlib
 import itertools
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 
+from ctjax.base.detector import ImageShape
+from ctjax.base.errors import ConfigError
 from ctjax.config.fields import Config
 from ctjax.config.file_names import file_patterns
 from ctjax.data import order, sources
 from ctjax.data.order import local_entries
+from ctjax.data.sources import EventSource
 from ctjax.learning import metrics, sharding
 from ctjax.learning.compiled import compile_ahead
 from ctjax.learning.state import TrainState
@@ -38,6 +41,7 @@ def minibatch_size(config: Config) -> int:
 @contextlib.contextmanager
 def open_validation(
     config: Config,
+    trained_on: EventSource,
     eval_step: EvalStep,
     reports: TrainReports,
     start: int,
@@ -48,6 +52,7 @@ def open_validation(
 
     Args:
       config: of the run.
+      trained_on: events of the training, whose planes those of the validation have.
       eval_step: compiled.
       reports: of the training.
       start: its first step; validation goes on where that of a former run ended.
@@ -65,8 +70,10 @@ def open_validation(
     size = minibatch_size(config)
     _say_what_is_shared(config)
     with parts.open_events(
-        config.data, config.data.aux_file, True, processes
+        *(config.data, config.data.aux_file, True, processes),
+        parts.find_padding(config),
     ) as source:
+        _check_planes(source, trained_on, config.data.aux_file)
         entries = (
             local_entries(
                 order.training_entries(
@@ -79,6 +86,7 @@ def open_validation(
         )
         with parts.read_events(config, source, entries, mesh) as reader:
             evaluate = _compiling_apart(eval_step)
+            names = source.detector.metric_names
 
             def validate(
                 step: int, state: TrainState, timings: StepTimings
@@ -86,15 +94,44 @@ def open_validation(
                 minibatch = next(reader)
                 arrays = sharding.distribute(parts.step_arrays(minibatch), mesh)
                 results = evaluate(state.variables, arrays, timings)
-                mean = np.asarray(results["metrics"]).mean(0)
+                sums = metrics.sum_metrics(results["metrics"], results["counted"])
+                mean = np.asarray(metrics.mean_of(*sums))
                 reports.report_validation(step, float(results["loss"]), mean)
                 if reports.wants_images(step):
                     reports.report_image("test", step, minibatch, results)
                 reader.release(minibatch)
                 is_usable = _are_finite(step, np.asarray(results["is_finite"]))
-                return [metrics.named(mean)[checkpoint.SCORE]] if is_usable else []
+                score = metrics.named(mean, names)[checkpoint.SCORE]
+                return [score] if is_usable else []
 
             yield validate
+
+
+def _check_planes(source: EventSource, trained_on: EventSource, name: str) -> None:
+    """Refuses images that a network for those of the training is not made for.
+
+    Raises:
+      ConfigError: there are other planes, or padding in other places.
+    """
+    found, expected = source.detector, trained_on.detector
+    if found.num_planes != expected.num_planes:
+        raise ConfigError(
+            f"data.aux_file={name}: found {found.num_planes} planes, expected "
+            f"{expected.num_planes} as in data.file (data.planes)"
+        )
+    sizes, wanted = (
+        detector.plane_shapes or (of.image_shape,) * detector.num_planes
+        for detector, of in ((found, source), (expected, trained_on))
+    )
+    if found != expected:
+        raise ConfigError(
+            f"data.aux_file={name}: found planes of {_listed(sizes)}, expected "
+            f"{_listed(wanted)} as in data.file"
+        )
+
+
+def _listed(shapes: Sequence[ImageShape]) -> str:
+    return ", ".join(f"{height} x {width}" for height, width in shapes)
 
 
 def _are_finite(step: int, is_finite: np.ndarray) -> bool:

@@ -102,7 +102,9 @@ def split(records, *, limit=1e6, first=None):
     """Splits records of plane 0, or of planes 0 and 2, the latter from `first` on."""
     first = len(records) if first is None else first
     planes = (slice(0, first), slice(0, 0), slice(first, len(records)))
-    return native.split_records(records, planes, NUM_PIXELS, limit)
+    are_charges = limit is not None
+    limit = limit if are_charges else 2.0
+    return native.split_records(records, planes, NUM_PIXELS, limit, are_charges)
 
 
 @needs_library

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ctjax.base.detector import COSMIC_TAGGER
 from ctjax.data import forms, order, pipeline, sources
 from ctjax.data.larcv.file import LarcvFileError
 from ctjax.data.minibatch import Form, HostMinibatch, SiteForm
@@ -171,6 +172,7 @@ class FakeSource:
     """Counts what is read; an entry may fail or wait."""
 
     num_events, has_label, image_shape, max_pixels = 100, True, (4, 4), 0
+    detector, bad_events = COSMIC_TAGGER, {}
 
     def __init__(self, bad=(), gate=None):
         self.started, self.bad, self.gate = [], bad, gate
@@ -375,8 +377,8 @@ def test_name_with_glob_characters(tmp_path):
 
 def test_image_that_cannot_be_pooled(path):
     descriptors = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(ValueError, match=r"data\.downsample = 4"):
-        sources.open_source(file=path, downsample=4)
+    with pytest.raises(ValueError, match=r"data\.downsample = 5"):
+        sources.open_source(file=path, downsample=5)
     assert len(os.listdir("/proc/self/fd")) == descriptors
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ctjax.base.detector import Detector
 from ctjax.data import joined_sites, site_lists
 from ctjax.data.minibatch import SiteForm
 
@@ -11,7 +12,8 @@ def make_sites(image, label, shape, depth, deepest_size):
     event = site_lists.list_sites(image, label, shape, depth)
     form = SiteForm(depth, deepest_size)
     counts = site_lists.count_sites(event)
-    arrays = joined_sites.make_arrays(form, 1, counts, len(image.planes))
+    detector = Detector(num_planes=len(image.planes))
+    arrays = joined_sites.make_arrays(form, 1, counts, detector)
     joined_sites.join_parts([event], shape[0] * shape[1], arrays)
     return joined_sites.part_of(arrays.sites, 0), arrays.site_ids[0]
 

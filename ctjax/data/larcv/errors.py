@@ -16,6 +16,10 @@ class LarcvFileError(UserError):
     """
 
 
+class ChangedFileError(LarcvFileError):
+    """Says that a file is not what it was when it was opened."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Place:
     """Says where in a file something was found."""
@@ -43,6 +47,36 @@ class Place:
     def fail(self, found: str, expected: str) -> NoReturn:
         """Raises LarcvFileError with the place, the finding and the expectation."""
         raise LarcvFileError(f"{self}: found {found}, expected {expected}")
+
+
+class BadEvents:
+    """Takes what is wrong with single events of a file.
+
+    Attributes:
+      reasons: one line by event, of those that are to be skipped.
+    """
+
+    def __init__(self, are_skipped: bool):
+        """Takes whether a bad event is noted; else it is an error at once."""
+        self.are_skipped = are_skipped
+        self.reasons: dict[int, str] = {}
+
+    def add(self, entry: int, place: Place, found: str, expected: str) -> None:
+        """Notes an event, by what is found first.
+
+        Raises:
+          LarcvFileError: events are not skipped.
+        """
+        try:
+            place.at(entry=entry).fail(found, expected)
+        except LarcvFileError as error:
+            if not self.are_skipped:
+                raise
+            self.reasons.setdefault(entry, str(error))
+
+    def entries(self) -> list[int]:
+        """Returns the events noted so far."""
+        return sorted(self.reasons)
 
 
 @contextlib.contextmanager

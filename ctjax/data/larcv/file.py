@@ -6,18 +6,34 @@ several files or of the order of events.
 
 import logging
 import os
+import re
+from typing import Any
 
 import h5py
 import numpy as np
 
 from ctjax.base import regular_files
-from ctjax.base.constants import CHARGE_LIMIT, IMAGE_PRODUCT, LABEL_PRODUCT, NEUTRINO
+from ctjax.base.constants import LABEL_PRODUCT
+from ctjax.base.detector import ImageShape
 from ctjax.data import native
 from ctjax.data.larcv import chunk_order
 from ctjax.data.larcv.chunks import RowReader
-from ctjax.data.larcv.errors import LarcvFileError, Place, as_larcv_error
+from ctjax.data.larcv.errors import (
+    BadEvents,
+    ChangedFileError,
+    LarcvFileError,
+    Place,
+    as_larcv_error,
+)
 from ctjax.data.larcv.fingerprint import digest, sample
 from ctjax.data.larcv.index import ProductIndex, read_index
+from ctjax.data.larcv.plane_slots import are_within, take_planes
+from ctjax.data.larcv.read_options import (
+    ReadOptions,
+    read_charges,
+    read_classes,
+    scaled,
+)
 from ctjax.data.larcv.records import PlaneMeta
 from ctjax.data.larcv.tables import OpenMode, find_member, open_table, read_table
 from ctjax.data.voxels import Voxels
@@ -31,38 +47,29 @@ class LarcvFile:
     Attributes:
       path: as given.
       num_bytes: size of the file.
-      num_events: N.
-      image_shape: rows H and columns W, from the file's own metadata.
+      num_events: N, the file's events, or the entries that they are read as.
+      planes: projection ids of the planes of each entry that an event has.
+      plane_shapes: rows and columns of each of the P planes of an entry, from the
+        file's own metadata.
       has_label: whether the file has the label product.
       event_ids: [N, 3] int64, run, subrun, event; all -1 where never set.
       max_voxels: most voxels that image and label of one plane have together.
+      bad_entries: one line for each that is inconsistent in the tables.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike,
-        *,
-        require_label: bool = False,
-        strict: bool = False,
-        raw_chunks: bool = True,
-        charge_limit: float = CHARGE_LIMIT,
-    ):
+    def __init__(self, path: str | os.PathLike, **options: Any):
         """Opens a file and checks its index.
 
         Args:
           path: of the file.
-          require_label: refuse a file without the label product.
-          strict: refuse, too, what larcv3 reads but would not have written.
-          raw_chunks: False to read voxels through h5py only.
-          charge_limit: refuse a larger charge of either sign; never one that is not
-            finite is read.
+          options: those of `ReadOptions`.
 
         Raises:
-          LarcvFileError: for a file that is absent, unreadable or no larcv3 file.
+          LarcvFileError: for a file that is absent, unreadable or no larcv3 file, or
+            where all its events are bad.
         """
         self.path = os.fspath(path)
-        self._require_label = require_label
-        self._charge_limit = min(charge_limit, float(np.finfo(np.float32).max))
+        self._options = ReadOptions(**options)
         self._place = Place(self.path)
         self._warned_of_duplicates = False
         with as_larcv_error(self._place, "a readable file"):
@@ -73,7 +80,9 @@ class LarcvFile:
         if kind is not None:
             os.close(self._descriptor)
             self._place.fail(kind, "a regular file")
-        self._mode = OpenMode(self._descriptor, raw_chunks, strict)
+        self._mode = OpenMode(
+            self._descriptor, self._options.raw_chunks, self._options.strict
+        )
         try:
             status = os.fstat(self._descriptor)
             self._state, self.num_bytes = _file_state(status), status.st_size
@@ -108,14 +117,15 @@ class LarcvFile:
         """Reads the charge of an event; values are finite float32.
 
         Args:
-          entry: index of the event in this file.
+          entry: of the event in this file.
 
         Raises:
           LarcvFileError: where the event's voxels are not as they must be.
           IndexError: for an entry outside the file.
         """
-        image = self._read(IMAGE_PRODUCT, entry)
-        self._check_unchanged(entry)
+        event, chosen = self._find(entry)
+        image = self._read(self._image, event, chosen)
+        self._check_unchanged(event)
         return image
 
     def read_label(self, entry: int) -> Voxels:
@@ -124,15 +134,18 @@ class LarcvFile:
         Raises:
           LarcvFileError: as there, and where the file has no labels.
         """
+        product = self._options.label_product
         if not self.has_label:
-            self._place.at(product=LABEL_PRODUCT).fail("no group", "labels")
-        label = self._read(LABEL_PRODUCT, entry)
-        self._check_unchanged(entry)
+            self._place.at(product=product).fail("no group", "labels")
+        event, chosen = self._find(entry)
+        label = self._read(product, event, chosen)
+        self._check_unchanged(event)
         return label
 
     def plane_metas(self, entry: int) -> list[PlaneMeta]:
-        """Returns the geometry of an event's image, by plane."""
-        return self._indices[IMAGE_PRODUCT].metas(entry)
+        """Returns the geometry of an entry's image, by plane."""
+        event, chosen = self._find(entry)
+        return self._indices[self._options.image_product].metas(event, chosen)
 
     def describe(self, num_bytes: int) -> dict[str, object]:
         """Returns what tells this file from another of its name.
@@ -154,7 +167,8 @@ class LarcvFile:
         return {
             "bytes": self.num_bytes,
             "events": self.num_events,
-            "image": list(self.image_shape),
+            "planes": [list(planes) for planes in self.planes],
+            "images": [list(shape) for shape in self.plane_shapes],
             "labels": self.has_label,
             "event ids": digest(self.event_ids),
             "voxels": digest(*indices),
@@ -165,39 +179,66 @@ class LarcvFile:
         """Reads charges and, where the file has them, classes of an event.
 
         Args:
-          entry: index of the event in this file.
+          entry: of the event in this file.
 
         Returns:
-          Charges and classes; the ids are the very same array where they are equal.
+          Charges, finite float32, and classes, uint8; the ids are the very same array
+          where they are equal. Ids are those of each plane's own rows.
 
         Raises:
-          LarcvFileError: as of the two; strictly, too, where a pixel has a class but
-            no charge, which tells that chunks of one product are out of place.
+          ChangedFileError: the file is not the one that was opened.
+          LarcvFileError: the event's voxels are not as they must be; strictly, too,
+            where a pixel has a class but no charge, which tells that chunks of one
+            product are out of place.
           IndexError: for an entry outside the file.
         """
-        image = self._read(IMAGE_PRODUCT, entry)
-        label = self._read(LABEL_PRODUCT, entry) if self.has_label else None
-        self._check_unchanged(entry)
+        event, chosen = self._find(entry)
+        if entry in self.bad_entries:
+            raise LarcvFileError(self.bad_entries[entry])
+        options = self._options
+        image = self._read(options.image_product, event, chosen)
+        label = None
+        if self.has_label:
+            label = self._read(options.label_product, event, chosen)
+        self._check_unchanged(event)
         if label is None:
             return image, None
         if image.planes == label.planes and np.array_equal(image.ids, label.ids):
             return image, label._replace(ids=image.ids)
-        place = self._at_voxels(LABEL_PRODUCT, entry)
+        place = self._at_voxels(options.label_product, event)
         if self._mode.strict:
             for charged, classed in zip(image.planes, label.planes, strict=True):
                 if not np.isin(label.ids[classed], image.ids[charged]).all():
-                    place.fail("ids without a charge", f"those of {IMAGE_PRODUCT}")
-        elif self._differs_by_whole_chunks(entry, image, label):
-            found = f"ids that differ from those of {IMAGE_PRODUCT} in whole chunks"
+                    place.fail("ids without a charge", f"those of {self._image}")
+        elif self._differs_by_whole_chunks(event, image, label):
+            found = f"ids that differ from those of {self._image} in whole chunks"
             place.fail(found, "chunks in their places")
         return image, label
 
+    @property
+    def image_shape(self) -> ImageShape:
+        """Returns rows and columns that hold every plane."""
+        heights, widths = zip(*self.plane_shapes, strict=True)
+        return max(heights), max(widths)
+
+    @property
+    def _image(self) -> str:
+        return self._options.image_product
+
+    def _find(self, entry: int) -> tuple[int, slice]:
+        """Returns the event of an entry, and which of its images are the entry's."""
+        if not 0 <= entry < self.num_events:
+            raise IndexError(f"{self.path}: entry {entry} of {self.num_events}")
+        event, group = divmod(entry, len(self.planes))
+        count = len(self.plane_shapes)
+        return event, slice(group * count, (group + 1) * count)
+
     def _differs_by_whole_chunks(
-        self, entry: int, image: Voxels, label: Voxels
+        self, event: int, image: Voxels, label: Voxels
     ) -> bool:
         """Tells whether one of the products seems to have chunks out of place."""
         chunk_rows = {reader.chunk_rows for reader in self._readers.values()}
-        firsts = {int(index.first_voxel[entry]) for index in self._indices.values()}
+        firsts = {int(index.first_voxel[event]) for index in self._indices.values()}
         if image.planes != label.planes or len(chunk_rows) > 1 or len(firsts) > 1:
             return False
         return chunk_order.differ_by_whole_chunks(
@@ -212,27 +253,56 @@ class LarcvFile:
         table = read_table(
             events, "event_id", ("run", "subrun", "event"), place, self._mode
         )
-        self.event_ids = np.stack([table[n] for n in ("run", "subrun", "event")], -1)
-        self.num_events = len(self.event_ids)
-        if self.num_events == 0:
+        event_ids = np.stack([table[n] for n in ("run", "subrun", "event")], -1)
+        if not len(event_ids):
             place.at(dataset="event_id").fail("no events", "at least one")
         self._indices: dict[str, ProductIndex] = {}
         self._readers: dict[str, RowReader] = {}
-        self._open_product(data, IMAGE_PRODUCT)
-        label = find_member(data, _group_name(LABEL_PRODUCT), place)
+        bad = BadEvents(self._options.skip_bad_events)
+        self._open_product(data, self._image, len(event_ids), bad)
+        label = find_member(data, _group_name(self._options.label_product), place)
         self.has_label = label is not None
-        if self.has_label or self._require_label:
-            self._open_product(data, LABEL_PRODUCT)
-        self.image_shape = self._indices[IMAGE_PRODUCT].image_shape
+        is_asked_for = self._options.label_product != LABEL_PRODUCT
+        if self.has_label or self._options.require_label or is_asked_for:
+            self._open_product(data, self._options.label_product, len(event_ids), bad)
+        if len(bad.reasons) == len(event_ids):
+            first = bad.reasons[bad.entries()[0]]
+            raise LarcvFileError(f"{first}; and no event of the file is better")
+        self._name_entries(event_ids, bad)
         self.max_voxels = self._find_max_voxels()
 
-    def _open_product(self, data: h5py.Group, product: str) -> None:
+    def _name_entries(self, event_ids: np.ndarray, bad: BadEvents) -> None:
+        """Makes the attributes of entries of those of events."""
+        index = self._indices[self._image]
+        self.planes = self._options.planes or (index.planes,)
+        count = len(self.planes)
+        shapes = index.plane_shapes
+        self.plane_shapes = shapes[: len(shapes) // count]
+        if shapes != self.plane_shapes * count:
+            self._place.at(product=self._image, dataset="image_meta").fail(
+                f"planes of {', '.join(f'{h} x {w}' for h, w in shapes)}",
+                "planes of the same sizes in every entry (data.planes)",
+            )
+        self.num_events = len(event_ids) * count
+        self.event_ids = np.repeat(event_ids, count, axis=0)
+        self.bad_entries = {
+            event * count + group: reason
+            for event, reason in bad.reasons.items()
+            for group in range(count)
+        }
+
+    def _open_product(
+        self, data: h5py.Group, product: str, num_events: int, bad: BadEvents
+    ) -> None:
         place = self._place.at(product=product)
         name = _group_name(product)
         group = find_member(data, name, place)
         if not isinstance(group, h5py.Group):
-            found = "nothing" if group is None else "a dataset"
-            place.fail(found, f"a group Data/{name}")
+            found = "a dataset" if group is not None else "nothing"
+            is_image = product == self._image
+            field = "data.image_product" if is_image else "data.label_product"
+            there = _list_products(data)
+            place.fail(found, f"a group Data/{name}; {field} names one of {there}")
         voxels = open_table(group, "voxels", ("id", "value"), place)
         at_voxels = place.at(dataset="voxels")
         with as_larcv_error(at_voxels, "a readable table"):
@@ -242,70 +312,67 @@ class LarcvFile:
                 at_voxels,
                 raw_chunks=self._mode.raw_chunks,
             )
+        asked = self._options.planes
+        planes = None if asked is None else tuple(p for group in asked for p in group)
+        if self._indices:
+            # Labels are of the same planes as the charges.
+            planes = self._indices[self._image].planes
         index = read_index(
-            group,
-            self.num_events,
-            reader.num_rows,
-            reader.chunk_rows,
-            place,
-            self._mode,
+            *(group, num_events, reader.num_rows, reader.chunk_rows),
+            *(place, self._mode, planes, bad),
         )
-        expected = self._indices.get(IMAGE_PRODUCT, index).image_shape
-        if index.image_shape != expected:
-            found = f"images of {index.image_shape[0]} x {index.image_shape[1]}"
-            place.at(dataset="image_meta").fail(found, f"{expected[0]} x {expected[1]}")
+        expected = self._indices.get(self._image, index).plane_shapes
+        if index.plane_shapes != expected:
+            found, wanted = _first_difference(index.plane_shapes, expected)
+            place.at(dataset="image_meta").fail(
+                f"images of {found[0]} x {found[1]}", f"{wanted[0]} x {wanted[1]}"
+            )
         self._indices[product], self._readers[product] = index, reader
 
     def _find_max_voxels(self) -> int:
-        image = self._indices[IMAGE_PRODUCT].counts_by_plane()
+        image = self._indices[self._image].counts_by_plane()
         if not self.has_label:
             return int(image.max())
-        label = self._indices[LABEL_PRODUCT].counts_by_plane()
+        label = self._indices[self._options.label_product].counts_by_plane()
         # Equal counts mean the same pixels in every file seen; if not, the sparse
         # minibatches grow once more.
         return int(np.where(image == label, image, image + label).max())
 
-    def _read(self, product: str, entry: int) -> Voxels:
-        if not 0 <= entry < self.num_events:
-            raise IndexError(f"{self.path}: entry {entry} of {self.num_events}")
-        first, _, planes = span = self._indices[product].spans(entry)
+    def _read(self, product: str, event: int, chosen: slice) -> Voxels:
+        first, count, planes = self._indices[product].spans(event, chosen)
         reader = self._readers[product]
-        rows = reader.read(*span[:2], entry)
-        num_pixels = self.image_shape[0] * self.image_shape[1]
-        is_image = product == IMAGE_PRODUCT
-        limit = self._charge_limit if is_image else None
-        split = native.split_records(rows, planes, num_pixels, limit)
-        if split is not None:
-            return Voxels(*split, planes, True)
-        place = self._at_voxels(product, entry)
+        rows = reader.read(first, count, event)
+        is_image = product == self._image
+        if sum(plane.stop - plane.start for plane in planes) < count:
+            rows, planes = take_planes(rows, planes)
+        sizes = [height * width for height, width in self.plane_shapes]
+        limit = self._options.stored_limit
+        if not is_image:
+            limit = self._options.num_classes - 1.0
+        split = None
+        if is_image or self._options.label_map is None:
+            split = native.split_records(rows, planes, max(sizes), limit, is_image)
+        if split is not None and are_within(split[0], planes, sizes):
+            ids, values = split
+            if is_image:
+                values = scaled(values, self._options)
+            return Voxels(ids, values, planes, True)
+        place = self._at_voxels(product, event)
         stored = rows["id"]
-        if len(stored) and not 0 <= stored.min() <= stored.max() < num_pixels:
-            found = f"ids from {stored.min()} to {stored.max()}"
-            place.fail(found, f"0 to {num_pixels - 1}")
+        for plane, size in zip(planes, sizes, strict=True):
+            ids = stored[plane]
+            if len(ids) and not 0 <= ids.min() <= ids.max() < size:
+                found = f"ids from {ids.min()} to {ids.max()}"
+                place.fail(found, f"0 to {size - 1}")
         ids = stored.astype(np.int32)
         ascending = all((ids[plane][1:] > ids[plane][:-1]).all() for plane in planes)
         if not ascending:
             self._judge_order(ids, first, planes, reader.chunk_rows, place)
         if is_image:
-            values = self._check_charges(rows["value"], planes, place)
+            values = read_charges(rows["value"], planes, self._options, place)
         else:
-            values = _check_classes(rows["value"], place)
+            values = read_classes(rows["value"], self._options, place)
         return Voxels(ids, values, planes, ascending)
-
-    def _check_charges(self, values, planes, place: Place) -> np.ndarray:
-        # A dtype read from a file equals np.float32 but is not that object, which keeps
-        # numpy off its fast loops: copy into an array of numpy's own.
-        charges = np.empty(len(values), np.float32)
-        with np.errstate(over="ignore"):
-            charges[:] = values
-        wrong = np.flatnonzero(~(np.abs(charges) <= self._charge_limit))
-        if wrong.size:
-            plane = [p.start <= wrong[0] < p.stop for p in planes].index(True)
-            place.fail(
-                f"value {charges[wrong[0]]} in plane {plane}",
-                f"finite charges up to {self._charge_limit:g} (data.charge_limit)",
-            )
-        return charges
 
     def _judge_order(self, ids, first, planes, chunk_rows, place: Place) -> None:
         """Tells odd orders, which are read as stored, from chunks out of place."""
@@ -328,18 +395,26 @@ class LarcvFile:
     def _check_unchanged(self, entry: int | None) -> None:
         """Raises LarcvFileError if the path now leads to another or a changed file."""
         place = self._place.at(entry=entry)
-        with as_larcv_error(place, "the file that was opened"):
-            if _file_state(os.stat(self.path)) != self._state:
-                place.fail("a file changed or replaced since", "the one opened")
+        try:
+            with as_larcv_error(place, "the file that was opened"):
+                if _file_state(os.stat(self.path)) != self._state:
+                    place.fail("a file changed or replaced since", "the one opened")
+        except LarcvFileError as error:
+            raise ChangedFileError(str(error)) from error
 
 
-def _check_classes(values: np.ndarray, place: Place) -> np.ndarray:
-    with np.errstate(invalid="ignore"):
-        classes = values.astype(np.uint8)
-    wrong = (classes != values) | (classes > NEUTRINO)
-    if wrong.any():
-        place.fail(f"value {values[wrong][0]}", f"classes 0 to {NEUTRINO}")
-    return classes
+def _first_difference(
+    shapes: tuple[ImageShape, ...], expected: tuple[ImageShape, ...]
+) -> tuple[ImageShape, ImageShape]:
+    pairs = zip(shapes, expected, strict=True)
+    return next(pair for pair in pairs if pair[0] != pair[1])
+
+
+def _list_products(data: h5py.Group) -> str:
+    """Names the products of a file with their kinds, as the configuration would."""
+    found = (re.fullmatch("([^_]+)_(.+)_group", str(name)) for name in data)
+    names = sorted(f"{name[2]} ({name[1]})" for name in found if name)
+    return ", ".join(names) or "none, which is what the file has"
 
 
 def _group_name(product: str) -> str:

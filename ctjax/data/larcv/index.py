@@ -13,8 +13,14 @@ import logging
 import h5py
 import numpy as np
 
-from ctjax.base.constants import NUM_PLANES
-from ctjax.data.larcv.errors import LarcvFileError, Place
+from ctjax.base.detector import ImageShape
+from ctjax.data.larcv.errors import BadEvents, LarcvFileError, Place
+from ctjax.data.larcv.plane_slots import (
+    NOT_CHOSEN,
+    find_shapes,
+    find_slots,
+    first_by_entry,
+)
 from ctjax.data.larcv.records import PlaneMeta
 from ctjax.data.larcv.tables import OpenMode, read_table
 
@@ -32,62 +38,74 @@ class ProductIndex:
     """Says where the voxels of each event and plane of one product lie.
 
     Attributes:
-      image_shape: rows H and columns W.
+      planes: projection id of each of S images of an event; where one is there twice,
+        the second is the event's next image of that id.
+      plane_shapes: rows and columns of each.
       first_voxel: [N] int64, row in `voxels` of the event's first voxel.
       row_start: [N + 1] int64, the event's first projection in the next two.
       voxel_count: [R] int64, stored voxels of a projection.
-      plane: [R] int64, its plane.
+      plane: [R] int64, which of the S images it is; -1 for one that is not read.
       geometry: [R, 2, 2] float64, image_sizes and origin of a projection, each (wires,
         ticks) in the unit of the file; None where the file has none.
     """
 
-    image_shape: tuple[int, int]
+    planes: tuple[int, ...]
+    plane_shapes: tuple[ImageShape, ...]
     first_voxel: np.ndarray
     row_start: np.ndarray
     voxel_count: np.ndarray
     plane: np.ndarray
     geometry: np.ndarray | None
 
-    def spans(self, entry: int) -> tuple[int, int, tuple[slice, ...]]:
-        """Returns an event's first row, number of voxels, and slice of each plane."""
+    def spans(
+        self, entry: int, chosen: slice = slice(None)
+    ) -> tuple[int, int, tuple[slice, ...]]:
+        """Returns an event's first row, number of voxels, and slices of its planes.
+
+        Args:
+          entry: number of the event.
+          chosen: which of the S images are asked for.
+        """
         start, stop = self.row_start[entry : entry + 2].tolist()
-        planes = [slice(0, 0)] * NUM_PLANES
+        planes = [slice(0, 0)] * (len(self.planes) + 1)
         total = 0
         for plane, count in zip(
             self.plane[start:stop].tolist(),
             self.voxel_count[start:stop].tolist(),
             strict=True,
         ):
+            # What is not chosen is at -1, the last place.
             planes[plane] = slice(total, total + count)
             total += count
-        return int(self.first_voxel[entry]), total, tuple(planes)
+        return int(self.first_voxel[entry]), total, tuple(planes[:-1][chosen])
 
-    def metas(self, entry: int) -> list[PlaneMeta]:
+    def metas(self, entry: int, chosen: slice = slice(None)) -> list[PlaneMeta]:
         """Returns the image metas of an event, one per plane.
 
         A plane that the event lacks has that of another event; without geometry in the
         file the unit is the pixel.
         """
-        height, width = self.image_shape
-        if self.geometry is None:
-            whole = PlaneMeta((width, height), (float(width), float(height)))
-            return [whole] * NUM_PLANES
         metas = []
         span = slice(*self.row_start[entry : entry + 2].tolist())
-        for plane in range(NUM_PLANES):
+        for plane in range(len(self.planes))[chosen]:
+            height, width = self.plane_shapes[plane]
             rows = span.start + np.flatnonzero(self.plane[span] == plane)
             if not rows.size:
-                rows = np.append(np.flatnonzero(self.plane == plane), 0)
+                rows = np.flatnonzero(self.plane == plane)
+            if self.geometry is None or not rows.size:
+                sizes = float(width), float(height)
+                metas.append(PlaneMeta((width, height), sizes))
+                continue
             sizes, origin = map(tuple, self.geometry[rows[0]].tolist())
             metas.append(PlaneMeta((width, height), sizes, origin))
         return metas
 
     def counts_by_plane(self) -> np.ndarray:
-        """Counts the stored voxels, [N, P] int64."""
-        counts = np.zeros((len(self.first_voxel), NUM_PLANES), np.int64)
+        """Counts the stored voxels, [N, S] int64."""
+        counts = np.zeros((len(self.first_voxel), len(self.planes) + 1), np.int64)
         entries = np.repeat(np.arange(len(counts)), np.diff(self.row_start))
         counts[entries, self.plane] = self.voxel_count
-        return counts
+        return counts[:, :-1]
 
 
 def read_index(
@@ -97,6 +115,8 @@ def read_index(
     chunk_rows: int,
     place: Place,
     mode: OpenMode,
+    planes: tuple[int, ...] | None,
+    bad: BadEvents,
 ) -> ProductIndex:
     """Reads and checks `extents`, `voxel_extents` and `image_meta` of a product.
 
@@ -107,6 +127,8 @@ def read_index(
       chunk_rows: of the same table; 0 where it has no chunks.
       place: of the product, for errors.
       mode: how the file was opened.
+      planes: projection ids of the images to read; None for all of the file.
+      bad: takes events that are inconsistent in themselves; they have no voxels then.
 
     Returns:
       The index, projections gathered in the order of the events.
@@ -116,35 +138,46 @@ def read_index(
     """
     extents, table, meta = _read_tables(group, num_events, place, mode)
     first, projections = extents["first"], extents["N"]
-    oddities = _check_ranges(
-        first, projections, len(table["N"]), place.at(dataset="extents")
-    )
+    at_extents, at_meta = place.at(dataset="extents"), place.at(dataset="image_meta")
+    for entry in _find_beyond(first, projections, len(table["N"]), at_extents, bad):
+        projections[entry] = 0
+    oddities = _check_ranges(first, projections, at_extents)
+    oddities += _find_unused(first, projections, len(table["N"]), at_extents)
     row_start = np.append(0, np.cumsum(projections))
     rows = np.arange(row_start[-1]) + np.repeat(first - row_start[:-1], projections)
     entries = np.repeat(np.arange(num_events), projections)
     table = {name: column[rows] for name, column in table.items()}
     meta = {name: column[rows] for name, column in meta.items()}
-    image_shape = _check_meta(meta, entries, place.at(dataset="image_meta"))
+    planes, shapes, slots = _check_meta(meta, entries, planes, at_meta, bad)
+    place = place.at(dataset="voxel_extents")
+    for row in first_by_entry(table["N"] > MAX_PIXELS, entries).tolist():
+        # Beyond it the sums below might begin again at 0.
+        found = f"N = {table['N'][row]}"
+        bad.add(int(entries[row]), place, found, f"at most {MAX_PIXELS} voxels")
+    table["N"][np.isin(entries, bad.entries())] = 0
     first_voxel = np.zeros(num_events, np.int64)
     filled = projections > 0
     first_voxel[filled] = table["first"][row_start[:-1][filled]]
+    totals = _sum_by_event(table["N"], row_start)
+    for entry in _find_beyond(first_voxel, totals, num_voxels, place, bad):
+        totals[entry] = 0
+    is_bad = np.isin(entries, bad.entries())
+    table["N"][is_bad] = 0
+    slots[is_bad] = NOT_CHOSEN
     geometry = None
     if "image_sizes" in meta and "origin" in meta:
         geometry = np.stack([meta["image_sizes"], meta["origin"]], axis=1)
     index = ProductIndex(
-        image_shape, first_voxel, row_start, table["N"], meta["projection_id"], geometry
+        planes, shapes, first_voxel, row_start, table["N"], slots, geometry
     )
-    place = place.at(dataset="voxel_extents")
-    # Beyond it the sums below might begin again at 0.
-    most = np.flatnonzero(table["N"] > MAX_PIXELS)
-    if most.size:
-        row = most[0]
-        found = f"N = {table['N'][row]}"
-        place.at(entry=int(entries[row])).fail(found, f"at most {MAX_PIXELS} voxels")
-    ends = np.append(0, np.cumsum(table["N"]))
-    totals = ends[row_start[1:]] - ends[row_start[:-1]]
-    oddities += _check_ranges(first_voxel, totals, num_voxels, place, chunk_rows)
-    oddities += _check_columns(index, table, entries, place)
+    oddities += _check_ranges(first_voxel, totals, place)
+    if not bad.reasons:
+        oddities += _find_unused(first_voxel, totals, num_voxels, place, chunk_rows)
+        expected = {
+            "first": _running_first(index, entries),
+            "ID": meta["projection_id"],
+        }
+        oddities += _check_columns(table, expected, entries, place)
     if mode.strict and oddities:
         raise LarcvFileError(oddities[0])
     for oddity in oddities:
@@ -170,53 +203,71 @@ def _read_tables(
     return extents, table, meta
 
 
-def _check_columns(
-    index: ProductIndex, table: dict[str, np.ndarray], entries: np.ndarray, place: Place
-) -> list[str]:
-    """Compares the columns that larcv3 ignores with those that it follows."""
+def _sum_by_event(counts: np.ndarray, row_start: np.ndarray) -> np.ndarray:
+    ends = np.append(0, np.cumsum(counts))
+    return ends[row_start[1:]] - ends[row_start[:-1]]
+
+
+def _running_first(index: ProductIndex, entries: np.ndarray) -> np.ndarray:
+    """Returns the row of each projection's first voxel, as larcv3 finds it."""
     before = np.append(0, np.cumsum(index.voxel_count))[:-1]
     begins = np.append(before, 0)[index.row_start[:-1]]
-    running = before + (index.first_voxel - begins)[entries]
+    return before + (index.first_voxel - begins)[entries]
+
+
+def _check_columns(
+    table: dict[str, np.ndarray],
+    expected: dict[str, np.ndarray],
+    entries: np.ndarray,
+    place: Place,
+) -> list[str]:
+    """Compares the columns that larcv3 ignores with those that it follows."""
     oddities = []
-    for name, expected in (("first", running), ("ID", index.plane)):
-        wrong = np.flatnonzero(table[name] != expected)
+    for name, values in expected.items():
+        wrong = np.flatnonzero(table[name] != values)
         if wrong.size:
             row = wrong[0]
             oddities.append(
                 f"{place.at(entry=int(entries[row]))}: found {name} = "
-                f"{table[name][row]}, expected {expected[row]}"
+                f"{table[name][row]}, expected {values[row]}"
             )
     return oddities
 
 
-def _check_ranges(
-    first: np.ndarray,
-    count: np.ndarray,
-    length: int,
-    place: Place,
-    chunk_rows: int = 0,
-) -> list[str]:
-    """Checks that events have ranges of a table of their own.
+def _find_beyond(
+    first: np.ndarray, count: np.ndarray, length: int, place: Place, bad: BadEvents
+) -> list[int]:
+    """Finds events whose range goes beyond a table.
 
     Args:
       first: [N] int64, row of the table.
       count: [N] int64, rows.
       length: of the table.
       place: of the table with the ranges, for errors.
-      chunk_rows: an event may begin with a chunk, after unused rows; 0 if not.
+      bad: takes the events.
+    """
+    is_beyond = ((count > length) | (first > length - count)) & (count != 0)
+    beyond = np.flatnonzero(is_beyond).tolist()
+    for entry in beyond:
+        found = f"first = {first[entry]} and N = {count[entry]}"
+        bad.add(entry, place, found, f"a range of a table of {length} rows")
+    return beyond
+
+
+def _check_ranges(first: np.ndarray, count: np.ndarray, place: Place) -> list[str]:
+    """Checks that events have ranges of a table of their own.
+
+    Args:
+      first: [N] int64, row of the table.
+      count: [N] int64, rows, none beyond the table.
+      place: of the table with the ranges, for errors.
 
     Returns:
-      What is unusual: rows used by several events, or by none.
+      What is unusual: rows used by several events, or before those of an earlier one.
 
     Raises:
-      LarcvFileError: for a range beyond the table, or two that overlap in part.
+      LarcvFileError: for two ranges that overlap in part.
     """
-    beyond = np.flatnonzero((count > length) | (first > length - count))
-    beyond = beyond[count[beyond] != 0]
-    if beyond.size:
-        entry = int(beyond[0])
-        found = f"first = {first[entry]} and N = {count[entry]}"
-        place.at(entry=entry).fail(found, f"a range of a table of {length} rows")
     used = np.flatnonzero(count > 0)
     starts, index, inverse = np.unique(
         first[used], return_index=True, return_inverse=True
@@ -240,12 +291,27 @@ def _check_ranges(
             f"{place.at(entry=entry)}: found rows before those of an earlier event, "
             "expected the order of the events"
         )
-    row = _find_unused_row(starts, ends, length, chunk_rows)
-    if row is not None:
-        oddities.append(
-            f"{place}: found row {row} used by no event, expected an event for each"
-        )
     return oddities
+
+
+def _find_unused(
+    first: np.ndarray, count: np.ndarray, length: int, place: Place, chunk_rows: int = 0
+) -> list[str]:
+    """Says of a table whether it has rows of no event.
+
+    Args:
+      first: [N] int64, row of the table.
+      count: [N] int64, rows.
+      length: of the table.
+      place: of the table with the ranges.
+      chunk_rows: an event may begin with a chunk, after unused rows; 0 if not.
+    """
+    used = count > 0
+    starts, index = np.unique(first[used], return_index=True)
+    row = _find_unused_row(starts, starts + count[used][index], length, chunk_rows)
+    if row is None:
+        return []
+    return [f"{place}: found row {row} used by no event, expected an event for each"]
 
 
 def _find_unused_row(
@@ -263,46 +329,46 @@ def _find_unused_row(
 
 
 def _check_meta(
-    meta: dict[str, np.ndarray], entries: np.ndarray, place: Place
-) -> tuple[int, int]:
-    """Checks validity, planes and shapes; returns rows and columns of the image.
+    meta: dict[str, np.ndarray],
+    entries: np.ndarray,
+    planes: tuple[int, ...] | None,
+    place: Place,
+    bad: BadEvents,
+) -> tuple[tuple[int, ...], tuple[ImageShape, ...], np.ndarray]:
+    """Checks validity, planes and shapes.
 
     Args:
       meta: members of `image_meta`, [R] or [R, 2] int64.
       entries: [R] int64, the event of each row.
+      planes: projection ids that are asked for, or None.
       place: of the table, for errors.
+      bad: takes events that are not as they must be.
+
+    Returns:
+      The planes, the shape of each, and [R] int64 which plane each row is.
 
     Raises:
-      LarcvFileError: naming the entry.
+      LarcvFileError: there is no plane, or one of no size.
     """
     if not len(entries):
         place.fail("no projection in any event", "at least one")
-
-    def fail_at(row: int, found: str, expected: str) -> None:
-        place.at(entry=int(entries[row])).fail(found, expected)
-
-    invalid = np.flatnonzero(meta["valid"] == 0)
-    if invalid.size:
-        fail_at(invalid[0], "valid = 0", "valid = 1")
-    plane = meta["projection_id"]
-    unknown = np.flatnonzero((plane < 0) | (plane >= NUM_PLANES))
-    if unknown.size:
-        row = unknown[0]
-        fail_at(row, f"projection_id = {plane[row]}", f"0 to {NUM_PLANES - 1}")
-    _, index, seen = np.unique(
-        entries * NUM_PLANES + plane, return_index=True, return_counts=True
-    )
-    if (seen > 1).any():
-        row = index[np.argmax(seen > 1)]
-        fail_at(row, f"projection_id = {plane[row]} twice", "each plane once")
-    shapes = meta["number_of_voxels"]
-    other = np.flatnonzero((shapes != shapes[0]).any(axis=1))
-    if other.size:
-        found = f"number_of_voxels = {shapes[other[0]].tolist()}"
-        fail_at(other[0], found, f"{shapes[0].tolist()} as in the first event")
-    # The file counts wires first; images have drift ticks as rows.
-    num_columns, num_rows = shapes[0].tolist()
-    if min(num_rows, num_columns) < 1 or num_rows * num_columns > MAX_PIXELS:
-        found = f"number_of_voxels = {shapes[0].tolist()}"
-        place.fail(found, f"1 to {MAX_PIXELS} pixels")
-    return num_rows, num_columns
+    for row in first_by_entry(meta["valid"] == 0, entries).tolist():
+        bad.add(int(entries[row]), place, "valid = 0", "valid = 1")
+    ids = meta["projection_id"]
+    chosen, slots = find_slots(ids, entries, planes, place, bad)
+    sizes = meta["number_of_voxels"]
+    shapes = find_shapes(sizes, slots, entries, chosen, place, bad)
+    known = [shape for shape in shapes if shape is not None]
+    if not known:
+        place.fail(
+            f"images of planes {', '.join(map(str, np.unique(ids)))}",
+            f"some of {', '.join(map(str, chosen)) or '0 and up'} (data.planes)",
+        )
+    for shape in known:
+        if min(shape) < 1 or shape[0] * shape[1] > MAX_PIXELS:
+            found = f"number_of_voxels = {[shape[1], shape[0]]}"
+            place.fail(found, f"1 to {MAX_PIXELS} pixels")
+    for plane, shape in zip(chosen, shapes, strict=True):
+        if shape is None:
+            logger.warning("%s: no event has an image of plane %d", place, plane)
+    return chosen, tuple(shape or known[0] for shape in shapes), slots

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ctjax.config.fields import Data
 from ctjax.data import native
 from tests.support import fuzz_io, larcv_fixtures
 from tests.support.larcv_fixtures import FILTERS
@@ -68,4 +69,6 @@ def test_reader_against_writer(data, is_sorted, filters, chunk):
         larcv_fixtures.write_larcv(
             file.name, events, (8, 16), voxel_chunk=chunk, filters=FILTERS[filters]
         )
-        check_reads(file.name, events, (8, 16))
+        # Where few events have a plane it would not be taken for one.
+        planes = Data(planes="0,1,2")
+        check_reads(file.name, events, (8, 16), data=planes)

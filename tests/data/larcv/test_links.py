@@ -219,7 +219,8 @@ def test_what_tells_files_of_one_name_apart(path, tmp_path, events):
     expected = {
         f"{path}: bytes": os.path.getsize(path),
         f"{path}: events": 5,
-        f"{path}: image": [16, 24],
+        f"{path}: planes": [[0, 1, 2]],
+        f"{path}: images": [[16, 24]] * 3,
         f"{path}: labels": True,
         "order of the files": [path],
     }
