@@ -12,6 +12,7 @@ cvt                 CvT, a U of attention
 attention           attention, as both compute it
 blocks              convolution, norm, activation; residual blocks; series of them
 layers              convolutions, pooling and interpolation, which hold no statistics
+own_pixels          which pixels of padded images statistics count
 normalization       batch normalization with the statistics of each plane
 torch_weights       conversion to and from the tensors of CosmicTagger's torch network
 kernels             which implementation computes a block or a convolution
@@ -21,6 +22,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from ctjax.base.detector import COSMIC_TAGGER, Detector
 from ctjax.config.architecture import AnyNetwork, Architecture
 from ctjax.config.fields import Remat
 from ctjax.models.cvt import CvT
@@ -51,6 +53,7 @@ def make(
     dtype: Any = jnp.float32,
     axis_name: str | None = None,
     remat: Remat = Remat.NONE,
+    detector: Detector = COSMIC_TAGGER,
 ) -> PixelNetwork:
     """Makes the network that the options are of; see `PixelNetwork` for the rest."""
-    return NETWORKS[network.architecture](network, dtype, axis_name, remat)
+    return NETWORKS[network.architecture](network, dtype, axis_name, remat, detector)

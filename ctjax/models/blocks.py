@@ -23,6 +23,7 @@ from ctjax.models.normalization import (
     LAYER_NORM_EPSILON,
     BatchNorm,
 )
+from ctjax.models.own_pixels import OwnPixels
 
 
 class Block(nn.Module):
@@ -47,7 +48,8 @@ class Block(nn.Module):
       has_columns: whether columns of the image become features where there are few,
         see `kernels.columns`; None where that is faster.
       make_norm: makes the layer that normalizes without running statistics; None for
-        the one that `normalization` names here.
+        the one that `normalization` names here. It takes statistics over pixels.
+      own: the pixels that statistics count; None for all.
     """
 
     features: int
@@ -64,6 +66,7 @@ class Block(nn.Module):
     is_fused: bool | None = False
     has_columns: bool | None = None
     make_norm: Callable[..., nn.Module] | None = None
+    own: OwnPixels | None = None
 
     def setup(self) -> None:
         """Makes the convolution and the normalization."""
@@ -72,7 +75,9 @@ class Block(nn.Module):
         )
         self.norm: Any = None
         if self.normalization is Normalization.BATCH:
-            self.norm = BatchNorm(self.features, self.num_planes, self.axis_name)
+            self.norm = BatchNorm(
+                self.features, self.num_planes, self.axis_name, own=self.own
+            )
         elif self.make_norm is not None:
             self.norm = self.make_norm(dtype=self.dtype)
         elif self.normalization is Normalization.LAYER:
@@ -121,7 +126,7 @@ class Block(nn.Module):
                 residual,
             )
         if self.normalization not in (Normalization.BATCH, Normalization.NONE):
-            y = self.norm(block.by_known_affine(call, None, bias, None, False))
+            y = self._normalize(block.by_known_affine(call, None, bias, None, False))
             y = activation.leaky_relu(y) if self.is_activated else y
             return block.add_residual(y, residual)
         gain = None
@@ -130,6 +135,14 @@ class Block(nn.Module):
         if is_input_kept:
             return block.by_known_affine_and_keep(call, bias, self.is_activated)
         return block.by_known_affine(call, gain, bias, residual, self.is_activated)
+
+    def _normalize(self, y):
+        """Normalizes without running statistics."""
+        # A layer normalization of blocks takes the statistics of each pixel.
+        is_of_pixel = self.normalization is Normalization.LAYER and not self.make_norm
+        if self.own is None or is_of_pixel:
+            return self.norm(y)
+        return self.norm(y, mask=self.own.mask_of(y))
 
     def _convolve(self, x, kernel):
         """Applies what is linear in the block: convolution and upsampling."""

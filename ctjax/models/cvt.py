@@ -12,7 +12,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ctjax.base import constants
 from ctjax.models import layers
 from ctjax.models.attention import attend
 from ctjax.models.kernels.convolution import DIMENSION_NUMBERS
@@ -23,7 +22,6 @@ from ctjax.models.pixel_network import (
     apply_in_turn,
     glorot_bounds,
     torch_bounds,
-    unfold,
 )
 
 PATCH = 4  # rows and columns of an image that are a pixel of the first level
@@ -163,12 +161,13 @@ class Deepest(nn.Module):
     network: Any
     dtype: Any
     remat: Any
+    num_planes: int
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [N, H, W, C] to the same shape."""
         config = self.network
-        x = layers.fold_planes_into_features(x, constants.NUM_PLANES)
+        x = layers.fold_planes_into_features(x, self.num_planes)
         width = x.shape[-1]
         x = _Conv(config.deepest_width, (1, 1), dtype=self.dtype, name="bottleneck")(x)
         block = functools.partial(
@@ -177,7 +176,7 @@ class Deepest(nn.Module):
         names = [f"encoder_layers_{index}" for index in range(DEEPEST_BLOCKS)]
         x = apply_in_turn(self, x, block, names, self.remat)
         x = _Conv(width, (1, 1), dtype=self.dtype, name="unbottleneck")(x)
-        return layers.unfold_planes_from_features(x, constants.NUM_PLANES)
+        return layers.unfold_planes_from_features(x, self.num_planes)
 
 
 class Level(nn.Module):
@@ -187,19 +186,21 @@ class Level(nn.Module):
       network: the network's options.
       dtype: compute type.
       remat: as in `apply_in_turn`.
+      num_planes: folded into the leading axis.
       number: levels above this one.
     """
 
     network: Any
     dtype: Any
     remat: Any
+    num_planes: int
     number: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [N, H, W, C] to the same shape."""
         config, number = self.network, self.number
-        below = (config, self.dtype, self.remat)
+        below = (config, self.dtype, self.remat, self.num_planes)
         if number == len(config.layer_embed):
             return Deepest(*below, name="main_module")(x)
         skip, above, features = x, x.shape[-1], config.layer_embed[number]
@@ -281,9 +282,11 @@ class CvT(PixelNetwork):
             dtype=self.dtype,
             name="patchify",
         )(self.fold(image))
-        x = Level(config, self.dtype, self.remat, name="net_core")(x)
+        planes = self.detector.num_planes
+        x = Level(config, self.dtype, self.remat, planes, name="net_core")(x)
         x = TransposedConvolution(
             features, PATCH, PATCH, 0, 1, self.dtype, name="reshape"
         )(x)
-        classes = constants.NUM_CLASSES
-        return unfold(_Conv(classes, (1, 1), dtype=self.dtype, name="bottleneck")(x))
+        classes = self.detector.num_classes
+        x = _Conv(classes, (1, 1), dtype=self.dtype, name="bottleneck")(x)
+        return self.unfold(x)

@@ -6,6 +6,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from ctjax.models.own_pixels import OwnPixels
 
 BATCH_NORM_EPSILON = 1e-5  # torch.nn.BatchNorm2d's default
 BATCH_NORM_MOMENTUM = 0.1  # likewise; the weight of the new minibatch
@@ -25,6 +28,7 @@ class BatchNorm(nn.Module):
         device alone, as under the original's DDP.
       epsilon: added to variances.
       momentum: weight of the new minibatch in the running statistics.
+      own: the pixels that count; None for all.
 
     Source:
       torch.nn.BatchNorm2d (biased variance to normalize, unbiased in the buffer).
@@ -35,6 +39,7 @@ class BatchNorm(nn.Module):
     axis_name: str | None = None
     epsilon: float = BATCH_NORM_EPSILON
     momentum: float = BATCH_NORM_MOMENTUM
+    own: OwnPixels | None = None
 
     def setup(self) -> None:
         """Makes the parameters and the running statistics, [features] each."""
@@ -60,10 +65,11 @@ class BatchNorm(nn.Module):
         """
         planes = x.reshape(-1, self.num_planes, *x.shape[1:])
         results: Any = normalize(
-            planes, self.scale, self.shift, slope, self.axis_name, self.epsilon
+            *(planes, self.scale, self.shift, slope),
+            *(self.axis_name, self.epsilon, self.own),
         )
         y, batch_mean, batch_var = results
-        count = planes.size // (self.num_planes * self.features)
+        count = _count(planes, self.features, self.own)
         self._update(batch_mean, batch_var, count, bias)
         return y.reshape(x.shape)
 
@@ -73,7 +79,7 @@ class BatchNorm(nn.Module):
             return
         if self.axis_name is not None:
             count *= jax.lax.axis_size(self.axis_name)
-        unbiased = batch_var * (count / max(count - 1, 1))
+        unbiased = batch_var * (count / np.maximum(count - 1, 1))
         offset = 0.0 if bias is None else jax.lax.stop_gradient(bias)
         for plane in range(self.num_planes):
             for running, new in (
@@ -96,7 +102,7 @@ class BatchNorm(nn.Module):
         return gain, self.shift + (offset - self.mean.value) * gain
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))
 def normalize(
     x: jax.Array,
     scale: jax.Array,
@@ -104,6 +110,7 @@ def normalize(
     slope: float,
     axis_name: str | None = None,
     epsilon: float = BATCH_NORM_EPSILON,
+    own: OwnPixels | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Normalizes every plane by its own statistics and activates the result.
 
@@ -117,6 +124,7 @@ def normalize(
       slope: of the activation where its input is negative; 1 for none.
       axis_name: as in `BatchNorm`.
       epsilon: likewise.
+      own: likewise; pixels that do not count are normalized as the others.
 
     Returns:
       The result, of shape and type of `x`, and its means and biased variances, [P, C]
@@ -124,12 +132,33 @@ def normalize(
     """
     wide = x.astype(jnp.float32)
     features = scale.size
-    mean = _joined(wide.mean((0, 2, 3)), features, jnp.mean)
-    mean = _mean_of_devices(mean, axis_name)
-    var = jnp.square(wide - _of_planes(mean, x)).mean((0, 2, 3))
-    var = _mean_of_devices(_joined(var, features, jnp.mean), axis_name)
+    mean = _mean_of_devices(_mean(wide, features, own), axis_name)
+    squares = jnp.square(wide - _of_planes(mean, x))
+    var = _mean_of_devices(_mean(squares, features, own), axis_name)
     _, y = _normalized(x, mean, var, scale, shift, epsilon)
     return _activated(y, y, slope).astype(x.dtype), mean, var
+
+
+def _mean(x, features, own):
+    """Returns the means of the pixels that count, [P, C]."""
+    if own is None:
+        return _joined(x.mean((0, 2, 3)), features, jnp.mean)
+    total = jnp.where(_mask(x, features, own), x, 0).sum((0, 2, 3))
+    return _joined(total, features, jnp.sum) / _count(x, features, own)
+
+
+def _mask(x, features, own):
+    """Says which pixels count, to be broadcast against `x`."""
+    mask = own.mask((x.shape[0] * x.shape[1], *x.shape[2:]), features)
+    return mask.reshape(-1, x.shape[1], *mask.shape[1:])
+
+
+def _count(x, features, own):
+    """Returns how many do of each plane: a number, or [P, 1] or [P, C]."""
+    if own is None:
+        return x.size // (x.shape[1] * features)
+    count = own.count((x.shape[0] * x.shape[1], *x.shape[2:]), features)
+    return count.reshape(-1, x.shape[1], count.shape[-1]).sum(0)
 
 
 def _of_planes(statistics, x):
@@ -167,16 +196,16 @@ def _normalized(x, mean, var, scale, shift, epsilon):
     )
 
 
-def _normalize_forward(x, scale, shift, slope, axis_name, epsilon):
-    results: Any = normalize(x, scale, shift, slope, axis_name, epsilon)
+def _normalize_forward(x, scale, shift, slope, axis_name, epsilon, own):
+    results: Any = normalize(x, scale, shift, slope, axis_name, epsilon, own)
     return results, (x, scale, shift, *results[1:])
 
 
-def _normalize_backward(slope, axis_name, epsilon, residuals, cotangents):
+def _normalize_backward(slope, axis_name, epsilon, own, residuals, cotangents):
     x, scale, shift, mean, var = residuals
     normalized, y = _normalized(x, mean, var, scale, shift, epsilon)
     gradient = _activated(y, cotangents[0].astype(jnp.float32), slope)
-    count = x.size // mean.size
+    count = _count(x, scale.size, own)
     of_shift = _joined(gradient.sum((0, 2, 3)), scale.size, jnp.sum)
     of_scale = _joined((gradient * normalized).sum((0, 2, 3)), scale.size, jnp.sum)
     # The statistics' own part. Over several devices they belong to all losses.
@@ -184,6 +213,10 @@ def _normalize_backward(slope, axis_name, epsilon, residuals, cotangents):
         _of_planes(_mean_of_devices(total / count, axis_name), x)
         for total in (of_shift, of_scale)
     )
+    if own is not None:
+        mask = _mask(x, scale.size, own)
+        through_mean = jnp.where(mask, through_mean, 0)
+        through_var = jnp.where(mask, through_var, 0)
     inverse = jax.lax.rsqrt(var + epsilon)
     of_x = _of_planes(scale[None] * inverse, x) * (
         gradient - through_mean - normalized * through_var

@@ -8,9 +8,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ctjax.base import constants
+from ctjax.base.detector import COSMIC_TAGGER, Detector
 from ctjax.config.fields import Remat
 from ctjax.models import torch_weights
+from ctjax.models.own_pixels import OwnPixels
 
 Path = tuple[str, ...]
 """Of a parameter in the variables, collection first."""
@@ -31,7 +32,7 @@ class ImageRule(NamedTuple):
 
 
 class PixelNetwork(nn.Module):
-    """Gives every pixel of the three planes a score for each class.
+    """Gives every pixel of the planes a score for each class.
 
     Attributes:
       network: its options, of the class that `networks.SECTIONS` has for it.
@@ -39,12 +40,14 @@ class PixelNetwork(nn.Module):
       axis_name: of the mesh over which statistics of a minibatch are taken; None where
         the minibatch is whole.
       remat: what the backward pass recomputes instead of storing it.
+      detector: whose planes and classes they are.
     """
 
     network: Any
     dtype: Any = jnp.float32
     axis_name: str | None = None
     remat: Remat = Remat.NONE
+    detector: Detector = COSMIC_TAGGER
 
     @nn.nowrap
     def image_rule(self) -> ImageRule:
@@ -59,7 +62,7 @@ class PixelNetwork(nn.Module):
     def example_input(self) -> Any:
         """Returns the smallest input, of which only shapes and types matter."""
         side = self.image_rule().smallest
-        return jnp.zeros((1, constants.NUM_PLANES, side, side))
+        return jnp.zeros((1, self.detector.num_planes, side, side))
 
     @nn.nowrap
     def initial_bounds(self, shapes: Mapping[Path, tuple[int, ...]]) -> dict:
@@ -86,13 +89,27 @@ class PixelNetwork(nn.Module):
         fits = (
             height % divisor == width % divisor == 0 and min(height, width) >= smallest
         )
-        if planes != constants.NUM_PLANES or not fits:
+        expected = self.detector.num_planes
+        if planes != expected or not fits:
             raise ValueError(
-                f"image of shape {image.shape}: expected [B, {constants.NUM_PLANES}, "
-                f"H, W] with H and W at least {smallest} and divisible by {divisor} "
+                f"image of shape {image.shape}: expected [B, {expected}, H, W] with H "
+                f"and W at least {smallest} and divisible by {divisor} "
                 f"(network.{field}={getattr(self.network, field)})"
             )
         return image.reshape(events * planes, height, width, 1).astype(self.dtype)
+
+    @nn.nowrap
+    def unfold(self, logits: jax.Array) -> jax.Array:
+        """Turns [B x P, H, W, K] of any type into [B, P, H, W, K] float32."""
+        logits = logits.astype(jnp.float32)
+        return logits.reshape(-1, self.detector.num_planes, *logits.shape[1:])
+
+    @nn.nowrap
+    def own_pixels(self, image: jax.Array) -> OwnPixels | None:
+        """Says which pixels of images [B, P, H, W] statistics count; None for all."""
+        shapes = self.detector.plane_shapes
+        _, _, height, width = image.shape
+        return None if shapes is None else OwnPixels((height, width), shapes)
 
 
 class Wrapped(nn.Module):
@@ -110,12 +127,6 @@ class Wrapped(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Applies the layer."""
         return self.layer(name=self.inner_name)(x)
-
-
-def unfold(logits: jax.Array) -> jax.Array:
-    """Turns [B x P, H, W, K] of any type into [B, P, H, W, K] float32."""
-    logits = logits.astype(jnp.float32)
-    return logits.reshape(-1, constants.NUM_PLANES, *logits.shape[1:])
 
 
 def glorot_bounds(shapes: Mapping[Path, tuple[int, ...]]) -> dict[Path, float]:

@@ -12,7 +12,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ctjax.base import constants
 from ctjax.models.attention import attend
 from ctjax.models.pixel_network import (
     ImageRule,
@@ -20,7 +19,6 @@ from ctjax.models.pixel_network import (
     Wrapped,
     apply_in_turn,
     torch_bounds,
-    unfold,
 )
 
 FIRST_STRIDE = 4  # of the first embedding; each of the others halves
@@ -220,8 +218,9 @@ class SegFormer(PixelNetwork):
             decoded.append(jax.image.resize(x, shape, "bilinear"))
         x = jnp.concatenate(decoded, axis=-1)
         x = _Conv(width, (1, 1), dtype=self.dtype, name="fuse")(x)
-        x = _Conv(constants.NUM_CLASSES, (1, 1), dtype=self.dtype, name="out")(x)
-        return unfold(_repeat(x))
+        classes = self.detector.num_classes
+        x = _Conv(classes, (1, 1), dtype=self.dtype, name="out")(x)
+        return self.unfold(_repeat(x))
 
 
 def _repeat(x):

@@ -1,4 +1,4 @@
-"""Defines UResNet, a U-shaped network that labels every pixel of the three planes."""
+"""Defines UResNet, a U-shaped network that labels every pixel of the planes."""
 
 import dataclasses
 import functools
@@ -9,7 +9,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ctjax.base import constants
 from ctjax.config.fields import (
     Connection,
     Downsampling,
@@ -20,11 +19,8 @@ from ctjax.config.fields import (
 )
 from ctjax.models import blocks, layers
 from ctjax.models.kernels.block import ConvolutionCall
-from ctjax.models.pixel_network import (
-    PixelNetwork,
-    glorot_bounds,
-    unfold,
-)
+from ctjax.models.own_pixels import PlaneAxis
+from ctjax.models.pixel_network import PixelNetwork, glorot_bounds
 
 IS_FUSED = {
     Kernels.AUTO: None,
@@ -117,23 +113,32 @@ class DeepestBlock(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps [N, H, W, C] to the same shape."""
         config, parts = self.network, self.parts
-        planes = constants.NUM_PLANES
-        block = parts.block
+        planes = parts.block.keywords["num_planes"]
+        narrow = wide = parts.block
         if not parts.keeps_planes:
             x = layers.fold_planes_into_features(x, planes)
-            block = functools.partial(block, num_planes=1)
+            narrow = joined(parts.block, PlaneAxis.NOWHERE)
+            wide = joined(parts.block, PlaneAxis.FEATURES)
         width = x.shape[-1]
-        narrow = functools.partial(block, features=config.bottleneck_deepest)
+        narrow = functools.partial(narrow, features=config.bottleneck_deepest)
         x = narrow(kernel_size=1, name="bottleneck")(x, train)
         x = parts.series(
             functools.partial(narrow, kernel_size=parts.deepest_size),
             config.blocks_deepest_layer,
             name="blocks",
         )(x, train)
-        x = block(features=width, kernel_size=1, name="unbottleneck")(x, train)
+        x = wide(features=width, kernel_size=1, name="unbottleneck")(x, train)
         if not parts.keeps_planes:
             x = layers.unfold_planes_from_features(x, planes)
         return x
+
+
+def joined(block: functools.partial, planes: PlaneAxis) -> functools.partial:
+    """Binds to blocks that the planes of their images are no images any more."""
+    own = block.keywords["own"]
+    if own is not None:
+        own = dataclasses.replace(own, planes=planes)
+    return functools.partial(block, num_planes=1, own=own)
 
 
 class Level(nn.Module):
@@ -188,25 +193,8 @@ class Level(nn.Module):
         return series(name="up_blocks")(x, train)
 
 
-def common_block(
-    network: Any, dtype: Any, axis_name: str | None, **changes: Any
-) -> functools.partial:
-    """Binds what all blocks of a network share, and `changes` of `blocks.Block`."""
-    return functools.partial(
-        blocks.Block,
-        bias=network.bias,
-        normalization=network.normalization,
-        num_planes=constants.NUM_PLANES,
-        dtype=dtype,
-        axis_name=axis_name if network.sync_batch_norm else None,
-        is_fused=IS_FUSED[network.kernels],
-        has_columns=HAS_COLUMNS[network.kernels],
-        **changes,
-    )
-
-
 def common_series(remat: Remat, **changes: Any) -> functools.partial:
-    """Binds what all series of a network share; as `common_block`."""
+    """Binds what all series of a network share, and `changes` of them."""
     return functools.partial(
         nn.remat(blocks.BlockSeries, static_argnums=(2,))  # 2: train
         if remat is Remat.STAGE
@@ -229,10 +217,27 @@ class UResNet(PixelNetwork):
         return glorot_bounds(shapes)
 
     @nn.nowrap
-    def parts(self) -> Parts:
-        """Says what the levels are made of."""
+    def common_block(self, image: jax.Array, **changes: Any) -> functools.partial:
+        """Binds what all blocks share, and `changes` of `blocks.Block`."""
         config = self.network
-        block = common_block(config, self.dtype, self.axis_name)
+        return functools.partial(
+            blocks.Block,
+            bias=config.bias,
+            normalization=config.normalization,
+            num_planes=self.detector.num_planes,
+            dtype=self.dtype,
+            axis_name=self.axis_name if config.sync_batch_norm else None,
+            is_fused=IS_FUSED[config.kernels],
+            has_columns=HAS_COLUMNS[config.kernels],
+            own=self.own_pixels(image),
+            **changes,
+        )
+
+    @nn.nowrap
+    def parts(self, image: jax.Array) -> Parts:
+        """Says what the levels are made of for images [B, P, H, W]."""
+        config = self.network
+        block = self.common_block(image)
         return Parts(
             block=block,
             series=common_series(self.remat, residual=config.residual),
@@ -262,7 +267,7 @@ class UResNet(PixelNetwork):
         Raises:
           ValueError: planes or pixels do not fit the network.
         """
-        config, parts = self.network, self.parts()
+        config, parts = self.network, self.parts(image)
         block = functools.partial(parts.block, features=config.n_initial_filters)
         x = self.fold(image)
         x = block(kernel_size=5, name="initial_convolution")(x, train)
@@ -273,7 +278,7 @@ class UResNet(PixelNetwork):
             name="final_layer",
         )(x, train)
         bottleneck = layers.Convolution(
-            constants.NUM_CLASSES,
+            self.detector.num_classes,
             kernel_size=1,
             use_bias=config.bias,
             dtype=self.dtype,
@@ -292,4 +297,4 @@ class UResNet(PixelNetwork):
         logits = call.result().astype(jnp.float32)
         if bias is not None:
             logits = logits + bias[None, None, None]
-        return unfold(logits)
+        return self.unfold(logits)

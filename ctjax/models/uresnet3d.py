@@ -12,7 +12,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ctjax.base import constants
 from ctjax.config.fields import (
     Connection,
     Downsampling,
@@ -22,11 +21,7 @@ from ctjax.config.fields import (
 )
 from ctjax.config.networks import UResNet3D as Options
 from ctjax.models import blocks, layers
-from ctjax.models.pixel_network import (
-    PixelNetwork,
-    torch_bounds,
-    unfold,
-)
+from ctjax.models.pixel_network import PixelNetwork, torch_bounds
 from ctjax.models.uresnet import ConcatConnection, MaxPoolingDownsample
 
 
@@ -51,7 +46,7 @@ class PlaneConvolution(layers.Convolution):
     """Convolves every pixel of a plane with that of the planes beside it.
 
     A convolution of kernel [3, 1, 1, C, features] is one of kernel 1 x 1 over the
-    features of the three planes side by side, as `neighbours` returns them.
+    features of these planes side by side, as `neighbours` returns them.
     """
 
     @nn.compact
@@ -71,18 +66,19 @@ def _declared(module: layers.Convolution, shape: tuple[int, ...]):
     return kernel, module.param("bias", zeros, (module.features,))
 
 
-def neighbours(x: jax.Array) -> tuple[jax.Array, ...]:
+def neighbours(x: jax.Array, num_planes: int) -> tuple[jax.Array, ...]:
     """Returns the plane before, the plane itself and the plane behind.
 
     Args:
       x: [B x P, H, W, C].
+      num_planes: P.
 
     Returns:
       Three of the same shape; 0 where there is no such plane.
     """
-    planes = x.reshape(-1, constants.NUM_PLANES, *x.shape[1:])
+    planes = x.reshape(-1, num_planes, *x.shape[1:])
     padded = jnp.pad(planes, ((0, 0), (1, 1), *((0, 0),) * 3))
-    shifted = (padded[:, first : first + constants.NUM_PLANES] for first in range(3))
+    shifted = (padded[:, first : first + num_planes] for first in range(3))
     return tuple(part.reshape(x.shape) for part in shifted)
 
 
@@ -112,6 +108,7 @@ class DeepestBlock(nn.Module):
     network: Options
     block: functools.partial
     series: functools.partial
+    num_planes: int
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -122,7 +119,9 @@ class DeepestBlock(nn.Module):
         )
         width = x.shape[-1]
         narrow = config.bottleneck_deepest
-        x = across(features=narrow, name="merger")(neighbours(x), train)
+        x = across(features=narrow, name="merger")(
+            neighbours(x, self.num_planes), train
+        )
         x = self.series(
             functools.partial(
                 self.block, features=narrow, kernel_size=config.filter_size_deepest
@@ -131,7 +130,9 @@ class DeepestBlock(nn.Module):
             config.residual,
             name="blocks",
         )(x, train)
-        return across(features=width, name="splitter")(neighbours(x), train)
+        return across(features=width, name="splitter")(
+            neighbours(x, self.num_planes), train
+        )
 
 
 class Level(nn.Module):
@@ -141,21 +142,23 @@ class Level(nn.Module):
       network: the network's options.
       block: `blocks.Block` with all that is common to the network bound.
       series: likewise `blocks.BlockSeries`.
+      num_planes: folded into the leading axis.
       depth: levels below this one; 0 is the deepest block.
     """
 
     network: Options
     block: functools.partial
     series: functools.partial
+    num_planes: int
     depth: int
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps [N, H, W, C] to the same shape."""
         config = self.network
+        common = config, self.block, self.series, self.num_planes
         if self.depth == 0:
-            deepest = DeepestBlock(config, self.block, self.series, name="main_module")
-            return deepest(x, train)
+            return DeepestBlock(*common, name="main_module")(x, train)
 
         width = x.shape[-1]
         if config.growth_rate is GrowthRate.MULTIPLICATIVE:
@@ -174,9 +177,7 @@ class Level(nn.Module):
         # is skipped, and joined when the way up is done.
         x = skip = series(name="down_blocks")(x, train)
         x = self._downsample(x, train, width_below)
-        level = Level(
-            config, self.block, self.series, self.depth - 1, name="main_module"
-        )
+        level = Level(*common, self.depth - 1, name="main_module")
         x = self._upsample(level(x, train), train, width)
         x = series(name="up_blocks")(x, train)
         if config.connections is Connection.SUM:
@@ -245,6 +246,7 @@ class UResNet3D(PixelNetwork):
             convolution=FlatConvolution,
             dtype=self.dtype,
             axis_name=self.axis_name if config.sync_batch_norm else None,
+            own=self.own_pixels(image),
         )
         series = functools.partial(
             nn.remat(blocks.BlockSeries, static_argnums=(2,))  # 2: train
@@ -258,7 +260,9 @@ class UResNet3D(PixelNetwork):
         x = block(features=features, kernel_size=5, name="initial_convolution")(
             x, train
         )
-        x = Level(config, block, series, config.depth, name="net_core")(x, train)
+        planes = self.detector.num_planes
+        core = Level(config, block, series, planes, config.depth, name="net_core")
+        x = core(x, train)
         x = series(
             functools.partial(block, features=features, kernel_size=3),
             config.blocks_final,
@@ -266,11 +270,11 @@ class UResNet3D(PixelNetwork):
             name="final_layer",
         )(x, train)
         logits, bias = FlatConvolution(
-            constants.NUM_CLASSES,
+            self.detector.num_classes,
             kernel_size=1,
             use_bias=config.bias,
             dtype=self.dtype,
             name="bottleneck",
         )(x)
-        logits = unfold(logits)
+        logits = self.unfold(logits)
         return logits if bias is None else logits + bias[None, None, None, None]

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctjax.base import constants
 from ctjax.base.sites import Coarsening, Level, Sites
 from ctjax.config.choices import Connection, GrowthRate
 from ctjax.models import site_blocks
@@ -144,7 +143,7 @@ class UResNetSparse(PixelNetwork):
     @nn.nowrap
     def example_input(self) -> Sites:
         """Returns an event without a site."""
-        config, planes = self.network, constants.NUM_PLANES
+        config, planes = self.network, self.detector.num_planes
         areas = [9] * (config.depth + 1) + [config.filter_size_deepest**2]
         widths = [4] * config.depth + [planes]
         return Sites(
@@ -163,7 +162,7 @@ class UResNetSparse(PixelNetwork):
                 )
                 for width in widths
             ),
-            empty=np.zeros((1, planes, constants.NUM_CLASSES), np.int32),
+            empty=np.zeros((1, planes, self.detector.num_classes), np.int32),
         )
 
     @nn.compact
@@ -193,7 +192,7 @@ class UResNetSparse(PixelNetwork):
         net_core = SparseLevel(config, block, series, 0, name="net_core")
         final_layer = series(features, config.blocks_final, name="final_layer")
         bottleneck = PointwiseConvolution(
-            constants.NUM_CLASSES, config.bias, name="bottleneck"
+            self.detector.num_classes, config.bias, name="bottleneck"
         )
 
         def of_part(sites: Sites) -> jax.Array:

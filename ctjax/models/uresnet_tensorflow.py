@@ -11,7 +11,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ctjax.base import constants
 from ctjax.config.choices import (
     Connection,
     Downsampling,
@@ -22,11 +21,8 @@ from ctjax.config.choices import (
 from ctjax.models import layers
 from ctjax.models.kernels.activation import leaky_relu
 from ctjax.models.normalization import LAYER_NORM_EPSILON, BatchNorm
-from ctjax.models.pixel_network import (
-    PixelNetwork,
-    glorot_bounds,
-    unfold,
-)
+from ctjax.models.own_pixels import OwnPixels
+from ctjax.models.pixel_network import PixelNetwork, glorot_bounds
 from ctjax.models.uresnet import (
     ConcatConnection,
     DeepestBlock,
@@ -55,6 +51,7 @@ class Block(nn.Module):
     upsample: Any = None
     dtype: Any = jnp.float32
     axis_name: str | None = None
+    own: OwnPixels | None = None
 
     @nn.compact
     def __call__(
@@ -85,6 +82,7 @@ class Block(nn.Module):
                 self.axis_name,
                 BATCH_NORM_EPSILON,
                 BATCH_NORM_MOMENTUM,
+                self.own,
                 name="norm",
             )
             if train:
@@ -193,9 +191,10 @@ class UResNetTensorFlow(PixelNetwork):
             Block,
             bias=config.bias,
             normalization=config.normalization,
-            num_planes=constants.NUM_PLANES,
+            num_planes=self.detector.num_planes,
             dtype=self.dtype,
             axis_name=self.axis_name if config.sync_batch_norm else None,
+            own=self.own_pixels(image),
         )
         parts = Parts(
             block=block,
@@ -220,11 +219,11 @@ class UResNetTensorFlow(PixelNetwork):
             name="final_layer",
         )(x, train)
         logits, bias = layers.Convolution(
-            constants.NUM_CLASSES,
+            self.detector.num_classes,
             kernel_size=1,
             use_bias=config.bias,
             dtype=self.dtype,
             name="bottleneck",
         )(x)
-        logits = unfold(logits)
+        logits = self.unfold(logits)
         return logits if bias is None else logits + bias[None, None, None, None]

@@ -14,7 +14,7 @@ from ctjax.models.kernels.convolution import DIMENSION_NUMBERS
 from ctjax.models.normalization import BATCH_NORM_EPSILON, BatchNorm
 from ctjax.models.pixel_network import glorot_bounds, torch_bounds
 from ctjax.models.torch_weights import is_transposed
-from ctjax.models.uresnet import Parts, UResNet, common_block, common_series
+from ctjax.models.uresnet import Parts, UResNet, common_series
 
 EPSILON = BATCH_NORM_EPSILON  # torch's, of all its normalizations
 NUM_GROUPS = 4
@@ -118,7 +118,11 @@ class Upsample(nn.Module):
         normalization, dtype = common["normalization"], common["dtype"]
         if normalization is Normalization.BATCH:
             norm = BatchNorm(
-                x.shape[-1], common["num_planes"], common["axis_name"], name="norm"
+                x.shape[-1],
+                common["num_planes"],
+                common["axis_name"],
+                own=common["own"],
+                name="norm",
             )
             if train:
                 x = norm(x, None)
@@ -126,7 +130,9 @@ class Upsample(nn.Module):
                 gain, shift = (a.astype(x.dtype) for a in norm.affine(None))
                 x = x * gain[None, None, None] + shift[None, None, None]
         elif normalization is not Normalization.NONE:
-            x = NORMS[normalization](dtype=dtype, name="norm")(x)
+            own = common["own"]
+            norm = NORMS[normalization](dtype=dtype, name="norm")
+            x = norm(x) if own is None else norm(x, mask=own.mask_of(x))
         y, bias = layers.TransposedConvolution(
             self.features, 2, 2, common["bias"], dtype, name="conv"
         )(x)
@@ -153,13 +159,11 @@ class UResNetV21(UResNet):
         }
 
     @nn.nowrap
-    def parts(self) -> Parts:
-        """Says what the levels are made of."""
+    def parts(self, image: jax.Array) -> Parts:
+        """Says what the levels are made of for images [B, P, H, W]."""
         config = self.network
-        block = common_block(
-            config,
-            self.dtype,
-            self.axis_name,
+        block = self.common_block(
+            image,
             make_norm=NORMS.get(config.normalization),
         )
         residual_block: Any = blocks.ResidualBlock

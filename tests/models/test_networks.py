@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from ctjax import models
+from ctjax.base.detector import Detector
 from ctjax.base.errors import ConfigError
-from ctjax.config import resolve
+from ctjax.base.sites import Sites
+from ctjax.config import networks, resolve
 from ctjax.config.architecture import Architecture
 from ctjax.config.fields import Normalization, Remat
 from ctjax.learning.state import init_variables
@@ -20,6 +22,7 @@ from ctjax.models.torch_weights import from_variables, to_variables
 from ctjax.runs import parts
 from tests.support.small_networks import (
     OTHERS,
+    SMALL,
     as_input,
     other_network,
     random_variables,
@@ -68,7 +71,7 @@ def test_every_architecture_is_small_here():
 
 def test_neighbours_by_hand():
     x = jnp.arange(1.0, 7).reshape(6, 1, 1, 1)  # two events of three planes
-    before, itself, behind = (part.ravel() for part in uresnet3d.neighbours(x))
+    before, itself, behind = (part.ravel() for part in uresnet3d.neighbours(x, 3))
     np.testing.assert_array_equal(before, [0, 1, 2, 0, 4, 5])
     np.testing.assert_array_equal(itself, [1, 2, 3, 4, 5, 6])
     np.testing.assert_array_equal(behind, [2, 3, 0, 5, 6, 0])
@@ -78,7 +81,7 @@ def test_plane_convolution_is_one_of_three_dimensions():
     x, kernel = normal(6, 2, 3, 4), normal(3, 1, 1, 4, 5, seed=1)
     module = uresnet3d.PlaneConvolution(5, 1, use_bias=False)
     variables = {"params": {"kernel": kernel}}
-    found, _ = module.apply(variables, uresnet3d.neighbours(jnp.asarray(x)))
+    found, _ = module.apply(variables, uresnet3d.neighbours(jnp.asarray(x), 3))
     expected = jax.lax.conv_general_dilated(
         x.reshape(2, 3, 2, 3, 4),
         kernel,
@@ -180,6 +183,26 @@ def test_a_sparse_network_takes_images_of_any_size():
     config = resolve.resolve({"network": values, "data": {"downsample": 3}})
     model, _ = parts.make_network(config, (20, 33))
     assert model.image_rule() == (1, 1, "depth")
+
+
+@pytest.mark.parametrize("num_planes, num_classes", [(1, 2), (4, 5), (6, 16)])
+@pytest.mark.parametrize("architecture", models.NETWORKS, ids=lambda a: a.value)
+def test_planes_and_classes_of_other_detectors(architecture, num_planes, num_classes):
+    names = tuple(f"class{number}" for number in range(num_classes))
+    detector = Detector(num_planes=num_planes, classes=names)
+    options = (OTHERS | {Architecture.URESNET: SMALL})[architecture]
+    network = networks.SECTIONS[architecture](**options)
+    model = models.make(network, detector=detector)
+    example = model.example_input()
+    logits, _ = jax.eval_shape(
+        lambda: model.init_with_output(jax.random.key(0), example)
+    )
+    assert logits.shape[-1] == num_classes
+    if isinstance(example, Sites):
+        assert example.empty.shape == (1, num_planes, num_classes)
+        assert example.steps[-1].parts.shape[-1] == num_planes
+    else:
+        assert logits.shape[:-1] == example.shape and example.shape[1] == num_planes
 
 
 @pytest.mark.slow
