@@ -216,7 +216,7 @@ def test_arrays_that_c_cannot_take_are_refused():
     segments = np.zeros((12, 2), np.float32)
     pieces, flags = np.array([1, 2]), np.zeros(2, bool)
     kicks = np.zeros((3, 3), np.float32)
-    limits = 200.0, 200.0, 250.0, 2560
+    limits = -200.0, 200.0, 200.0, 250.0, 2560
     good = [segments, pieces, flags, kicks, limits, 1.0]
     assert native.drift(*good)[0].size == 3
     for place, wrong in (
