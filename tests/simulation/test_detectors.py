@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import h5py
 import numpy as np
 import pytest
 
@@ -16,6 +15,7 @@ from ctjax.simulation.production import write_events
 from ctjax.simulation.readout import Readout, read_out
 from ctjax.simulation.segments import Segments
 from ctjax.simulation.truth import box_tables, plane_metas
+from tests.support.larcv_plain import read_plainly
 
 SHAPES = {
     "sbnd": [(1280, 2048)] * 3,
@@ -247,27 +247,6 @@ def check_boxes(geometry, event, boxes):
         np.testing.assert_allclose(table["half_length"][0], 1.5 * step)
 
 
-def read_file(path, product):
-    """[event][plane] of (ids, values), and the sizes, by the format's rules alone."""
-    with h5py.File(path) as file:
-        group = file[f"Data/sparse2d_{product}_group"]
-        extents, table, meta, voxels = (
-            group[name][:]
-            for name in ("extents", "voxel_extents", "image_meta", "voxels")
-        )
-    events = []
-    for first, number in extents.tolist():
-        rows = range(first, first + number)
-        assert meta["projection_id"][first : first + number].tolist() == list(
-            range(number)
-        )
-        spans = [
-            slice(table["first"][r], table["first"][r] + table["N"][r]) for r in rows
-        ]
-        events.append([(voxels["id"][s], voxels["value"][s]) for s in spans])
-    return events, meta["number_of_voxels"].tolist()
-
-
 @pytest.mark.parametrize("name", OTHERS)
 def test_files_hold_the_events(tmp_path, name):
     parameters, path = small(name), tmp_path / "events.h5"
@@ -275,7 +254,7 @@ def test_files_hold_the_events(tmp_path, name):
     simulator = Simulator(parameters)
     made = [simulator.event(4, number) for number in range(3)]
     for product, attribute in ((IMAGE_PRODUCT, "charge"), (LABEL_PRODUCT, "label")):
-        events, sizes = read_file(path, product)
+        events, sizes = read_plainly(path, product)
         assert sizes == [[width, SMALL[name][0]] for width in SMALL_WIDTHS[name]] * 3
         for planes, event in zip(events, made, strict=True):
             for (ids, values), image in zip(planes, event.planes, strict=True):
