@@ -17,9 +17,12 @@ import h5py
 import numpy as np
 from scipy import ndimage
 
-from ctjax.base.constants import BACKGROUND, IMAGE_PRODUCT, LABEL_PRODUCT, NUM_PLANES
+from ctjax.base.constants import BACKGROUND, IMAGE_PRODUCT, LABEL_PRODUCT
 from ctjax.simulation.events import Simulator
 from ctjax.simulation.parameters import GENERATOR_VERSION
+
+NUM_PLANES = 3
+"""Of the light file, and of the detector that is simulated beside it."""
 
 BEGIN = "<!-- begin comparison table -->"
 END = "<!-- end comparison table -->"
@@ -80,7 +83,7 @@ def light_events(path: pathlib.Path) -> Iterator[list[Plane]]:
 def simulated_events(number: int, seed: int) -> Iterator[list[Plane]]:
     """Planes of the first events of a seed."""
     simulator = Simulator()
-    height = simulator.geometry.shape[0]
+    height = simulator.geometry.planes[0].shape[0]
     for index in range(number):
         planes = []
         for image in simulator.event(seed, index).planes:
@@ -91,7 +94,7 @@ def simulated_events(number: int, seed: int) -> Iterator[list[Plane]]:
                     ids % height,
                     image.charge,
                     image.label.astype(np.int64),
-                    simulator.geometry.shape,
+                    simulator.geometry.planes[0].shape,
                 )
             )
         yield planes

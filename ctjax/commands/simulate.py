@@ -1,9 +1,9 @@
-"""Simulates SBND-like events into larcv3 files.
+"""Simulates events like those of SBND and other detectors into larcv3 files.
 
 Makes one file, the files of a named set, or prints the checksum of a file's content.
 
-Event i of a seed is the same in every file of this generator version, whatever the
-number of workers; see docs/simulation.md.
+Event i of a seed and detector is the same in every file of this generator version,
+whatever the number of workers; see docs/simulation.md.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from ctjax.commands import command_line
 from ctjax.processes import launchers
 from ctjax.simulation.benchmark_sets import BENCHMARK_SETS, BenchmarkFile
 from ctjax.simulation.content_checksum import content_checksum
+from ctjax.simulation.detectors import DETECTORS
 from ctjax.simulation.parameters import GENERATOR_VERSION, SimulationParameters
 from ctjax.simulation.production import write_events
 from ctjax.simulation.progress import Progress
@@ -60,7 +61,15 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, help="seed of the events")
     parser.add_argument("--first_event", type=int, help="number of the first event")
-    parser.add_argument("--shape", type=_shape, help="rows,columns; default 1280,2048")
+    parser.add_argument(
+        "--detector", choices=DETECTORS, help="what the planes are like; default sbnd"
+    )
+    parser.add_argument(
+        "--shape",
+        type=_shape,
+        help="rows,columns of the widest plane (default: one for every wire; "
+        "1280,2048 for sbnd)",
+    )
     parser.add_argument(
         "--workers",
         type=int,
@@ -73,7 +82,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     if options.events is not None and options.seed is None:
         parser.error("--seed is required")
     if options.events is None:
-        for name in ("seed", "shape", "first_event"):
+        for name in ("seed", "detector", "shape", "first_event"):
             if getattr(options, name) is not None:
                 parser.error(f"--{name} goes with --events only")
     return options
@@ -92,7 +101,7 @@ def _shape(text: str) -> tuple[int, int]:
 
 def _make_file(options: argparse.Namespace) -> None:
     """Simulates one file."""
-    parameters = SimulationParameters()
+    parameters = DETECTORS[options.detector or "sbnd"]
     if options.shape is not None:
         parameters = dataclasses.replace(parameters, image_shape=options.shape)
     write_events(

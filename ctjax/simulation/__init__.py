@@ -2,6 +2,7 @@
 
 Physics:
 parameters        every number with its source; the generator version
+detectors         the numbers of other detectors than SBND
 segments          straight deposits and particles, as batches
 energy_loss       energy loss and range in liquid argon
 tracks            muons, pions, protons

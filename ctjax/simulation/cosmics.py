@@ -4,7 +4,7 @@ import numpy as np
 
 from ctjax.base.constants import COSMIC
 from ctjax.simulation.energy_loss import ELECTRON_MEV, MUON_MEV
-from ctjax.simulation.geometry import Geometry
+from ctjax.simulation.geometry import Geometry, drift_length_cm
 from ctjax.simulation.parameters import SimulationParameters
 from ctjax.simulation.segments import Particles, Segments, isotropic, join_particles
 from ctjax.simulation.tracks import box_path, follow
@@ -14,7 +14,7 @@ def exposure_us(
     parameters: SimulationParameters, geometry: Geometry
 ) -> tuple[float, float]:
     """Returns the first and last time at which a cosmic ray can leave charge."""
-    drift = parameters.half_width_cm / parameters.drift_cm_per_us
+    drift = drift_length_cm(parameters) / parameters.drift_cm_per_us
     return geometry.start_us - drift, geometry.start_us + geometry.window_us
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from ctjax.base.constants import NEUTRINO
 from ctjax.simulation import native
-from ctjax.simulation.geometry import Geometry
+from ctjax.simulation.geometry import Geometry, cathode_cm, drift_length_cm
 from ctjax.simulation.parameters import SimulationParameters
 from ctjax.simulation.segments import Segments
 
@@ -17,7 +17,7 @@ class Points:
 
     Attributes:
       tick: [N] int32, sample within the volume.
-      volume: [N] bool, whether x >= 0.
+      volume: [N] bool, whether beyond the cathode, in the second drift volume.
       y, z: [N] float64, cm, after diffusion.
       charge: [N] float32, MeV that survive recombination and attachment.
       energy: [N] float32, true MeV.
@@ -32,6 +32,14 @@ class Points:
     energy: np.ndarray
     is_neutrino: np.ndarray
 
+    def in_volume(self, volume: int) -> "Points":
+        """Returns those of one drift volume, as if there were no other."""
+        chosen = np.flatnonzero(self.volume == volume)
+        fields = (getattr(self, field.name) for field in dataclasses.fields(self))
+        points = Points(*(values[chosen] for values in fields))
+        points.volume = np.zeros(chosen.size, bool)
+        return points
+
 
 def drift(
     parameters: SimulationParameters,
@@ -43,7 +51,7 @@ def drift(
 
     Args:
       parameters: the simulation's constants.
-      geometry: pixel grid.
+      geometry: pixel grids.
       rng: source of randomness.
       segments: N straight deposits.
 
@@ -59,8 +67,10 @@ def drift(
     pieces = np.sqrt((path**2).sum(0)) / parameters.point_step_cm
     pieces = np.ceil(pieces).astype(np.int64) + 1
     # Diffusion and attachment hardly change within a segment: once for each.
-    distance = np.abs(segments.start[0] + segments.end[0]) / 2
-    drift_us = np.maximum(parameters.half_width_cm - distance, 0.0)
+    cathode, length = cathode_cm(parameters), drift_length_cm(parameters)
+    start_x = segments.start[0] - cathode
+    distance = np.abs(start_x + (segments.end[0] - cathode)) / 2
+    drift_us = np.maximum(length - distance, 0.0)
     drift_us /= parameters.drift_cm_per_us
     spread = np.sqrt(2 * parameters.transverse_cm2_us * drift_us)
     spread_us = np.sqrt(2 * parameters.longitudinal_cm2_us * drift_us)
@@ -71,16 +81,18 @@ def drift(
 
     per_tick = 1 / (parameters.drift_cm_per_us * geometry.tick_us)
     at_anode = (segments.time - geometry.start_us) / geometry.tick_us
-    at_anode += parameters.half_width_cm * per_tick
+    at_anode += length * per_tick
     per_segment = np.empty((12, pieces.size), np.float32)
     per_segment[:3], per_segment[3:6] = segments.start, path
+    per_segment[0] = start_x
     per_segment[6], per_segment[7] = 1 / pieces, at_anode
     per_segment[8], per_segment[9] = spread_us / geometry.tick_us, spread
     per_segment[10], per_segment[11] = charge, energy
     of_neutrino = segments.origin == NEUTRINO
     kicks = rng.standard_normal((3, int(pieces.sum())), dtype=np.float32)
     limits = (
-        parameters.half_width_cm,
+        -length,
+        length if parameters.num_volumes == 2 else 0.0,
         parameters.half_height_cm,
         parameters.depth_cm / 2,
         geometry.ticks_per_volume,
@@ -95,25 +107,26 @@ def make_points(
     pieces: np.ndarray,
     of_neutrino: np.ndarray,
     kicks: np.ndarray,
-    limits: tuple[float, float, float, int],
+    limits: tuple[float, float, float, float, int],
     per_tick: float,
 ) -> tuple[np.ndarray, ...]:
     """Cuts segments into points and drifts them; `native.drift` does the same.
 
     Args:
-      per_segment: [12, S] float32: start, path (cm), share of a piece, tick of what is
-        at the cathode, spread along the drift (ticks) and across (cm), charge and
-        energy of a piece (MeV).
+      per_segment: [12, S] float32: start with x from the cathode, path (cm), share of a
+        piece, tick of what is at the cathode, spread along the drift (ticks) and across
+        (cm), charge and energy of a piece (MeV).
       pieces: [S] int64, points of each segment, N in all.
       of_neutrino: [S] bool.
       kicks: [3, N] float32, standard normal: along the drift, in y and in z.
-      limits: half width, half height, half depth (cm), ticks of the window.
+      limits: lower and upper end of x from the cathode, half height, half depth (cm),
+        ticks of the window.
       per_tick: ticks for a cm of drift.
 
     Returns:
       [N] arrays, the attributes of `Points`.
     """
-    half_width, half_height, half_depth, ticks = limits
+    low_x, high_x, half_height, half_depth, ticks = limits
     owner = np.repeat(np.arange(pieces.size), pieces)
     number = np.arange(owner.size) - (np.cumsum(pieces) - pieces)[owner]
     along = (number + np.float32(0.5)) * per_segment[6][owner]
@@ -122,7 +135,8 @@ def make_points(
     )
     tick = per_segment[7][owner] - np.abs(x) * np.float32(per_tick)
     inside = (
-        (np.abs(x) < half_width)
+        (x > low_x)
+        & (x < high_x)
         & (np.abs(y) < half_height)
         & (np.abs(z - half_depth) < half_depth)
         & (tick > 0)
@@ -150,7 +164,8 @@ def _within_reach(
     x, y, z = middle
     # No point is farther from the middle than the longest segment.
     margin = float(np.abs(segments.end - segments.start).max(initial=0.1))
-    drift_us = (parameters.half_width_cm - np.abs(x)) / parameters.drift_cm_per_us
+    distance = drift_length_cm(parameters) - np.abs(x - cathode_cm(parameters))
+    drift_us = distance / parameters.drift_cm_per_us
     arrival = segments.time - geometry.start_us + drift_us
     slack_us = margin / parameters.drift_cm_per_us
     kept = np.flatnonzero(

@@ -30,7 +30,7 @@ class Event:
 
 
 class Simulator:
-    """Makes events of one image shape; holds constants and scratch memory only."""
+    """Makes events of one detector; holds constants and scratch memory only."""
 
     def __init__(self, parameters: SimulationParameters | None = None):
         """Checks the shape and allocates.

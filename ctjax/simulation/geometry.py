@@ -5,54 +5,63 @@ import math
 
 import numpy as np
 
-from ctjax.base.constants import NUM_PLANES
 from ctjax.base.errors import UserError
 from ctjax.simulation.parameters import SimulationParameters
 
-SHAPE_DIVISOR = 32
-"""Rows and columns must be multiples: five halvings of the default network."""
+
+@dataclasses.dataclass(frozen=True)
+class PlaneGrid:
+    """Describes the pixels of one plane.
+
+    Attributes:
+      shape: (H, W) of the image.
+      pitch_cm: width of a column.
+      wired_columns: first column with a wire and one past the last.
+      volumes: drift volumes that the image shows. The first has its anode at row 0;
+        a second one fills the upper half with its anode at the last row.
+      origin_cm: lower edge (wire, drift), as in dataset version 2.
+    """
+
+    shape: tuple[int, int]
+    pitch_cm: float
+    wired_columns: tuple[int, int]
+    volumes: tuple[int, ...]
+    origin_cm: tuple[float, float]
+
+    @property
+    def rows_per_volume(self) -> int:
+        """Returns the rows that show one volume."""
+        return self.shape[0] // len(self.volumes)
 
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """Describes the pixel grid of one image shape.
+    """Describes the pixel grids of one image shape.
 
-    Rows: volume 0 (x < 0) fills the lower half, anode at row 0; volume 1 the upper one,
-    anode at the last row; the shared cathode lies in the middle. Heights up to 1280
-    cover the drift with 1280/H rows' worth of time each; larger ones keep a row at 2 us
-    and begin before the trigger, as dataset version 2 (1408 rows) does.
+    Up to the rows of a detector's own images the drift is covered with coarser rows;
+    more rows keep their duration and begin earlier, as dataset version 2 (1408 rows)
+    does.
 
     Attributes:
-      shape: (H, W) of the image.
+      planes: grid of each plane.
       ticks_per_volume: samples of one wire in one volume.
       tick_us: duration of a sample.
       start_us: time of the first sample relative to the trigger, at most 0.
-      pitch_cm: width of a column.
+      row_us: duration of a row.
       row_cm: drift distance of a row.
     """
 
-    shape: tuple[int, int]
+    planes: tuple[PlaneGrid, ...]
     ticks_per_volume: int
     tick_us: float
     start_us: float
-    pitch_cm: float
+    row_us: float
     row_cm: float
 
     @property
     def window_us(self) -> float:
         """Returns the duration of the readout."""
         return self.ticks_per_volume * self.tick_us
-
-    def origin_cm(self, plane: int) -> tuple[float, float]:
-        """Returns the lower edge (wire, drift); wires as in dataset version 2."""
-        # There the coordinate is 0 at column 32 in planes 0 and 1, 192 in plane 2.
-        first_wire = 32 if plane < 2 else 192
-        return (-first_wire * 614.4 / 2048, self.start_us * self.row_cm / self.row_us)
-
-    @property
-    def row_us(self) -> float:
-        """Returns the duration of a row."""
-        return self.tick_us * self.ticks_per_volume / (self.shape[0] // 2)
 
 
 def make_geometry(parameters: SimulationParameters) -> Geometry:
@@ -62,35 +71,69 @@ def make_geometry(parameters: SimulationParameters) -> Geometry:
       parameters: the simulation's constants.
 
     Returns:
-      The pixel grid.
+      The pixel grids.
 
     Raises:
-      UserError: rows or columns are not positive multiples of 32.
+      UserError: rows or columns are not positive multiples of the divisor.
     """
     height, width = parameters.image_shape
-    if (
-        min(height, width) < SHAPE_DIVISOR
-        or height % SHAPE_DIVISOR
-        or (width % SHAPE_DIVISOR)
-    ):
+    divisor = parameters.shape_divisor
+    if min(height, width) < divisor or height % divisor or width % divisor:
         raise UserError(
             f"shape {height},{width}: rows and columns must be positive multiples of "
-            f"{SHAPE_DIVISOR}"
+            f"{divisor}"
         )
-    rows = height // 2
+    rows = height // len(parameters.plane_volumes[0])
     row_us = parameters.tick_us * parameters.ticks_per_row
     extra = max(rows - parameters.rows_per_volume, 0)
     if not extra:
         row_us *= parameters.rows_per_volume / rows
-    return Geometry(
-        shape=(height, width),
-        ticks_per_volume=rows * parameters.ticks_per_row,
-        tick_us=row_us / parameters.ticks_per_row,
-        start_us=-extra * row_us,
-        pitch_cm=parameters.wire_pitch_cm
-        * max(parameters.wire_pitch_columns / width, 1.0),
-        row_cm=row_us * parameters.drift_cm_per_us,
+    tick_us = row_us / parameters.ticks_per_row
+    start_us = 0.0 - parameters.before_trigger_us - extra * row_us
+    row_cm = row_us * parameters.drift_cm_per_us
+    ticks = rows * parameters.ticks_per_row
+    # Of the ticks, which is not the last bit of the above.
+    row_us = tick_us * ticks / rows
+    drift_origin_cm = start_us * row_cm / row_us
+    planes = tuple(
+        _plane_grid(parameters, plane, drift_origin_cm)
+        for plane in range(len(parameters.plane_volumes))
     )
+    return Geometry(planes, ticks, tick_us, start_us, row_us, row_cm)
+
+
+def _plane_grid(
+    parameters: SimulationParameters, plane: int, drift_origin_cm: float
+) -> PlaneGrid:
+    """Scales one plane; narrower ones keep their proportion to the widest."""
+    height, width = parameters.image_shape
+    columns, divisor = parameters.plane_columns[plane], parameters.shape_divisor
+    share = columns / max(parameters.plane_columns)
+    width = max(round(width * share / divisor), 1) * divisor
+    pitch_cm = parameters.wire_pitch_cm * max(columns / width, 1.0)
+    half = parameters.wires[plane] * (parameters.wire_pitch_cm / pitch_cm) / 2
+    # Where all columns have wires, the last bit must not cost one.
+    half, middle = max(int(half + 1e-6), 1), width // 2
+    return PlaneGrid(
+        shape=(height, width),
+        pitch_cm=pitch_cm,
+        wired_columns=(max(middle - half, 0), min(middle + half, width)),
+        volumes=parameters.plane_volumes[plane],
+        origin_cm=(
+            -parameters.origin_columns[plane] * parameters.wire_pitch_cm,
+            drift_origin_cm,
+        ),
+    )
+
+
+def cathode_cm(parameters: SimulationParameters) -> float:
+    """Returns where the cathode is: the middle, or the upper end of a single volume."""
+    return 0.0 if parameters.num_volumes == 2 else parameters.half_width_cm
+
+
+def drift_length_cm(parameters: SimulationParameters) -> float:
+    """Returns the distance from cathode to anode."""
+    return parameters.half_width_cm + cathode_cm(parameters)
 
 
 def wire_direction(parameters: SimulationParameters, plane: int) -> tuple[float, float]:
@@ -121,48 +164,46 @@ def wire_coordinate(
     return cosine * along - sine * y_cm
 
 
-def wired_columns(
-    parameters: SimulationParameters, geometry: Geometry, plane: int
-) -> tuple[int, int]:
-    """Returns the first column with a wire and one past the last, within the image."""
-    share = parameters.wire_pitch_cm / geometry.pitch_cm
-    half = max(int(parameters.wires[plane] * share / 2), 1)
-    middle = geometry.shape[1] // 2
-    return max(middle - half, 0), min(middle + half, geometry.shape[1])
-
-
 def vertex_boxes(
     parameters: SimulationParameters,
     geometry: Geometry,
     vertex_cm: np.ndarray,
     time_us: float,
-) -> np.ndarray:
+) -> list[np.ndarray | None]:
     """Makes boxes of 3 x 3 pixels around a vertex in each plane, as (wire, drift).
 
     Args:
       parameters: the simulation's constants.
-      geometry: pixel grid.
+      geometry: pixel grids.
       vertex_cm: [3] float, x, y, z.
       time_us: time of the interaction relative to the trigger.
 
     Returns:
-      [P, 2, 2] float: centroid and half length of each plane's box, cm.
+      For each plane [2, 2] float, centroid and half length in cm; None where the plane
+      does not show the vertex's drift volume.
 
     Source:
       larcv3 BBox; the light file marks the vertex by 3 x 3 pixels.
     """
     x, y, z = vertex_cm
-    height, width = geometry.shape
-    drift_us = (parameters.half_width_cm - abs(x)) / parameters.drift_cm_per_us
-    row = (time_us + drift_us - geometry.start_us) / geometry.row_us
-    row = row if x < 0 else height - row
-    boxes = np.empty((NUM_PLANES, 2, 2))
-    for plane in range(NUM_PLANES):
+    from_cathode = x - cathode_cm(parameters)
+    volume = int(from_cathode >= 0)
+    drift_cm = drift_length_cm(parameters) - abs(from_cathode)
+    drift_us = drift_cm / parameters.drift_cm_per_us
+    rows = (time_us + drift_us - geometry.start_us) / geometry.row_us
+    boxes = []
+    for plane, grid in enumerate(geometry.planes):
+        if volume not in grid.volumes:
+            boxes.append(None)
+            continue
+        height, width = grid.shape
+        row = height - rows if grid.volumes.index(volume) else rows
         across = wire_coordinate(parameters, plane, np.array([y]), np.array([z]))[0]
-        origin = geometry.origin_cm(plane)
-        boxes[plane, 0] = (
-            across + width * geometry.pitch_cm / 2 + origin[0],
-            row * geometry.row_cm + origin[1],
+        box = np.empty((2, 2))
+        box[0] = (
+            across + width * grid.pitch_cm / 2 + grid.origin_cm[0],
+            row * geometry.row_cm + grid.origin_cm[1],
         )
-        boxes[plane, 1] = 1.5 * geometry.pitch_cm, 1.5 * geometry.row_cm
+        box[1] = 1.5 * grid.pitch_cm, 1.5 * geometry.row_cm
+        boxes.append(box)
     return boxes

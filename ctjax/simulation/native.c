@@ -27,7 +27,8 @@ enum { BACKGROUND, COSMIC, NEUTRINO };
 /* Cuts segments into points and drifts them, as drift.make_points does.
 
    whole is [12][num_segments], in the order of drift.PER_SEGMENT, and kicks [3][points];
-   limits are half width, half height, half depth, and the first tick beyond the window.
+   limits are the ends of x, half height, half depth, and the first tick beyond the
+   window; x is counted from the cathode.
    There are as many points as the sum of pieces. */
 void ctjax_drift(int64_t num_segments, int64_t num_points, const float *restrict whole,
                  const int64_t *restrict pieces, const uint8_t *restrict of_neutrino,
@@ -35,8 +36,8 @@ void ctjax_drift(int64_t num_segments, int64_t num_points, const float *restrict
                  float per_tick, int32_t *restrict tick, uint8_t *restrict volume,
                  double *restrict y, double *restrict z, float *restrict charge,
                  float *restrict energy, uint8_t *restrict is_neutrino) {
-  double half_width = limits[0], half_height = limits[1], half_depth = limits[2];
-  double ticks = limits[3];
+  double low_x = limits[0], high_x = limits[1], half_height = limits[2];
+  double half_depth = limits[3], ticks = limits[4];
   int64_t point = 0;
   for (int64_t i = 0; i < num_segments; i++) {
     float value[12];
@@ -46,7 +47,8 @@ void ctjax_drift(int64_t num_segments, int64_t num_points, const float *restrict
       double here[3];
       for (int32_t k = 0; k < 3; k++) here[k] = value[k] + along * value[3 + k];
       double at = value[7] - fabs(here[0]) * per_tick;
-      int32_t inside = (fabs(here[0]) < half_width) & (fabs(here[1]) < half_height) &
+      int32_t inside = (here[0] > low_x) & (here[0] < high_x) &
+                       (fabs(here[1]) < half_height) &
                        (fabs(here[2] - half_depth) < half_depth) & (at > 0) &
                        (at < ticks);
       float kick = value[8] * kicks[point];
@@ -67,7 +69,7 @@ void ctjax_drift(int64_t num_segments, int64_t num_points, const float *restrict
 
 /* Constants of one plane and its image; native.py has the same fields. */
 struct plane {
-  int64_t height, width, per_row, reach;
+  int64_t height, width, volumes, per_row, reach;
   int64_t first_column, last_column;
   double cosine, sine, half_depth, pitch;
   double grid;
@@ -116,9 +118,10 @@ static inline float largest(const float *restrict samples, const float *restrict
    class by its true energy, as Readout.make_signal does in numpy.
 
    Points are first sorted by column, in their order, so that what is summed up stays in
-   the caches: the samples of a whole plane do not. pixels, pulses and labels have room
-   for three times as many as there are points. Returns how many pixels there are, -1
-   where there is no memory. */
+   the caches: the samples of a whole plane do not. volume is 1 for what lies in the
+   upper half of a plane that shows two volumes, otherwise 0. pixels, pulses and labels
+   have room for three times as many as there are points. Returns how many pixels there
+   are, -1 where there is no memory. */
 int64_t ctjax_signal(const struct plane *plane, int64_t num_points,
                      const int32_t *restrict tick, const uint8_t *restrict volume,
                      const double *restrict y, const double *restrict z,
@@ -126,13 +129,14 @@ int64_t ctjax_signal(const struct plane *plane, int64_t num_points,
                      const uint8_t *restrict is_neutrino, int64_t *restrict pixels,
                      float *restrict pulses, float *restrict labels) {
   int32_t height = plane->height, per_row = plane->per_row, reach = plane->reach;
-  int32_t rows = height / 2, words = height / 64 + 1, stride = rows * per_row + 2 * reach;
+  int32_t rows = height / plane->volumes, words = height / 64 + 1;
+  int32_t stride = rows * per_row + 2 * reach;
   int64_t number = -1, width = plane->width;
   struct deposit *deposits = malloc(num_points * sizeof *deposits + 1);
   int32_t *columns = malloc(num_points * sizeof *columns + 1);
   int32_t *next = calloc(width, sizeof *next);
-  /* Of both volumes, and the energy of cosmic rays and of neutrinos. */
-  float *samples = calloc(2 * stride + LANES, sizeof *samples);
+  /* Of all volumes, and the energy of cosmic rays and of neutrinos. */
+  float *samples = calloc(plane->volumes * stride + LANES, sizeof *samples);
   float *energies = calloc(2 * height, sizeof *energies);
   uint64_t *bits = calloc(words, sizeof *bits);
   if (!deposits || !columns || !next || !samples || !energies || !bits) goto end;

@@ -17,7 +17,8 @@ class Plane(ctypes.Structure):
     """Holds the constants of one plane and its image, `struct plane` in C."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("height", "width", "per_row", "reach")),
+        *((name, ctypes.c_int64) for name in ("height", "width", "volumes")),
+        *((name, ctypes.c_int64) for name in ("per_row", "reach")),
         *((name, ctypes.c_int64) for name in ("first_column", "last_column")),
         *((name, ctypes.c_double) for name in ("cosine", "sine")),
         *((name, ctypes.c_double) for name in ("half_depth", "pitch", "grid")),
@@ -89,7 +90,7 @@ def drift(
     pieces: np.ndarray,
     of_neutrino: np.ndarray,
     kicks: np.ndarray,
-    limits: tuple[float, float, float, int],
+    limits: tuple[float, float, float, float, int],
     per_tick: float,
 ) -> tuple[np.ndarray, ...] | None:
     """Cuts segments into points as drift.make_points does; see there."""

@@ -3,6 +3,7 @@
 import numpy as np
 
 from ctjax.simulation import native
+from ctjax.simulation.geometry import PlaneGrid
 from ctjax.simulation.parameters import SimulationParameters
 
 
@@ -10,36 +11,34 @@ def noise_pixels(
     parameters: SimulationParameters,
     rng: np.random.Generator,
     plane: int,
-    columns: tuple[int, int],
-    height: int,
+    grid: PlaneGrid,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draws the stored noise of one plane.
 
-    Quiet halves have single pixels anywhere. Noisy halves (the rear induction plane
-    of each volume) have runs along time, several of them in a burst on one wire: what a
+    Quiet volumes have single pixels anywhere. Noisy ones (the rear induction plane of
+    each volume) have runs along time, several of them in a burst on one wire: what a
     threshold leaves of noise whose spectrum has a low-frequency part.
 
     Args:
       parameters: the simulation's constants.
       rng: source of randomness.
       plane: index of the wire plane.
-      columns: first column with a wire and one past the last.
-      height: rows H of the image.
+      grid: pixels of the plane.
 
     Returns:
       ids [N] int64 (column * H + row, neither sorted nor unique) and counts [N]
       float64 above the threshold.
     """
-    pixels = height // 2 * (columns[1] - columns[0])
+    columns, rows = grid.wired_columns, grid.rows_per_volume
+    pixels = rows * (columns[1] - columns[0])
     scale = pixels / (parameters.rows_per_volume * parameters.wires[plane])
     ids, values = [], []
-    for volume in (0, 1):
-        expected = parameters.noise_pixels[plane][volume]
+    for place, expected in enumerate(parameters.noise_pixels[plane]):
         noisy = expected > parameters.noisy_half
         mean = expected * scale * rng.normal(1.0, parameters.noise_spread)
         draw = _bursts if noisy else _singles
-        column, row, excess = draw(parameters, rng, max(mean, 0.0), columns, height)
-        ids.append(column * height + row + volume * (height // 2))
+        column, row, excess = draw(parameters, rng, max(mean, 0.0), columns, rows)
+        ids.append(column * grid.shape[0] + row + place * rows)
         values.append(parameters.threshold + excess)
     return np.concatenate(ids), np.concatenate(values)
 
@@ -49,13 +48,13 @@ def _singles(
     rng: np.random.Generator,
     mean: float,
     columns: tuple[int, int],
-    height: int,
+    rows: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draws column, row within the volume and excess of independent pixels."""
     number = rng.poisson(mean)
     return (
         rng.integers(*columns, number),
-        rng.integers(0, height // 2, number),
+        rng.integers(0, rows, number),
         rng.exponential(parameters.quiet_excess, number),
     )
 
@@ -65,7 +64,7 @@ def _bursts(
     rng: np.random.Generator,
     mean: float,
     columns: tuple[int, int],
-    height: int,
+    rows: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draws column, row within the volume and excess of correlated pixels."""
     shares = np.cumsum(parameters.run_shares)
@@ -74,14 +73,14 @@ def _bursts(
     bursts = rng.poisson(mean / (mean_length * parameters.runs_per_burst))
     runs = rng.geometric(1 / parameters.runs_per_burst, bursts)
     gap = rng.standard_exponential(int(runs.sum()))
-    start = rng.integers(0, height // 2, bursts)
+    start = rng.integers(0, rows, bursts)
     column = rng.integers(*columns, bursts)
     kind = np.searchsorted(shares, rng.random(gap.size) * shares[-1])
     random = rng.standard_exponential(int(lengths[kind].sum()))
     arguments = (
         *(
             parameters.burst_gap_rows,
-            height // 2,
+            rows,
             np.asarray(parameters.run_excess, np.float64),
         ),
         *(runs, gap, start, column, kind, random),

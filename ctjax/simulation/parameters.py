@@ -15,32 +15,47 @@ GENERATOR_VERSION = 1
 class SimulationParameters:
     """Holds the constants of detector, particles and readout, in cm and MeV.
 
+    The defaults are those of SBND as CosmicTagger's files show it; detectors.py changes
+    what is otherwise in others.
+
     Source:
       The comment above each field.
     """
 
-    # Image of dataset version 1 (H rows, W columns), as in the light file.
+    # Image of dataset version 1 (H rows, W columns), as in the light file; where planes
+    # have different numbers of columns, that of the widest.
     image_shape: tuple[int, int] = (1280, 2048)
+    # Five halvings of the default network.
+    shape_divisor: int = 32
 
     # Active volume: 4 m x 4 m x 5 m with the cathode at x = 0 and a drift of 2 m on
     # either side (SBND in arXiv:1503.01520).
     half_width_cm: float = 200.0
     half_height_cm: float = 200.0
     depth_cm: float = 500.0
-    # Wires of the three planes from the vertical, 3 mm apart (same). Vertices of
+    # Drift volumes: two, x < 0 and x >= 0, that share the cathode at x = 0; or one with
+    # the anode at the lower and the cathode at the upper end of x.
+    num_volumes: int = 2
+    # Volumes that each image shows, one after the other along the drift.
+    plane_volumes: tuple[tuple[int, ...], ...] = ((0, 1),) * 3
+    # Wires of each image's plane from the vertical, 3 mm apart (same). Vertices of
     # the light file fall on their pixels with column = 1024 + [z' / 2 -+ 0.866 y] / 0.3
     # in planes 0 and 1 (z' from the middle) and on 1024 + z' / 0.3 in plane 2.
-    wire_angles_deg: tuple[float, float, float] = (60.0, -60.0, 0.0)
+    wire_angles_deg: tuple[float, ...] = (60.0, -60.0, 0.0)
     wire_pitch_cm: float = 0.3
-    wire_pitch_columns: int = 2048
+    plane_columns: tuple[int, ...] = (2048, 2048, 2048)
     # Wires that ever hold charge in the light file: columns 31 to 2016, 191 to 1856.
-    wires: tuple[int, int, int] = (1986, 1986, 1666)
+    wires: tuple[int, ...] = (1986, 1986, 1666)
+    # Column of each plane at which the coordinate across the wires is 0 in dataset
+    # version 2 (CosmicTagger's ImageMeta).
+    origin_columns: tuple[int, ...] = (32, 32, 192)
     # One row is four ticks of 0.5 us; 640 rows of 0.3121 cm cover the drift (the cm are
     # CosmicTagger's ImageMeta of dataset version 2, 439.466 / 1408).
     tick_us: float = 0.5
     ticks_per_row: int = 4
     drift_cm_per_us: float = 0.15606
     rows_per_volume: int = 640
+    before_trigger_us: float = 0.0
 
     # Liquid argon (Particle Data Group, Atomic and Nuclear Properties 2024): density,
     # radiation length.
@@ -112,17 +127,17 @@ class SimulationParameters:
     # Electronics: Gaussian after deconvolution (ticks); a row stores the largest of its
     # ticks. fit: tracks along the wires' time axis give 108 counts per MeV in all, flat
     # ones 160 and more, and three rows with the ratios 0.35 : 1 : 0.35.
-    pulse_ticks: tuple[float, float, float] = (1.15, 1.15, 0.8)
-    # fit: counts per MeV of surviving charge in the three planes.
-    gain: tuple[float, float, float] = (122.0, 126.0, 130.0)
+    pulse_ticks: tuple[float, ...] = (1.15, 1.15, 0.8)
+    # fit: counts per MeV of surviving charge in each plane.
+    gain: tuple[float, ...] = (122.0, 126.0, 130.0)
     # A pixel is stored above this many counts (every stored value of the light file)
     # and labelled above this true energy (smallest entry of its sbndsegmerged).
     threshold: float = 5.0
     label_threshold_mev: float = 0.04
     # White noise of a tick under a signal, counts. fit: slope of the quiet halves.
     noise_counts: float = 1.45
-    # Stored noise pixels per plane and volume. fit: the light file's counts.
-    noise_pixels: tuple[tuple[float, float], ...] = (
+    # Stored noise pixels per plane and volume it shows. fit: the light file's counts.
+    noise_pixels: tuple[tuple[float, ...], ...] = (
         (960.0, 11100.0),
         (11400.0, 880.0),
         (250.0, 250.0),

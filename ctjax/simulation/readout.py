@@ -6,16 +6,11 @@ import math
 
 import numpy as np
 
-from ctjax.base.constants import BACKGROUND, COSMIC, NEUTRINO, NUM_PLANES
+from ctjax.base.constants import BACKGROUND, COSMIC, NEUTRINO
 from ctjax.base.native_library import address
 from ctjax.simulation import native
 from ctjax.simulation.drift import Points, drift
-from ctjax.simulation.geometry import (
-    Geometry,
-    wire_coordinate,
-    wire_direction,
-    wired_columns,
-)
+from ctjax.simulation.geometry import Geometry, wire_coordinate, wire_direction
 from ctjax.simulation.noise import noise_pixels
 from ctjax.simulation.parameters import SimulationParameters
 from ctjax.simulation.segments import Segments
@@ -58,15 +53,17 @@ class Readout:
         self.parameters = parameters
         self.geometry = geometry
         self.stride = geometry.ticks_per_volume + 2 * PULSE_REACH_TICKS
-        self.kernels = [pulse_kernel(parameters, p) for p in range(NUM_PLANES)]
-        self.planes = [self._plane(plane) for plane in range(NUM_PLANES)]
+        self.kernels = [
+            pulse_kernel(parameters, p) for p in range(len(geometry.planes))
+        ]
+        self.planes = [self._plane(plane) for plane in range(len(geometry.planes))]
 
     def image(self, rng: np.random.Generator, points: Points, plane: int) -> PlaneImage:
         """Reads out one plane.
 
         Args:
           rng: source of randomness.
-          points: charges at the wires.
+          points: charges at the wires, of the volumes that the plane shows.
           plane: index of the wire plane.
 
         Returns:
@@ -84,9 +81,7 @@ class Readout:
             points.is_neutrino,
         )
         pixels, pulses, labels = signal or self.make_signal(points, plane)
-        wired = wired_columns(self.parameters, self.geometry, plane)
-        height = self.geometry.shape[0]
-        noise = noise_pixels(self.parameters, rng, plane, wired, height)
+        noise = noise_pixels(self.parameters, rng, plane, self.geometry.planes[plane])
         white = rng.standard_normal(pixels.size, dtype=np.float32)
         found = pixels, pulses, white, labels, *noise
         stored = native.store(constants, *found) or self.store(plane, *found)
@@ -94,13 +89,14 @@ class Readout:
 
     def _plane(self, plane: int) -> native.Plane:
         """Returns the constants of a plane for C."""
-        parameters, geometry = self.parameters, self.geometry
+        parameters, grid = self.parameters, self.geometry.planes[plane]
         cosine, sine = wire_direction(parameters, plane)
-        first_column, end = wired_columns(parameters, geometry, plane)
-        height, width = geometry.shape
+        first_column, end = grid.wired_columns
+        height, width = grid.shape
         return native.Plane(
             height=height,
             width=width,
+            volumes=len(grid.volumes),
             per_row=parameters.ticks_per_row,
             reach=PULSE_REACH_TICKS,
             first_column=first_column,
@@ -108,7 +104,7 @@ class Readout:
             cosine=cosine,
             sine=sine,
             half_depth=parameters.depth_cm / 2,
-            pitch=geometry.pitch_cm,
+            pitch=grid.pitch_cm,
             grid=parameters.counts_grid,
             gain=parameters.gain[plane],
             noise_counts=parameters.noise_counts,
@@ -117,22 +113,27 @@ class Readout:
             kernel=address(self.kernels[plane], np.float32),
         )
 
+    @property
+    def largest_shape(self) -> tuple[int, int]:
+        """Returns the (H, W) of the widest plane."""
+        return max(grid.shape for grid in self.geometry.planes)
+
     # A whole plane of samples stays allocated and zero between events: filling and
     # clearing only what is touched is far cheaper in numpy than sorting the points.
     @functools.cached_property
     def samples(self) -> np.ndarray:
-        """Returns zeros, [W * 2 * stride] float32."""
-        return np.zeros(self.geometry.shape[1] * 2 * self.stride, np.float32)
+        """Returns zeros, [W * 2 * stride] float32, where a plane shows two volumes."""
+        return np.zeros(self.largest_shape[1] * 2 * self.stride, np.float32)
 
     @functools.cached_property
     def energy(self) -> np.ndarray:
         """Returns zeros for cosmic rays and for neutrinos, [2 * W * H] float32."""
-        return np.zeros(2 * math.prod(self.geometry.shape), np.float32)
+        return np.zeros(2 * math.prod(self.largest_shape), np.float32)
 
     @functools.cached_property
     def flags(self) -> np.ndarray:
         """Returns false everywhere, [W * H] bool."""
-        return np.zeros(math.prod(self.geometry.shape), bool)
+        return np.zeros(math.prod(self.largest_shape), bool)
 
     def make_signal(
         self, points: Points, plane: int
@@ -147,11 +148,12 @@ class Readout:
           [M] int64 pixels in ascending order, [M] float32 the largest sample in each
           and [M] float32 its class.
         """
-        parameters, (height, width) = self.parameters, self.geometry.shape
+        parameters, grid = self.parameters, self.geometry.planes[plane]
+        height, width = grid.shape
         across = wire_coordinate(parameters, plane, points.y, points.z)
-        column = np.floor(across / self.geometry.pitch_cm).astype(np.int64)
+        column = np.floor(across / grid.pitch_cm).astype(np.int64)
         # The outermost wires collect what diffuses past them.
-        wired = wired_columns(parameters, self.geometry, plane)
+        wired = grid.wired_columns
         column = np.clip(column + width // 2, wired[0], wired[1] - 1)
         row = points.tick // parameters.ticks_per_row
         row = np.where(points.volume, height - 1 - row, row)
@@ -176,12 +178,12 @@ class Readout:
         self, points: Points, column: np.ndarray, touched: np.ndarray, plane: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns the pixels within reach of charge and the largest sample in each."""
-        per_row, rows = self.parameters.ticks_per_row, self.geometry.shape[0] // 2
+        grid, per_row = self.geometry.planes[plane], self.parameters.ticks_per_row
+        rows, height = grid.rows_per_volume, grid.shape[0]
         slot = (column * 2 + points.volume) * self.stride
         slot += points.tick + PULSE_REACH_TICKS
         np.add.at(self.samples, slot, points.charge)
 
-        height = 2 * rows
         pixels = with_neighbours(touched, rows)
         column, row = pixels // height, pixels % height
         upper = row >= rows
@@ -281,7 +283,14 @@ def read_out(
       One image per plane.
     """
     points = drift(readout.parameters, readout.geometry, rng, segments)
-    return [readout.image(rng, points, plane) for plane in range(NUM_PLANES)]
+    shown = {grid.volumes: points for grid in readout.geometry.planes}
+    for volumes in shown:
+        if len(volumes) == 1:
+            shown[volumes] = points.in_volume(volumes[0])
+    return [
+        readout.image(rng, shown[grid.volumes], plane)
+        for plane, grid in enumerate(readout.geometry.planes)
+    ]
 
 
 def with_neighbours(touched: np.ndarray, rows: int) -> np.ndarray:

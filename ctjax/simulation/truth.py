@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ctjax.base.constants import IMAGE_PRODUCT, LABEL_PRODUCT, NUM_PLANES
+from ctjax.base.constants import IMAGE_PRODUCT, LABEL_PRODUCT
 from ctjax.data.larcv.records import BBOX, PARTICLE, PlaneMeta, Storage
 from ctjax.data.larcv.writer import LarcvWriter
 from ctjax.simulation.events import Event
@@ -31,12 +31,12 @@ NO_PARENT = 2**32 - 1
 
 def plane_metas(geometry: Geometry) -> list[PlaneMeta]:
     """Returns the image metas in cm, (wire, drift), one per plane."""
-    height, width = geometry.shape
-    sizes = (width * geometry.pitch_cm, height * geometry.row_cm)
-    return [
-        PlaneMeta((width, height), sizes, geometry.origin_cm(plane))
-        for plane in range(NUM_PLANES)
-    ]
+    metas = []
+    for grid in geometry.planes:
+        height, width = grid.shape
+        sizes = (width * grid.pitch_cm, height * geometry.row_cm)
+        metas.append(PlaneMeta((width, height), sizes, grid.origin_cm))
+    return metas
 
 
 def open_writer(path, geometry: Geometry, storage: Storage | None = None):
@@ -58,7 +58,7 @@ def event_products(
 
     Args:
       parameters: the simulation's constants.
-      geometry: pixel grid.
+      geometry: pixel grids.
       event: the simulated event.
 
     Returns:
@@ -82,7 +82,7 @@ def particle_table(event: Event) -> np.ndarray:
 
     Returns:
       [N] records of type `PARTICLE`; energies (whole, with mass) and momenta in GeV,
-      vertex in cm with x from the cathode, y from the middle, z from the front, t in ns
+      vertex in cm with x and y from the middle, z from the front, t in ns
       as in the light file.
     """
     interaction = event.interaction
@@ -117,24 +117,26 @@ def particle_table(event: Event) -> np.ndarray:
 def box_tables(
     parameters: SimulationParameters, geometry: Geometry, event: Event
 ) -> list[np.ndarray]:
-    """Makes one box per plane around the vertex, none where there is no neutrino.
+    """Makes one box around the vertex in each plane that shows it.
 
     Args:
       parameters: the simulation's constants.
-      geometry: pixel grid.
+      geometry: pixel grids.
       event: the simulated event.
 
     Returns:
-      For each plane [N] records of type `BBOX`, N 0 or 1, in the image meta's cm.
+      For each plane [N] records of type `BBOX` in the image meta's cm, N 0 or 1: none
+      without a neutrino, or where it interacted in a volume that others show.
     """
     interaction = event.interaction
     if interaction is None:
-        return [np.zeros(0, BBOX) for _ in range(NUM_PLANES)]
+        return [np.zeros(0, BBOX) for _ in geometry.planes]
     boxes = vertex_boxes(parameters, geometry, interaction.vertex, interaction.time)
     tables = []
-    for centroid, half_length in boxes:
-        table = np.zeros(1, BBOX)
-        table["centroid"], table["half_length"] = centroid, half_length
+    for box in boxes:
+        table = np.zeros(0 if box is None else 1, BBOX)
+        if box is not None:
+            table["centroid"], table["half_length"] = box
         # The identity; larcv3 itself writes [1, 0, 1, 0].
         table["rotation"] = 1.0, 0.0, 0.0, 1.0
         tables.append(table)

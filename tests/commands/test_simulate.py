@@ -82,6 +82,26 @@ def test_first_event_continues_a_seed(tmp_path):
         assert end["Events/event_id"]["event"].tolist() == [2, 3]
 
 
+@pytest.mark.parametrize(
+    "name, shape, sizes",
+    [
+        ("sbnd", "32,64", [[64, 32]] * 3),
+        ("microboone", "32,144", [[96, 32], [96, 32], [144, 32]]),
+        ("two_tpcs", "32,128", [[128, 32], [128, 32], [96, 32]] * 2),
+    ],
+)
+def test_detectors_by_name(tmp_path, name, shape, sizes):
+    path = tmp_path / "a.h5"
+    run(
+        "--events", 1, "--output", path, "--seed", 4, "--detector", name,
+        "--shape", shape, "--workers", 1,
+    )  # fmt: skip
+    with h5py.File(path) as file:
+        for product in ("sparse2d_sbndwire", "bbox2d_bbox_neutrino"):
+            meta = file[f"Data/{product}_group/image_meta"]
+            assert meta["number_of_voxels"].tolist() == sizes
+
+
 BAD_INPUT = {
     "events must be at least 1, got -3": ("--events", "-3", "--seed", "1"),
     "events must be at least 1, got 0": ("--events", "0", "--seed", "1"),
@@ -94,6 +114,14 @@ BAD_INPUT = {
     "invalid int value": ("--events", "many", "--seed", "1"),
     "--seed is required": ("--events", "1"),
     "--seed goes with": ("--set", "small", "--seed", "1"),
+    "--detector goes with": ("--set", "small", "--detector", "sbnd"),
+    "argument --detector: invalid choice: 'dune'": (
+        *("--events", "1", "--seed", "1", "--detector", "dune"),
+    ),
+    "1000,3456: rows and columns must be positive multiples of 16": (
+        *("--events", "1", "--seed", "1", "--detector", "microboone"),
+        *("--shape", "1000,3456"),
+    ),
     "invalid choice": ("--set", "huge"),
     "one of the arguments": (),
 }

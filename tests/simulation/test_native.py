@@ -7,6 +7,7 @@ import pytest
 
 from ctjax.base.constants import COSMIC, NEUTRINO
 from ctjax.simulation import native, noise, showers
+from ctjax.simulation.detectors import DETECTORS
 from ctjax.simulation.drift import Points, drift
 from ctjax.simulation.events import Simulator
 from ctjax.simulation.geometry import make_geometry
@@ -19,7 +20,7 @@ needs_library = pytest.mark.skipif(
     reason="native.c is not built: pip install -e . with a C compiler",
 )
 FULL = SimulationParameters()
-VARIANTS = {
+CHANGES = {
     "full": {},
     "small": {"image_shape": (160, 256)},
     # Heights that are no multiple of 64, and a window before the trigger.
@@ -36,6 +37,12 @@ VARIANTS = {
     # So much noise that it meets itself and signal in most pixels.
     "noise": {"image_shape": (64, 64), "noise_pixels": ((6e5, 4e6),) * 3},
     "silence": {"image_shape": (64, 64), "noise_pixels": ((0.0, 0.0),) * 3},
+}
+VARIANTS = {
+    **{name: dataclasses.replace(FULL, **given) for name, given in CHANGES.items()},
+    # Planes of different widths and of one volume, the first one not of 64 rows.
+    "microboone": dataclasses.replace(DETECTORS["microboone"], image_shape=(48, 144)),
+    "two TPCs": dataclasses.replace(DETECTORS["two_tpcs"], image_shape=(96, 64)),
 }
 
 
@@ -61,7 +68,7 @@ def event_bits(parameters, seed):
 )
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_both_give_the_same_events(variant, seed):
-    parameters = dataclasses.replace(FULL, **VARIANTS[variant])
+    parameters = VARIANTS[variant]
     found = event_bits(parameters, seed)
     assert found == in_numpy(lambda: event_bits(parameters, seed))
 
@@ -84,11 +91,14 @@ def segments_around(rng, number):
 
 @needs_library
 @pytest.mark.parametrize("seed", range(4))
-def test_both_drift_to_the_same_points(seed):
+@pytest.mark.parametrize("name", ["sbnd", "microboone"])
+def test_both_drift_to_the_same_points(name, seed):
     segments = segments_around(np.random.default_rng(seed), 3000)
+    parameters = DETECTORS[name]
+    geometry = make_geometry(parameters)
 
     def points():
-        made = drift(FULL, make_geometry(FULL), np.random.default_rng(9), segments)
+        made = drift(parameters, geometry, np.random.default_rng(9), segments)
         return bits(getattr(made, field.name) for field in dataclasses.fields(Points))
 
     assert points() == in_numpy(points)
@@ -103,7 +113,7 @@ def points_around(rng, parameters, geometry, number):
     tick[::5] = rng.choice([0, 1, 3, 4, last - 4, last - 1, last], tick[::5].size)
     return Points(
         tick.astype(np.int32),
-        rng.random(number) < 0.5,
+        rng.random(number) < (0.5 if len(parameters.plane_volumes[0]) == 2 else 0.0),
         rng.normal(0, 150, number),
         rng.choice([250.0, 100.0, 600.0, -90.0], number) + rng.normal(0, 2, number),
         rng.exponential(0.05, number).astype(np.float32),
@@ -116,7 +126,7 @@ def points_around(rng, parameters, geometry, number):
 @pytest.mark.parametrize("number", [0, 1, 50, 20_000])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_both_read_out_the_same_image(variant, number):
-    parameters = dataclasses.replace(FULL, **VARIANTS[variant])
+    parameters = VARIANTS[variant]
     geometry = make_geometry(parameters)
     points = points_around(np.random.default_rng(number), parameters, geometry, number)
 
@@ -132,7 +142,7 @@ def test_both_read_out_the_same_image(variant, number):
         *(getattr(points, name) for name in ("charge", "energy", "is_neutrino")),
     )
     assert made is not None  # else numpy would be compared with itself
-    for plane in (0, 1, 2, 0):
+    for plane in (*range(len(geometry.planes)), 0):
         found = image(ours, plane)
         assert found == in_numpy(lambda plane=plane: image(theirs, plane))
     # Nothing is left behind for the next event.
@@ -216,7 +226,7 @@ def test_arrays_that_c_cannot_take_are_refused():
     segments = np.zeros((12, 2), np.float32)
     pieces, flags = np.array([1, 2]), np.zeros(2, bool)
     kicks = np.zeros((3, 3), np.float32)
-    limits = 200.0, 200.0, 250.0, 2560
+    limits = -200.0, 200.0, 200.0, 250.0, 2560
     good = [segments, pieces, flags, kicks, limits, 1.0]
     assert native.drift(*good)[0].size == 3
     for place, wrong in (

@@ -67,7 +67,7 @@ def read(parameters, segments, seed=0):
     geometry = make_geometry(parameters)
     rng = np.random.default_rng(seed)
     images = readout.read_out(Readout(parameters, geometry), rng, segments)
-    height = geometry.shape[0]
+    height = geometry.planes[0].shape[0]
     return [
         (p.ids.astype(int) // height, p.ids.astype(int) % height, p.charge, p.label)
         for p in images
@@ -192,7 +192,9 @@ def test_neighbours_are_those_of_brute_force(touched):
 def test_noise_halves_are_noisy_where_the_light_file_is():
     rng = np.random.default_rng(10)
     for plane, noisy in ((0, 1), (1, 0)):
-        ids, counts = noise.noise_pixels(FULL, rng, plane, (31, 2017), 1280)
+        ids, counts = noise.noise_pixels(
+            FULL, rng, plane, make_geometry(FULL).planes[plane]
+        )
         volume = ids % 1280 // 640
         counted = np.bincount(volume)
         assert counted[noisy] > 8 * counted[1 - noisy]
@@ -272,7 +274,7 @@ def test_shapes_scale_the_same_detector(shape):
     geometry = make_geometry(parameters)
     # All wires fit, and all of the drift.
     reach = wire_coordinate(parameters, 0, np.array([-200.0]), np.array([500.0]))[0]
-    assert reach <= shape[1] / 2 * geometry.pitch_cm
+    assert reach <= shape[1] / 2 * geometry.planes[0].pitch_cm
     drift_us = FULL.half_width_cm / FULL.drift_cm_per_us
     assert geometry.start_us + geometry.window_us >= drift_us - geometry.row_us
     images = Simulator(parameters).event(2, 0).planes
@@ -329,7 +331,7 @@ def test_truth_says_what_happened(full_simulator):
 
 def check_box(simulator, event, boxes):
     """Neutrino pixels begin at the vertex box of each plane."""
-    height = simulator.geometry.shape[0]
+    height = simulator.geometry.planes[0].shape[0]
     for image, table, meta in zip(
         event.planes, boxes, plane_metas(simulator.geometry), strict=True
     ):

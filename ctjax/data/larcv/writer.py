@@ -13,7 +13,6 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ctjax.base.constants import NUM_PLANES
 from ctjax.data.larcv.disk_file import DiskFile
 from ctjax.data.larcv.records import (
     BBOX,
@@ -53,7 +52,8 @@ class LarcvWriter:
 
         Args:
           path: file to make.
-          metas: P image metas, by projection id; `append` may give others.
+          metas: P image metas, by projection id, of any sizes; `append` may give
+            others.
           sparse2d: producers of sparse2d products.
           particles: producers of particle products.
           bboxes: producers of bbox2d products.
@@ -61,10 +61,10 @@ class LarcvWriter:
           attributes: of the file as a whole, which larcv3 passes over.
 
         Raises:
-          ValueError: not one meta per plane, or a producer twice.
+          ValueError: no meta, or a producer twice.
         """
-        if len(metas) != NUM_PLANES:
-            raise ValueError(f"expected {NUM_PLANES} image metas, got {len(metas)}")
+        if not metas:
+            raise ValueError("expected an image meta of each plane, got none")
         for names in (sparse2d, particles, bboxes):
             if len(set(names)) < len(names):
                 raise ValueError(f"a producer is named twice: {', '.join(names)}")
@@ -137,8 +137,9 @@ class LarcvWriter:
 
         Args:
           event_id: run, subrun, event.
-          sparse2d: by producer, for each plane ids [V] uint64 (ascending, unique) and
-            values [V] float32.
+          sparse2d: by producer, for each plane ids [V] uint64 (ascending, unique,
+            `column * H + row` with its own H) and values [V], stored as float32: all
+            class numbers up to 65535 are kept.
           particles: by producer, [N] records of type `PARTICLE`.
           bboxes: by producer, for each plane [N] records of type `BBOX`.
           metas: P image metas of this event, where they are not those of the file; of
@@ -163,8 +164,7 @@ class LarcvWriter:
         for producer, planes in sparse2d.items():
             self._check_planes(producer, planes)
         for producer, planes in bboxes.items():
-            if len(planes) != NUM_PLANES:
-                raise ValueError(f"{producer}: {len(planes)} planes of boxes")
+            self._check_number(producer, planes)
         run, subrun, event = event_id
         self._tables["event_id"].append(1, run=run, subrun=subrun, event=event)
         for producer, planes in sparse2d.items():
@@ -204,10 +204,7 @@ class LarcvWriter:
 
     def _check_planes(self, producer: str, planes: SparsePlanes) -> None:
         """Rejects what a reader could not place."""
-        if len(planes) != NUM_PLANES:
-            raise ValueError(
-                f"{producer}: expected {NUM_PLANES} planes, got {len(planes)}"
-            )
+        self._check_number(producer, planes)
         for plane, ((ids, values), pixels) in enumerate(
             zip(planes, self._pixels, strict=True)
         ):
@@ -221,8 +218,17 @@ class LarcvWriter:
                 raise ValueError(f"{where}: ids must be integers below {pixels}")
             if ids.size and (ids[0] < 0 or (ids[1:] <= ids[:-1]).any()):
                 raise ValueError(f"{where}: ids must be ascending and unique")
-            if not np.isfinite(values).all():
-                raise ValueError(f"{where}: values must be finite")
+            with np.errstate(over="ignore"):
+                stored = values.astype(np.float32, copy=False)
+            if not np.isfinite(stored).all():
+                raise ValueError(f"{where}: values must be finite as float32")
+
+    def _check_number(self, producer: str, planes: Sequence) -> None:
+        """Rejects another number of planes than the file's."""
+        if len(planes) != len(self._metas):
+            raise ValueError(
+                f"{producer}: expected {len(self._metas)} planes, got {len(planes)}"
+            )
 
     def _append_sparse(
         self, group: str, planes: SparsePlanes, metas: np.ndarray
@@ -255,9 +261,10 @@ class LarcvWriter:
     ) -> None:
         """Adds the extents and metas of one event's planes."""
         extents = self._tables[f"{group}/{name}"]
-        self._tables[f"{group}/extents"].append(1, first=extents.length, N=NUM_PLANES)
+        number = len(sizes)
+        self._tables[f"{group}/extents"].append(1, first=extents.length, N=number)
         starts = first + np.cumsum([0, *sizes[:-1]])
-        extents.append(NUM_PLANES, first=starts, N=sizes, ID=np.arange(NUM_PLANES))
+        extents.append(number, first=starts, N=sizes, ID=np.arange(number))
         self._tables[f"{group}/image_meta"].append_rows(metas)
 
     def _close(self) -> None:
@@ -282,9 +289,9 @@ class LarcvWriter:
 
 def _meta_rows(metas: Sequence[PlaneMeta]) -> np.ndarray:
     """Returns the rows of `image_meta`, one per plane."""
-    rows = np.zeros(NUM_PLANES, IMAGE_META)
+    rows = np.zeros(len(metas), IMAGE_META)
     rows["valid"] = 1
-    rows["projection_id"] = np.arange(NUM_PLANES)
+    rows["projection_id"] = np.arange(len(metas))
     for name in ("number_of_voxels", "image_sizes", "origin"):
         rows[name] = [getattr(meta, name) for meta in metas]
     return rows

@@ -8,11 +8,13 @@ import zlib
 import h5py
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ctjax.base.constants import IMAGE_PRODUCT, LABEL_PRODUCT
 from ctjax.data.larcv import writer
 from ctjax.data.larcv.file import LarcvFile
-from ctjax.data.larcv.records import Storage
+from ctjax.data.larcv.records import BBOX, PlaneMeta, Storage
 from ctjax.data.larcv.writer import LarcvWriter
 from ctjax.simulation.content_checksum import content_checksum
 from tests.support.larcv_writing import HEIGHT, METAS, WIDTH, planes, write
@@ -164,6 +166,71 @@ def test_same_bytes_twice_with_zeros_as_padding(tmp_path):
     assert not voxels.reshape(-1, 16)[:, 12:].any()
 
 
+SIZES = ((24, 16), (24, 16), (34, 16), (5, 7), (1, 1), (40, 3))
+"""Wires and ticks of planes of all kinds."""
+
+
+@given(st.lists(st.sampled_from(SIZES), min_size=1, max_size=6), st.data())
+@settings(max_examples=20, deadline=None)
+def test_planes_of_any_number_and_size(tmp_path_factory, sizes, data):
+    metas = [
+        PlaneMeta(size, (0.3 * size[0], 0.5 * size[1]), (-1.0 * plane, 2.0))
+        for plane, size in enumerate(sizes)
+    ]
+    classes = st.integers(0, 65535)
+    wanted = []
+    for width, height in sizes:
+        chosen = sorted(data.draw(st.sets(st.integers(0, width * height - 1))))
+        labels = data.draw(
+            st.lists(classes, min_size=len(chosen), max_size=len(chosen))
+        )
+        wanted.append((np.array(chosen, np.uint64), np.array(labels, np.uint16)))
+    boxes = [np.zeros(plane % 3, BBOX) for plane in range(len(sizes))]
+    path = tmp_path_factory.mktemp("planes") / "a.h5"
+    with LarcvWriter(path, metas, ("label",), bboxes=("box",)) as out:
+        for event in range(2):
+            out.append((1, 2, event), {"label": wanted}, bboxes={"box": boxes})
+    with h5py.File(path) as file:
+        for event in range(2):
+            rows = slice(event * len(sizes), (event + 1) * len(sizes))
+            for group in ("sparse2d_label_group", "bbox2d_box_group"):
+                meta = file[f"Data/{group}/image_meta"][rows]
+                assert meta["number_of_voxels"].tolist() == [list(s) for s in sizes]
+                assert meta["projection_id"].tolist() == list(range(len(sizes)))
+                assert meta["origin"].tolist() == [list(m.origin) for m in metas]
+            group = file["Data/sparse2d_label_group"]
+            assert tuple(group["extents"][event]) == (rows.start, len(sizes))
+            table, voxels = group["voxel_extents"][rows], group["voxels"]
+            for row, (ids, labels) in zip(table, wanted, strict=True):
+                stored = voxels[row["first"] : row["first"] + row["N"]]
+                assert stored["id"].tolist() == ids.tolist()
+                assert stored["value"].tolist() == labels.tolist()
+            counts = file["Data/bbox2d_box_group/bbox_extents"]["N"][rows]
+            assert counts.tolist() == [len(table) for table in boxes]
+
+
+def test_each_plane_has_pixels_of_its_own(tmp_path):
+    metas = [PlaneMeta(size, (1.0, 1.0)) for size in ((4, 3), (5, 7))]
+    last = [(np.array([11], "u8"), np.ones(1)), (np.array([34], "u8"), np.ones(1))]
+    with (
+        pytest.raises(ValueError, match="plane 0: ids must be integers below 12"),
+        LarcvWriter(tmp_path / "a.h5", metas, ("wire",)) as out,
+    ):
+        out.append((1, 1, 1), {"wire": last})
+        out.append((1, 1, 2), {"wire": last[::-1]})
+
+
+def test_events_of_other_planes_are_refused(tmp_path):
+    metas = [PlaneMeta((4, 3), (1.0, 1.0)), PlaneMeta((5, 7), (1.0, 1.0))]
+    none = [(np.zeros(0, "u8"), np.zeros(0))] * 2
+    for wrong in (metas[::-1], metas[:1], metas * 2):
+        with (
+            pytest.raises(ValueError, match="images of other pixels than the file's"),
+            LarcvWriter(tmp_path / "a.h5", metas, ("wire",)) as out,
+        ):
+            out.append((1, 1, 1), {"wire": none}, metas=wrong)
+
+
 BAD_PLANES = {
     "expected 3 planes": lambda p: p[:2],
     "ascending": lambda p: [(p[0][0][::-1], p[0][1]), *p[1:]],
@@ -171,6 +238,7 @@ BAD_PLANES = {
     "below 384": lambda p: [(p[0][0] + 384, p[0][1]), *p[1:]],
     "one length": lambda p: [(p[0][0], p[0][1][:1]), *p[1:]],
     "finite": lambda p: [(p[0][0], p[0][1] * np.nan), *p[1:]],
+    "finite as float32": lambda p: [(p[0][0], np.full(3, 1e39)), *p[1:]],
     "integers": lambda p: [(p[0][0] * 1.0, p[0][1]), *p[1:]],
 }
 
@@ -196,7 +264,7 @@ def test_refuses_other_producers_than_named(tmp_path):
 
 @pytest.mark.parametrize(
     "arguments, message",
-    [((METAS[:2],), "3 image metas"), ((METAS, ("a", "a")), "named twice")],
+    [(([],), "image meta of each plane"), ((METAS, ("a", "a")), "named twice")],
 )
 def test_refuses_bad_construction(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
