@@ -183,7 +183,8 @@ class Tagger:
     ) -> np.ndarray:
         """Makes images of what the network says of one event or several."""
         voxels, image_shape, is_single = self._given(charge)
-        source = EventSource(GivenEvents(voxels, image_shape), 0)
+        shapes = [image_shape] * len(voxels[0].planes)
+        source = EventSource(GivenEvents(voxels, shapes), 0)
         _check_batch_size(batch_size)
         size = min(batch_size, len(voxels))
         images = [
