@@ -50,7 +50,7 @@ def event_metrics(counts: jax.Array) -> jax.Array:
                 right - correct[..., BACKGROUND],
                 everywhere - labelled[..., BACKGROUND],
             ),
-            sum(ious[1:], ious[0]) * (1 / len(ious)),
+            (1 / len(ious)) * sum(ious[1:], ious[0]),
         ],
         axis=-1,
     )
