@@ -12,8 +12,8 @@ _SBND = SimulationParameters()
 
 _MICROBOONE = dataclasses.replace(
     _SBND,
-    # The images of MicroBooNE's networks (arXiv:2012.08513): 6048 of 9600 ticks, six a
-    # row, from 800 ticks before the trigger on; a column a wire. Not five halvings.
+    # The images of MicroBooNE's networks (github.com/LArbys/ublarcvapp): ticks 2400 to
+    # 8448, six a row, with the trigger at tick 3200; a column a wire. Four halvings.
     image_shape=(1008, 3456),
     shape_divisor=16,
     rows_per_volume=1008,
@@ -29,8 +29,9 @@ _MICROBOONE = dataclasses.replace(
     plane_columns=(2400, 2400, 3456),
     wires=(2400, 2400, 3456),
     origin_columns=(0, 0, 0),
-    # 273 V/cm; drift velocity and diffusion of MicroBooNE's own simulation (Wire-Cell's
-    # and LArSoft's configuration files: 1.098 mm/us, 6.4 and 9.8 cm2/s).
+    # Of MicroBooNE's own simulation: 273 V/cm and 1.098 mm/us (LArSoft's
+    # microboone_detproperties), 6.4 and 9.8 cm2/s (Wire-Cell's params.jsonnet, in
+    # github.com/uboone/uboonedata).
     field_kv_cm=0.273,
     drift_cm_per_us=0.1098,
     longitudinal_cm2_us=6.4e-6,
@@ -43,9 +44,10 @@ _MICROBOONE = dataclasses.replace(
 
 _TWO_TPCS = dataclasses.replace(
     _SBND,
-    # SBND with its two TPCs as images of their own, as its electronics read it: 1984,
-    # 1984 and 1664 wires each. It reads 0.2 ms before and after the drift (sbndcode's
-    # detectorproperties_sbnd.fcl), here 0.19 ms for a number of rows that halves.
+    # SBND with its two TPCs as images of their own, as it is read out: the wires above
+    # but two of each plane, a multiple of 32. Its readout covers 0.20 ms before and
+    # after the drift (sbndcode's detectorproperties_sbnd.fcl); 0.19 ms are a number of
+    # rows that halves.
     image_shape=(832, 1984),
     rows_per_volume=832,
     before_trigger_us=192.0,

@@ -15,6 +15,7 @@ from ctjax.simulation.production import write_events
 from ctjax.simulation.readout import Readout, read_out
 from ctjax.simulation.segments import Segments
 from ctjax.simulation.truth import box_tables, plane_metas
+from tests.support import ROOT
 from tests.support.larcv_plain import read_plainly
 
 SHAPES = {
@@ -274,6 +275,9 @@ def test_the_content_of_files_has_not_changed(tmp_path, name):
     path = tmp_path / "events.h5"
     write_events(path, small(name), seed=1, events=4)
     assert content_checksum(path) == PINNED_CHECKSUMS[name]
+    shape = ",".join(map(str, SMALL[name]))
+    row = f"| `{name}` | {shape} | 4 | `{PINNED_CHECKSUMS[name]}` |"
+    assert row in (ROOT / "docs/simulation.md").read_text()
 
 
 PINNED_CHECKSUMS = {
