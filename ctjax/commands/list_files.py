@@ -36,16 +36,15 @@ def print_listings(paths: Sequence[str]) -> None:
       UserError: about the files that are no larcv3 files, after the others.
     """
     width = shutil.get_terminal_size().columns
-    refused = []
-    for number, path in enumerate(paths):
+    listed, refused = 0, []
+    for path in paths:
         try:
             found = listing.read(path)
         except LarcvFileError as error:
             refused.append(str(error))
             continue
-        if number:
-            sys.stdout.write("\n")
-        _print(describe(found, width))
+        _print([*[""] * bool(listed), *describe(found, width)])
+        listed += 1
     if refused:
         raise UserError("; ".join(refused))
 
@@ -257,7 +256,7 @@ def _wrap(text: str, width: int) -> list[str]:
     """Wraps a text; lines behind the first stand below it."""
     mark = text.startswith((WRONG, "- "))
     return textwrap.wrap(
-        text,
+        _printable(text),
         max(40, width),
         initial_indent=INDENT,
         subsequent_indent=INDENT * (2 if mark else 1),

@@ -9,11 +9,11 @@ from ctjax.config.detectors import IGNORE, MAX_CLASSES, OTHER, name_planes
 from ctjax.data.larcv.listed_images import Images
 from ctjax.data.larcv.listing import Listing, Product
 
-USUAL_CHARGE = 30.0
-"""Mean charge of a voxel of CosmicTagger's public events."""
+USUAL_CHARGE = 10.0
+"""About the median charge of CosmicTagger's public events."""
 
-MAX_MEAN_CHARGE = 1000.0
-"""A larger mean is of another unit, such as electrons."""
+MAX_MEDIAN = 1000.0
+"""A larger median is of another unit, such as electrons."""
 
 NO_CLASS = {255, 999, 32767, 65535, 2**31 - 1, 2**32 - 1}
 """Labels that stand for none: the largest numbers of their types."""
@@ -156,17 +156,17 @@ def _suggest_classes(made: Suggestion, counts: dict[int, int]) -> None:
 def _suggest_charges(made: Suggestion, image: Images) -> None:
     """Suggests a scale for charges in another unit, and the logarithm's sign."""
     values = [plane.values for plane in image.planes if plane.values is not None]
-    count = sum(value.count for value in values)
-    if not count:
+    if not values:
         return
-    mean = sum(value.mean_size * value.count for value in values) / count
+    median = max(value.median_size for value in values)
     highest = max(max(abs(value.lowest), abs(value.highest)) for value in values)
-    if mean > MAX_MEAN_CHARGE:
-        power = round(math.log10(USUAL_CHARGE / mean))
+    if median > MAX_MEDIAN:
+        power = round(math.log10(USUAL_CHARGE / median))
         made.fields["data.charge_scale"] = f"1e{power}"
         highest *= 10.0**power
         made.notes.append(
-            f"the mean charge is {mean:.3g}, of CosmicTagger's events {USUAL_CHARGE:g}"
+            f"half of the charges are above {median:.3g}, those of CosmicTagger's "
+            f"events above {USUAL_CHARGE:g}"
         )
     if highest > CHARGE_LIMIT:
         made.notes.append(

@@ -34,7 +34,7 @@ class Values:
       lowest: value.
       highest: value.
       mean: of the values.
-      mean_size: mean of the values without their sign.
+      median_size: median of the values without their sign.
       labels: voxels of each value, where the values are few whole numbers.
     """
 
@@ -42,7 +42,7 @@ class Values:
     lowest: float
     highest: float
     mean: float
-    mean_size: float
+    median_size: float
     labels: dict[int, int] | None
 
 
@@ -256,6 +256,6 @@ def _sum_up(values: np.ndarray) -> Values | None:
         float(values.min()),
         float(values.max()),
         float(values.mean()),
-        float(np.abs(values).mean()),
+        float(np.median(np.abs(values))),
         labels,
     )

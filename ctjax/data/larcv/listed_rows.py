@@ -93,7 +93,8 @@ def read_rows(
     row = np.arange(number.sum()) + np.repeat(first - before, number)
     entry = np.repeat(np.arange(len(number)), number)
     count = table["N"][row]
-    is_huge, count = count > MAX_PIXELS, np.minimum(count, MAX_PIXELS)
+    is_huge = count > MAX_PIXELS
+    count = np.where(is_huge, 0, count)
     is_lost[entry[is_huge]] = True
     # As larcv3 reads it: from the first voxel of the event's first image on.
     running = np.append(0, np.cumsum(count))[:-1]
@@ -132,6 +133,7 @@ def check_rows(rows: Rows, num_voxels: int | None) -> None:
     if num_voxels is not None:
         stop = rows.start + rows.count
         beyond = (rows.count > 0) & ((rows.start < 0) | (stop > num_voxels))
+        beyond &= ~rows.is_lost[rows.entry]
         rows.is_lost[rows.entry[beyond]] = True
         rows.refuse(rows.entry[beyond], f"rows beyond the {num_voxels} of voxels")
     if rows.size is None:
