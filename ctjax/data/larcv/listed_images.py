@@ -142,10 +142,10 @@ def read(
         return None
     check_rows(rows, None if reader is None else reader.num_rows)
     sampled: dict[int, list[np.ndarray]] = {}
-    entries = np.array([], np.int64)
+    entries, num_sampled = np.array([], np.int64), 0
     if reader is not None:
         entries = _pick_entries(rows, max_sample)
-        sampled = _sample(rows, entries, reader, max_sample, place)
+        sampled, num_sampled = _sample(rows, entries, reader, max_sample, place)
     filled = np.unique(rows.entry[rows.count > 0])
     return Images(
         tuple(
@@ -158,7 +158,7 @@ def read(
         frozenset(np.flatnonzero(rows.is_bad).tolist()),
         tuple(rows.problems),
         len(entries),
-        sum(len(part) for parts in sampled.values() for part in parts),
+        num_sampled,
     )
 
 
@@ -179,11 +179,11 @@ def _sample(
     reader: RowReader,
     max_sample: int,
     place: Place,
-) -> dict[int, list[np.ndarray]]:
-    """Reads values of some events, by plane, and checks them."""
+) -> tuple[dict[int, list[np.ndarray]], int]:
+    """Reads voxels of some events; returns finite values by plane, number of all."""
     sampled: dict[int, list[np.ndarray]] = {}
     unreadable, beyond, infinite = [], [], []
-    message = ""
+    message, num_sampled = "", 0
     for entry in entries.tolist():
         images = range(*np.searchsorted(rows.entry, [entry, entry + 1]).tolist())
         first = int(rows.start[images[0]])
@@ -196,6 +196,7 @@ def _sample(
             unreadable.append(entry)
             message = message or found[0]
             continue
+        num_sampled += len(voxels)
         for image in images:
             begin = int(rows.start[image]) - first
             part = voxels[begin : begin + int(rows.count[image])]
@@ -214,7 +215,7 @@ def _sample(
         (infinite, "values that are not finite"),
     ):
         rows.refuse(np.array(found_in, np.int64), what)
-    return sampled
+    return sampled, num_sampled
 
 
 def _list_plane(rows: Rows, plane: int, sampled: list[np.ndarray]) -> Plane:
