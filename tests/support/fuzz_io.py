@@ -1,5 +1,7 @@
 """Damages larcv3 files and reads them: the right data, or LarcvFileError, or a bug.
 
+They are listed, too (`ctjax show --list`), which never ends in any other error.
+
     python -m tests.support.fuzz_io --files 5000 --seed 1
 
 Each file is made from an undamaged one and a number, so that every finding can be
@@ -20,8 +22,9 @@ import zlib
 import h5py
 import numpy as np
 
-from ctjax.commands import simulate
+from ctjax.commands import list_files, simulate
 from ctjax.data import native
+from ctjax.data.larcv import listing
 from ctjax.data.larcv.file import LarcvFileError
 from ctjax.data.sources import open_source
 from tests.support import larcv_fixtures
@@ -313,6 +316,12 @@ def judge(number, seed, folder, undamaged):
     path = os.path.join(folder, f"{os.getpid()}.h5")
     shutil.copyfile(original, path)
     damage(path, random)
+    try:
+        list_files.describe(listing.read(path), 80)
+    except LarcvFileError:
+        pass
+    except BaseException as error:
+        return f"{damage.__name__} of {original}: listing ended in {error!r}"
     # Tables that are consistent in themselves, but not as written, take strict mode.
     modes = (True,) if damage in TABLE_DAMAGES else (True, False)
     if damage is swap_chunks and "light" in original:

@@ -222,6 +222,12 @@ def filled_in(program, arguments):
 def prepare(folder):
     """Makes what the reader has: files, published weights, a run with predictions."""
     shutil.copytree(ROOT / "configs", folder / "configs")
+    script = str(ROOT / "examples" / "other_detectors.py")
+    subprocess.run(
+        [sys.executable, script, "--folder", str(folder)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+    )
     events = ["--events", "4", "--output", "events.h5", *SHAPE]
     run(folder, "ctjax simulate", events)
     for name in ("train", "val", "test", "light"):
@@ -262,7 +268,8 @@ def test_commands_run(tmp_path):
         if program == "ctjax simulate":
             if "--set" in words or "--checksum" in words:
                 continue  # hundreds of events; see test_simulate.py
-            words += ["--events", "4", "--shape", "320,512"]
+            words += ["--events", "4"]
+            words += [] if "--detector" in words else ["--shape", "320,512"]
             if "--output" in words:
                 (tmp_path / words[words.index("--output") + 1]).unlink(missing_ok=True)
         elif "--help" not in words and program in RUNS:
@@ -280,5 +287,10 @@ def test_commands_run(tmp_path):
         done.add(program)
     missing = {f"ctjax {name}" for name in ctjax_main.COMMANDS} - done
     assert not missing, "commands without an example in the documentation"
-    for made in ("event.png", "both.html", "output/uresnet/first/report.html"):
+    for made in (
+        "event.png",
+        "microboone.png",
+        "both.html",
+        "output/uresnet/first/report.html",
+    ):
         assert (tmp_path / made).stat().st_size > 1000

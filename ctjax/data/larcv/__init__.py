@@ -9,6 +9,11 @@ chunks       rows of a dataset, past HDF5's lock where possible
 chunk_order  signs that chunks have changed places
 fingerprint  what tells files of one name apart
 
+Listing, also of files that could not be read:
+listing        products and events
+listed_images  planes, values and labels of a product
+listed_rows    which images there are, and where their voxels lie
+
 Writing:
 writer       a new file, event by event
 repack       a file again, with one chunk per event
