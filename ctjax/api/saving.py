@@ -46,14 +46,17 @@ def save_predictions(
             f"{name}: a file of the events, expected another name for the predictions"
         )
     source = events.source
-    data = dataclasses.replace(tagger.config.data, downsample=events.downsample)
+    data = dataclasses.replace(
+        events.data, img_transform=tagger.config.data.img_transform
+    )
     attributes = predictions.provenance(
         dataclasses.replace(tagger.config, data=data),
         source,
         tagger.weights,
         checksums.sum_arrays(tagger.variables),
     )
-    metas = source.plane_metas(int(events.entries[0]))
-    with predictions.open_writer(name, metas, source.has_label, attributes) as writer:
+    products = predictions.name_products(data, source.detector, source.has_label)
+    metas = predictions.metas_of(source)
+    with predictions.open_writer(name, metas, products, attributes) as writer:
         for minibatch, results in evaluated:
-            predictions.append_minibatch(writer, minibatch, results, source)
+            predictions.append_minibatch(writer, minibatch, results, source, products)
