@@ -206,7 +206,7 @@ def append_minibatch(
 def append(
     writer: LarcvWriter,
     event_id: np.ndarray,
-    planes: dict[str, SparsePlanes],
+    planes: Mapping[str, SparsePlanes],
     metas: Sequence[PlaneMeta] | None,
 ) -> None:
     """Adds one event.

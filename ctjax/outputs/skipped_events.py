@@ -94,7 +94,7 @@ def _of_all(source: EventSource, processes: Processes) -> list[int]:
 
 def _write(path: str, rows: Sequence[Mapping[str, str]]) -> None:
     with open(f"{path}.partial", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        writer.writerows([row[name] for name in COLUMNS] for row in rows)
     os.replace(f"{path}.partial", path)

@@ -35,13 +35,13 @@ def read_recorded(predictions: str) -> dict[str, Any]:
     try:
         regular_files.check(predictions)
         with h5py.File(predictions, "r") as file:
-            return {
-                name: float(file.attrs[name])
-                if name == "charge_scale"
-                else str(file.attrs[name])
-                for name in DETECTOR_FIELDS
-                if name in file.attrs
+            there = {
+                name: file.attrs[name] for name in DETECTOR_FIELDS if name in file.attrs
             }
+        values: dict[str, Any] = {name: str(value) for name, value in there.items()}
+        if "charge_scale" in values:
+            values["charge_scale"] = float(values["charge_scale"])
+        return values
     except (OSError, ValueError) as error:
         raise _no_predictions(predictions, error) from error
 

@@ -90,7 +90,8 @@ class Record:
     @functools.cached_property
     def neutrinos(self) -> np.ndarray:
         """The [N] neutrinos of `inference`'s events; unknown if the file is gone."""
-        entries = self.inference["entry"].astype(int) if self.inference else []
+        table = self.inference or {"entry": np.zeros(0)}
+        entries = table["entry"].astype(int)
         unknown = np.zeros(len(entries), NEUTRINO_TYPE)
         unknown["energy_gev"], unknown["current"] = np.nan, -1
         if self.option("inference", "data", "synthetic") in (True, None):
