@@ -201,7 +201,8 @@ class Tagger:
         detector = self.detector
         if isinstance(charge, Event):
             detector = self._with_sizes(charge)
-        source = EventSource(GivenEvents(voxels, image_shape), 0)
+        shapes = [image_shape] * len(voxels[0].planes)
+        source = EventSource(GivenEvents(voxels, shapes), 0)
         _check_batch_size(batch_size)
         size = min(batch_size, len(voxels))
         images = [
