@@ -1,6 +1,7 @@
 """What `import ctjax` gives to a notebook.
 
 events      opens files as a sequence of events
+event       one of them
 loading     loads a network with its weights
 tagger      the network, which predicts
 evaluation  compares predicted with true classes

@@ -1,138 +1,34 @@
 """Opens larcv3 files as a sequence of events."""
 
+import dataclasses
 import functools
 import operator
 import os
 import weakref
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, overload
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, overload
 
 import numpy as np
 
+from ctjax.api.event import Event, EventId, format_size, named_neutrino
 from ctjax.base import home
-from ctjax.base.constants import CHARGE_LIMIT, NUM_PLANES
+from ctjax.base.constants import CHARGE_LIMIT, IMAGE_PRODUCT, LABEL_PRODUCT
+from ctjax.base.detector import COSMIC_TAGGER, Detector, ImageShape
 from ctjax.base.errors import UserError
-from ctjax.data import images, sources
-from ctjax.data.larcv.truth import neutrino_name, read_neutrinos
+from ctjax.config import resolve
+from ctjax.config.detectors import name_planes
+from ctjax.config.fields import Data
+from ctjax.data import sources
+from ctjax.data.larcv.truth import read_neutrinos
 from ctjax.data.sources import EventSource
-from ctjax.data.sparse import sparse_planes
-from ctjax.data.voxels import Voxels
-
-CURRENTS = {0: "charged", 1: "neutral"}
-
-
-class EventId(NamedTuple):
-    """Holds run, subrun and event, each -1 where the file does not say."""
-
-    run: int
-    subrun: int
-    event: int
-
-
-class Neutrino(NamedTuple):
-    """Holds the true neutrino of an event.
-
-    Attributes:
-      pdg: its code, 12, 14 or 16, negative for an antineutrino.
-      energy_gev: its energy.
-      current: of its interaction, "charged" or "neutral"; None where unknown.
-      name: all of this in words.
-    """
-
-    pdg: int
-    energy_gev: float
-    current: str | None
-    name: str
-
-
-class StoredPixels(NamedTuple):
-    """Holds the stored pixels of one plane, wire after wire, each array [V].
-
-    Attributes:
-      wires: int32, column of the image.
-      ticks: int32, row of the image.
-      charge: float32, 0 where a class alone is stored.
-      label: uint8, class; None where the file has no classes.
-    """
-
-    wires: np.ndarray
-    ticks: np.ndarray
-    charge: np.ndarray
-    label: np.ndarray | None
-
-
-class Event:
-    """Holds one event, which no longer needs its file.
-
-    Attributes:
-      entry: place in the opened files, from 0.
-      id: run, subrun and event.
-      neutrino: the true one; None where the file does not have it.
-      downsample: how often the stored image was halved.
-      image_shape: rows H (drift ticks) and columns W (wires).
-      voxels: charges and classes as they are stored; the latter None without classes.
-    """
-
-    def __init__(
-        self,
-        entry: int,
-        event_id: EventId,
-        neutrino: Neutrino | None,
-        downsample: int,
-        image_shape: tuple[int, int],
-        voxels: tuple[Voxels, Voxels | None],
-    ):
-        """Takes what `Events` has read."""
-        self.entry, self.id, self.neutrino = entry, event_id, neutrino
-        self.downsample, self.image_shape = downsample, image_shape
-        self.voxels = voxels
-
-    @property
-    def charge(self) -> np.ndarray:
-        """Charges, [P, H, W] float32, 0 where nothing is stored; to read only."""
-        return self._images[0]
-
-    @property
-    def label(self) -> np.ndarray | None:
-        """Classes, [P, H, W] uint8: 0 background, 1 cosmic, 2 neutrino; or None."""
-        return self._images[1] if self.voxels[1] is not None else None
-
-    @functools.cached_property
-    def sparse(self) -> tuple[StoredPixels, ...]:
-        """Stored pixels of the P planes."""
-        planes = []
-        for plane in sparse_planes(*self.voxels):
-            wires, ticks = np.divmod(plane.ids, np.int32(self.image_shape[0]))
-            label = plane.classes if self.voxels[1] is not None else None
-            planes.append(StoredPixels(wires, ticks, plane.values, label))
-        return tuple(planes)
-
-    @functools.cached_property
-    def _images(self) -> tuple[np.ndarray, np.ndarray]:
-        """Charges and classes as images."""
-        shape = NUM_PLANES, *self.image_shape
-        charge, label = np.zeros(shape, np.float32), np.zeros(shape, np.uint8)
-        images.fill(charge, label, *self.voxels)
-        # The same arrays each time: what is written to them would be seen by some
-        # functions and not by others.
-        charge.flags.writeable = label.flags.writeable = False
-        return charge, label
-
-    def __repr__(self) -> str:
-        """Names the event."""
-        words = [f"Event {self.entry}: {tuple(self.id)}"]
-        if self.neutrino is not None:
-            words.append(self.neutrino.name)
-        height, width = self.image_shape
-        return f"<{', '.join(words)}, {NUM_PLANES} x {height} x {width}>"
 
 
 class _OpenFiles:
     """Keeps files open until they are closed, or until nobody needs them."""
 
-    def __init__(self, source: EventSource):
-        """Takes the open files."""
-        self.source = source
+    def __init__(self, source: EventSource, data: Data):
+        """Takes the open files, and how they are read."""
+        self.source, self.data = source, data
         self.paths = [path for path, _, _ in source.files()]
         self._close = weakref.finalize(self, source.close)
 
@@ -162,14 +58,14 @@ class Events(Sequence[Event]):
     sequences.
 
     Attributes:
-      downsample: how often images are halved.
+      data: how they are read: `downsample`, `charge_scale` and so on.
       entries: [N] int64, places in the opened files.
     """
 
-    def __init__(self, files: _OpenFiles, downsample: int, entries: np.ndarray):
+    def __init__(self, files: _OpenFiles, entries: np.ndarray):
         """Takes open files and which of their events these are."""
         self._files = files
-        self.downsample = downsample
+        self.data = files.data
         self.entries = entries
 
     @property
@@ -184,7 +80,22 @@ class Events(Sequence[Event]):
         return list(self._files.paths)
 
     @property
-    def image_shape(self) -> tuple[int, int]:
+    def downsample(self) -> int:
+        """How often images are halved."""
+        return self.data.downsample
+
+    @property
+    def detector(self) -> Detector:
+        """Planes and classes."""
+        return self._files.source.detector
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes in the order of their numbers."""
+        return self.detector.classes
+
+    @property
+    def image_shape(self) -> ImageShape:
         """Rows H (drift ticks) and columns W (wires) of every image."""
         return self._files.source.image_shape
 
@@ -212,10 +123,10 @@ class Events(Sequence[Event]):
           UserError: the files are closed.
         """
         if isinstance(index, slice):
-            return Events(self._files, self.downsample, self.entries[index])
+            return Events(self._files, self.entries[index])
         if isinstance(index, Iterable) and not isinstance(index, str):
             chosen = self._places(index)
-            return Events(self._files, self.downsample, self.entries[chosen])
+            return Events(self._files, self.entries[chosen])
         return self.read_entry(int(self.entries[self._place(index)]))
 
     def _places(self, indices: Iterable[Any]) -> list[int]:
@@ -249,8 +160,9 @@ class Events(Sequence[Event]):
         return Event(
             entry,
             EventId(run, subrun, number),
-            _named(self._files.neutrinos[entry]),
-            self.downsample,
+            named_neutrino(self._files.neutrinos[entry // len(source.planes)]),
+            self.data,
+            source.detector,
             source.image_shape,
             source.read_pooled(entry),
         )
@@ -269,38 +181,48 @@ class Events(Sequence[Event]):
 
     def __repr__(self) -> str:
         """Counts the events and names their files."""
-        height, width = self.image_shape
         files = self.paths[0] if len(self.paths) == 1 else f"{len(self.paths)} files"
-        return f"<{len(self)} events of {NUM_PLANES} x {height} x {width} in {files}>"
-
-
-def _named(neutrino: np.void) -> Neutrino | None:
-    """Returns a neutrino of `read_neutrinos`, None where there is none."""
-    if not neutrino["pdg"]:
-        return None
-    current = CURRENTS.get(int(neutrino["current"]))
-    energy_gev = float(neutrino["energy_gev"])
-    return Neutrino(int(neutrino["pdg"]), energy_gev, current, neutrino_name(neutrino))
+        size = format_size(self.detector, self.image_shape)
+        return f"<{len(self)} events of {size} in {files}>"
 
 
 def open(
     file: str | os.PathLike | Sequence[str | os.PathLike],
     *,
     downsample: int = 0,
+    image_product: str = IMAGE_PRODUCT,
+    label_product: str = LABEL_PRODUCT,
+    planes: str | Sequence[int] | Sequence[Sequence[int]] | None = None,
+    classes: str | Sequence[str] = COSMIC_TAGGER.classes,
+    label_map: str | Mapping[int | str, str] | None = None,
+    charge_scale: float = 1.0,
     charge_limit: float = CHARGE_LIMIT,
 ) -> Events:
     """Opens larcv3 files.
 
+    All but the first argument are as the fields of these names of a training, see
+    docs/configuration.md, which takes a list as their text, too.
+
     Args:
       file: path or glob pattern, or a list of them, which become one data set.
-      downsample: how often images are halved, as `data.downsample` of a training.
+      downsample: how often images are halved.
+      image_product: producer of the charges.
+      label_product: producer of the true classes; a file may be without them.
+      planes: projection ids to read, in this order, as [0, 1, 2]; of lists of them, as
+        [[0, 1, 2], [3, 4, 5]], each is an event of its own. None for all of the file.
+      classes: names of the classes, background first; as "muon:#0072B2" with a colour.
+      label_map: class, or "ignore", by stored label, as {13: "muon", "other":
+        "ignore"}; None where labels are the numbers of classes.
+      charge_scale: factor of the charges.
       charge_limit: a larger charge of either sign is taken for damage and refused.
 
     Returns:
       The events; nothing but the index has been read.
 
     Raises:
-      LarcvFileError: a file is missing or is no larcv3 file, or files do not match.
+      LarcvFileError: a file is missing or is no larcv3 file, files do not match, or
+        they have no such product or planes.
+      ConfigError: planes, classes or labels are not as said.
       UserError: the images cannot be halved so often.
 
     Example:
@@ -312,12 +234,38 @@ def open(
         raise UserError(f"downsample: expected a whole number, got {downsample!r}")
     names = [file] if isinstance(file, str | os.PathLike) else list(file)
     patterns = [home.expand(os.fspath(name)) for name in names]
+    told = {
+        "image_product": image_product,
+        "label_product": label_product,
+        "planes": _planes_text(planes),
+        "classes": classes if isinstance(classes, str) else ",".join(classes),
+        "label_map": _label_map_text(label_map),
+        "charge_scale": charge_scale,
+    }
+    data = dataclasses.replace(
+        resolve.build(Data, told, "data."),
+        downsample=downsample,
+        charge_limit=charge_limit,
+    )
     try:
-        source = sources.open_source(
-            file=patterns, downsample=downsample, charge_limit=charge_limit
-        )
+        source = sources.open_source(file=patterns, downsample=downsample, data=data)
     except UserError:
         raise
     except ValueError as error:
         raise UserError(f"downsample={downsample}: {error}") from error
-    return Events(_OpenFiles(source), downsample, np.arange(source.num_events))
+    return Events(_OpenFiles(source, data), np.arange(source.num_events))
+
+
+def _planes_text(planes: Any) -> str | None:
+    """Returns planes as `data.planes` has them."""
+    if planes is None or isinstance(planes, str):
+        return planes
+    is_flat = all(isinstance(plane, int | np.integer) for plane in planes)
+    return name_planes([planes] if is_flat else planes)
+
+
+def _label_map_text(label_map: str | Mapping[int | str, str] | None) -> str | None:
+    """Returns a map as `data.label_map` has it."""
+    if label_map is None or isinstance(label_map, str):
+        return label_map
+    return ",".join(f"{label}:{name}" for label, name in label_map.items())

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ctjax.base.constants import BACKGROUND, NUM_CLASSES, NUM_PLANES
+from ctjax.base.detector import BACKGROUND
 from ctjax.base.errors import UserError
 from ctjax.data.given_events import voxels_of
 from ctjax.data.minibatch import HostMinibatch, images_of_event
@@ -15,11 +15,14 @@ if TYPE_CHECKING:
     from ctjax.api.tagger import Evaluated
 
 
-def given_voxels(charge: Any) -> tuple[list[Voxels], tuple[int, int], bool]:
+def given_voxels(
+    charge: Any, num_planes: int
+) -> tuple[list[Voxels], tuple[int, int], bool]:
     """Checks charges and lists their pixels.
 
     Args:
       charge: [P, H, W] or [B, P, H, W] of a real type.
+      num_planes: P.
 
     Returns:
       The pixels of each event that are not 0, (H, W), and whether it is one event.
@@ -30,10 +33,10 @@ def given_voxels(charge: Any) -> tuple[list[Voxels], tuple[int, int], bool]:
     array = np.asarray(charge)
     if array.dtype.kind not in "fiu":
         raise UserError(f"charge: expected real numbers, got {array.dtype}")
-    has_shape = array.ndim in (3, 4) and array.shape[-3] == NUM_PLANES
+    has_shape = array.ndim in (3, 4) and array.shape[-3] == num_planes
     if not has_shape or not array.size:
         raise UserError(
-            f"charge: expected [{NUM_PLANES}, H, W] or [B, {NUM_PLANES}, H, W], got "
+            f"charge: expected [{num_planes}, H, W] or [B, {num_planes}, H, W], got "
             f"{list(array.shape)}"
         )
     with np.errstate(over="ignore"):
@@ -78,13 +81,14 @@ def score_image(
 
     Returns:
       [P, H, W, K] float32. Pixels that are no sites of a sparse network have the
-      scores of three equal logits.
+      scores of equal logits.
     """
-    equal = np.float32(1 / NUM_CLASSES)
-    score = _image_of("score", evaluated, place, shape, (NUM_CLASSES,), equal)
+    num_classes = evaluated.results["score"].shape[-1]
+    equal = np.float32(1 / num_classes)
+    score = _image_of("score", evaluated, place, shape, (num_classes,), equal)
     if is_masked:
         is_empty = _image_of("image", evaluated, place, shape, (), np.float32(0)) == 0
-        score[is_empty] = np.arange(NUM_CLASSES) == BACKGROUND
+        score[is_empty] = np.arange(num_classes) == BACKGROUND
     return score
 
 
@@ -110,10 +114,10 @@ def _image_of(
     """Makes an image of its own, [P, H, W, *more], of one of the step's results."""
     if evaluated.minibatch.sites is None:
         return evaluated.results[name][place].copy()
-    image = np.full((NUM_PLANES, *shape, *more), elsewhere)
     site_ids = evaluated.minibatch.site_ids
     assert site_ids is not None
     spans = images_of_event(evaluated.minibatch, place)
+    image = np.full((len(spans), *shape, *more), elsewhere)
     for plane, (part, span) in enumerate(spans):
         columns, rows = np.divmod(site_ids[part, span], shape[0])
         image[plane, rows, columns] = evaluated.results[name][part, span]

@@ -8,6 +8,7 @@ from ctjax.base import home
 from ctjax.base.errors import ConfigError, UserError
 from ctjax.commands import configuration_files, import_weights
 from ctjax.config import fields, resolve
+from ctjax.config.detectors import DETECTOR_FIELDS
 from ctjax.config.fields import Config, Data, Densify
 from ctjax.learning import devices, sharding
 from ctjax.outputs import checkpoint
@@ -116,7 +117,9 @@ def _configure(
         assert saved is not None
         values = fields.to_dict(Config(network=saved.network))
     told = of_training if config is not None else saved
-    for name in ("data.downsample", "data.img_transform", "mode.mask_empty_pixels"):
+    of_detector = (f"data.{name}" for name in DETECTOR_FIELDS)
+    images = "data.downsample", "data.img_transform", "mode.mask_empty_pixels"
+    for name in (*images, *of_detector):
         section, field = name.split(".")
         if told is not None and name in told.values:
             values[section][field] = told.values[name]

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from ctjax.api.evaluation import AVERAGE, checked_classes, metrics
-from ctjax.api.events import Event
-from ctjax.base.constants import NUM_PLANES, PLANE_METRICS
+from ctjax.api.event import Event
 from ctjax.base.errors import UserError
 from ctjax.views import picture
 from ctjax.views.event import EventView, PlanePixels, event_name
@@ -19,7 +18,8 @@ def draw(event: Event, classes: Any = None) -> Any:
 
     Args:
       event: of `ctjax.open`.
-      classes: predicted, [P, H, W] integers, of the event's shape; None for none.
+      classes: predicted, [P, H, W] integers, of the event's shape, numbers of its
+        `classes`; None for none. These have the colours that `ctjax.open` was given.
 
     Returns:
       A matplotlib figure that belongs to no window; a notebook shows it by itself, and
@@ -45,20 +45,20 @@ def draw(event: Event, classes: Any = None) -> Any:
 
 def _view_of(event: Event, classes: Any) -> EventView:
     """Brings event and classes into the form that is drawn."""
-    shape = NUM_PLANES, *event.image_shape
+    shape = event.charge.shape
     predicted = np.zeros(shape, np.uint8)
     if classes is not None:
-        predicted = checked_classes("classes", classes)
+        predicted = checked_classes("classes", classes, len(event.classes))
         if predicted.shape != shape:
             raise UserError(
                 f"classes: expected {list(shape)}, got {list(predicted.shape)}"
             )
     label = np.zeros(shape, np.uint8) if event.label is None else event.label
     planes = []
-    for charge, true, found in zip(event.charge, label, predicted, strict=True):
-        rows, columns = np.nonzero((charge != 0) | (true != 0) | (found != 0))
-        taken = [array[rows, columns] for array in (charge, true, found)]
-        planes.append(PlanePixels(rows, columns, *taken))
+    for plane, (height, width) in enumerate(event.plane_shapes):
+        own = [a[plane, :height, :width] for a in (event.charge, label, predicted)]
+        rows, columns = np.nonzero(np.any([array != 0 for array in own], 0))
+        planes.append(PlanePixels(rows, columns, *(a[rows, columns] for a in own)))
     name = event_name(event.entry, np.array(event.id))
     neutrino = event.neutrino.name if event.neutrino is not None else ""
     return EventView(
@@ -69,6 +69,7 @@ def _view_of(event: Event, classes: Any) -> EventView:
         has_prediction=classes is not None,
         title=", ".join(filter(None, [name, neutrino])),
         metrics=_metrics_of(event, classes),
+        detector=event.detector,
     )
 
 
@@ -76,8 +77,9 @@ def _metrics_of(event: Event, classes: Any) -> dict[str, float]:
     """Returns metrics by the names of tables; none without truth or prediction."""
     if event.label is None or classes is None:
         return {}
-    values = metrics(classes, event.label)
-    return {(AVERAGE + n if n in PLANE_METRICS else n): v for n, v in values.items()}
+    values = metrics(classes, event.label, event.classes)
+    averages = event.detector.plane_metrics
+    return {(AVERAGE + n if n in averages else n): v for n, v in values.items()}
 
 
 def _as_png(figure: Any) -> bytes:

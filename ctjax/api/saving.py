@@ -27,8 +27,8 @@ def save_predictions(
       batch_size: events computed together, see `Tagger.iterate`.
 
     Raises:
-      UserError: there are no events, `path` is one of their files, or see
-        `Tagger.predict`.
+      UserError: there are no events, `path` is one of their files, their labels are of
+        other classes, or see `Tagger.predict`.
       LarcvFileError: an event cannot be read.
       OSError: the file cannot be written.
 
@@ -45,15 +45,23 @@ def save_predictions(
         raise UserError(
             f"{name}: a file of the events, expected another name for the predictions"
         )
-    source = events.source
-    data = dataclasses.replace(tagger.config.data, downsample=events.downsample)
+    source, ours = events.source, tagger.config.data
+    if events.has_label and events.classes != tagger.classes:
+        raise UserError(
+            f"events of the classes {', '.join(events.classes)}, expected those of the "
+            f"weights: ctjax.open takes classes={','.join(tagger.classes)!r}"
+        )
+    data = dataclasses.replace(
+        events.data, classes=ours.classes, img_transform=ours.img_transform
+    )
     attributes = predictions.provenance(
         dataclasses.replace(tagger.config, data=data),
         source,
         tagger.weights,
         checksums.sum_arrays(tagger.variables),
     )
-    metas = source.plane_metas(int(events.entries[0]))
-    with predictions.open_writer(name, metas, source.has_label, attributes) as writer:
+    products = predictions.name_products(data, tagger.detector, source.has_label)
+    metas = predictions.metas_of(source)
+    with predictions.open_writer(name, metas, products, attributes) as writer:
         for minibatch, results in evaluated:
-            predictions.append_minibatch(writer, minibatch, results, source)
+            predictions.append_minibatch(writer, minibatch, results, source, products)

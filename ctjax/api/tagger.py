@@ -9,9 +9,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ctjax.api.events import Event, Events
+from ctjax.api.event import Event
+from ctjax.api.events import Events
 from ctjax.api.images import class_image, given_voxels, pad_to_network, score_image
+from ctjax.base.detector import Detector
 from ctjax.base.errors import UserError
+from ctjax.config.detectors import read_detector
 from ctjax.config.fields import Config
 from ctjax.data.given_events import GivenEvents
 from ctjax.data.minibatch import HostMinibatch
@@ -53,6 +56,7 @@ class Tagger:
         `mode.mask_empty_pixels`.
       weights: where its weights are from, in words.
       step: training steps that they have seen; 0 where unknown.
+      detector: planes and classes of its images.
     """
 
     def __init__(
@@ -80,6 +84,12 @@ class Tagger:
         self._variables: dict[Mesh, Any] = {}
         self._first_variables = variables
         self._programs: dict[Any, Callable] = {}
+        self.detector = read_detector(config.data)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes in the order of their numbers."""
+        return self.detector.classes
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -91,19 +101,21 @@ class Tagger:
     ) -> np.ndarray:
         """Computes how probable each class is, pixel by pixel.
 
-        Charges are given as they were measured: the transformation that the network was
-        trained with, and rows and columns that it needs beyond the image, are its own.
+        Charges are given as they were measured, or multiplied by `data.charge_scale` of
+        the training where it is not 1: the transformation that the network was trained
+        with, and rows and columns that it needs beyond the image, are its own.
 
         Args:
-          charge: [P, H, W], one event, or [B, P, H, W], of any real type; P is 3, rows
-            are drift ticks, columns wires. A sparse network looks at the pixels that
-            are not 0. An `Event` stands for its charges.
+          charge: [P, H, W], one event, or [B, P, H, W], of any real type; P is
+            `detector.num_planes`, rows are drift ticks, columns wires. A sparse network
+            looks at the pixels that are not 0. An `Event` stands for its charges, and
+            for the sizes of its planes.
           batch_size: events computed together, of those of an array [B, P, H, W].
 
         Returns:
-          [P, H, W, K] or [B, P, H, W, K] float32, which sum to 1: background, cosmic,
-          neutrino. Pixels without charge are background where
-          `config.mode.mask_empty_pixels` says so.
+          [P, H, W, K] or [B, P, H, W, K] float32, which sum to 1, of the K `classes`:
+          background, cosmic, neutrino unless it was trained for others. Pixels without
+          charge are background where `config.mode.mask_empty_pixels` says so.
 
         Raises:
           UserError: another shape or type, a charge or a score that is not finite, or
@@ -126,7 +138,8 @@ class Tagger:
           batch_size: see `predict`.
 
         Returns:
-          [P, H, W] or [B, P, H, W] uint8: 0 background, 1 cosmic, 2 neutrino.
+          [P, H, W] or [B, P, H, W] uint8, numbers of `classes`: 0 background, 1
+          cosmic, 2 neutrino unless it was trained for others.
 
         Raises:
           UserError: see `predict`.
@@ -162,13 +175,15 @@ class Tagger:
             raise UserError(
                 f"events: expected events of ctjax.open, got {type(events).__name__}"
             )
-        self._check_downsample(events.downsample)
+        self._check_events(events)
         _check_batch_size(batch_size)
         source = events.source
 
         def evaluated() -> Iterator[Evaluated]:
             # Of `events`, whose files stay open as long as somebody has it.
-            yield from self._evaluate(source, events.entries, batch_size)
+            yield from self._evaluate(
+                source, events.entries, batch_size, self._with_sizes(events)
+            )
 
         return evaluated()
 
@@ -183,13 +198,18 @@ class Tagger:
     ) -> np.ndarray:
         """Makes images of what the network says of one event or several."""
         voxels, image_shape, is_single = self._given(charge)
+        detector = self.detector
+        if isinstance(charge, Event):
+            detector = self._with_sizes(charge)
         shapes = [image_shape] * len(voxels[0].planes)
         source = EventSource(GivenEvents(voxels, shapes), 0)
         _check_batch_size(batch_size)
         size = min(batch_size, len(voxels))
         images = [
             self._image(make_image, evaluated, place, source)
-            for evaluated in self._evaluate(source, np.arange(len(voxels)), size)
+            for evaluated in self._evaluate(
+                source, np.arange(len(voxels)), size, detector
+            )
             for place in np.flatnonzero(evaluated.minibatch.entries != PADDING).tolist()
         ]
         return images[0] if is_single else np.stack(images)
@@ -202,9 +222,9 @@ class Tagger:
                 "tagger.iterate takes them all"
             )
         if isinstance(charge, Event):
-            self._check_downsample(charge.downsample)
+            self._check_events(charge)
             return [charge.voxels[0]], charge.image_shape, True
-        return given_voxels(charge)
+        return given_voxels(charge, self.detector.num_planes)
 
     def _image(
         self,
@@ -216,20 +236,40 @@ class Tagger:
         is_masked = self.config.mode.mask_empty_pixels
         return make_image(evaluated, place, events.image_shape, is_masked)
 
-    def _check_downsample(self, downsample: int) -> None:
+    def _check_events(self, events: Event | Events) -> None:
         """Refuses other images than those of the training."""
+        found, expected = events.detector.num_planes, self.detector.num_planes
+        if found != expected:
+            raise UserError(
+                f"events of {found} planes, expected the {expected} of {self.weights}; "
+                "ctjax.open takes planes=[...]"
+            )
         if self._saved is not None:
-            data = dataclasses.replace(self.config.data, downsample=downsample)
+            data = dataclasses.replace(
+                self.config.data,
+                downsample=events.downsample,
+                charge_scale=events.data.charge_scale,
+            )
             config = dataclasses.replace(self.config, data=data)
             saved_config.check_images(self._saved, config, self.weights)
-        elif self._downsample not in (None, downsample):
+        elif self._downsample not in (None, events.downsample):
             raise UserError(
-                f"events halved {downsample} times, expected {self._downsample} as the "
-                "configuration's data.downsample; allow_other_images=True takes them"
+                f"events halved {events.downsample} times, expected {self._downsample} "
+                "as the configuration's data.downsample; allow_other_images=True takes "
+                "them"
             )
 
+    def _with_sizes(self, events: Event | Events) -> Detector:
+        """Returns the network's detector with the sizes of the events' planes."""
+        sizes = events.detector.plane_shapes
+        return dataclasses.replace(self.detector, plane_shapes=sizes)
+
     def _evaluate(
-        self, source: EventSource, entries: np.ndarray, batch_size: int
+        self,
+        source: EventSource,
+        entries: np.ndarray,
+        batch_size: int,
+        detector: Detector,
     ) -> Iterator[Evaluated]:
         """Evaluates minibatches, one ahead of the one that is handed out."""
         mesh = _mesh_for(batch_size)
@@ -238,7 +278,7 @@ class Tagger:
         minibatches = iter(padded.reshape(-1, batch_size))
         config = self.config
         with parts.read_events(config, source, minibatches, mesh) as reader:
-            started = (self._start(minibatch, mesh) for minibatch in reader)
+            started = (self._start(minibatch, mesh, detector) for minibatch in reader)
             for minibatch, results in one_behind(started):
                 evaluated = _fetch(minibatch, results, source)
                 yield evaluated
@@ -246,20 +286,23 @@ class Tagger:
                 reader.release(minibatch)
 
     def _start(
-        self, minibatch: HostMinibatch, mesh: Mesh
+        self, minibatch: HostMinibatch, mesh: Mesh, detector: Detector
     ) -> tuple[HostMinibatch, dict[str, jax.Array]]:
         """Starts to evaluate a minibatch, and does not wait."""
-        on_host = parts.step_arrays(pad_to_network(minibatch, self._model))
+        padded = pad_to_network(minibatch, self._model)
+        on_host = parts.step_arrays(padded)
         arrays = sharding.distribute(on_host, mesh)
         if mesh not in self._variables:
             self._variables[mesh] = sharding.replicate(self._first_variables, mesh)
         variables = self._variables[mesh]
-        key = mesh, *(leaf.shape for leaf in jax.tree.leaves(arrays))
+        key = mesh, detector, *(leaf.shape for leaf in jax.tree.leaves(arrays))
         if key not in self._programs:
-            # Images come from the host, so that no shape is needed.
-            options = parts.make_step_options(self.config, (0, 0))
+            # Of sites no image is made.
+            shape = (0, 0) if padded.image is None else padded.image.shape[-2:]
+            options = parts.make_step_options(self.config, shape, detector)
+            model = self._model.clone(detector=detector)
             step = make_eval_step(
-                model=self._model, options=options, with_scores=True, with_loss=False
+                model=model, options=options, with_scores=True, with_loss=False
             )
             compiled = compile_eval_step(step, mesh, with_scores=True, with_loss=False)
             program, _ = compile_ahead("prediction", compiled, variables, arrays)

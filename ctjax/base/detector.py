@@ -43,11 +43,19 @@ class Detector:
         """Says whether every pixel of every image counts."""
         return not self.has_ignored and self.plane_shapes is None
 
+    def shapes_of_planes(self, image_shape: ImageShape) -> tuple[ImageShape, ...]:
+        """Returns rows and columns of each plane's own pixels in images of a shape."""
+        return self.plane_shapes or (image_shape,) * self.num_planes
+
+    @cached_property
+    def class_metrics(self) -> tuple[str, ...]:
+        """Returns the names of a plane's metrics of one class each, but background."""
+        return tuple(f"{_capitalized(name)}_IoU" for name in self.classes[1:])
+
     @cached_property
     def plane_metrics(self) -> tuple[str, ...]:
         """Returns the names of a plane's metrics, CosmicTagger's for its classes."""
-        of_classes = (f"{_capitalized(name)}_IoU" for name in self.classes[1:])
-        return ("Total_Accuracy", *of_classes, "Non_Bkg_Accuracy", "mIoU")
+        return ("Total_Accuracy", *self.class_metrics, "Non_Bkg_Accuracy", "mIoU")
 
     @cached_property
     def metric_names(self) -> tuple[str, ...]:

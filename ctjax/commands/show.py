@@ -2,7 +2,10 @@
 
 With `--predictions predictions.h5` of an inference over the same file, what the network
 made of it is beside the truth. Each plane has a row of whole pictures and a row of the
-box around the neutrino.
+box around the neutrino, or the last of other classes.
+
+Files of other detectors are read as the predictions say, or as fields do that are typed
+here, too: data.image_product=wire data.planes=0,1,2
 
 With `--list` it prints instead what is in larcv3 files: products, events, planes,
 values, labels, what is wrong with them, and what to type to train on them.
@@ -11,7 +14,7 @@ values, labels, what is wrong with them, and what to type to train on them.
 import os
 from collections.abc import Sequence
 
-from ctjax.commands import command_line, list_files
+from ctjax.commands import command_line, data_fields, list_files
 
 FORMATS = (".png", ".pdf", ".svg")
 
@@ -35,12 +38,18 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--list", nargs="+", metavar="FILE", help="larcv3 files to list, and no picture"
     )
+    parser.add_argument(
+        "fields",
+        nargs="*",
+        metavar="FIELD=VALUE",
+        help=f"how the file is read: {', '.join(data_fields.NAMES)}",
+    )
     options = parser.parse_args(arguments)
     drawn = {name: value for name, value in vars(options).items() if name != "list"}
 
     if options.list is not None:
         for name, value in drawn.items():
-            if value is not None:
+            if value not in (None, []):
                 parser.error(f"--{name}: expected none beside --list")
         return command_line.end_in_one_line(
             lambda: list_files.print_listings(options.list)
@@ -54,8 +63,9 @@ def main(arguments: Sequence[str]) -> int:
     def command():
         from ctjax.views import event, picture  # slow to import, and not for lists
 
+        fields = data_fields.read(options.fields)
         view = event.read_view(
-            options.file, options.predictions or "", options.entry or 0
+            options.file, options.predictions or "", options.entry or 0, fields
         )
         os.makedirs(os.path.dirname(os.path.abspath(options.output)), exist_ok=True)
         picture.draw(view).savefig(options.output)

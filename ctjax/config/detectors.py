@@ -12,6 +12,12 @@ MAX_PLANES = 64
 
 MAX_CLASSES = 16
 
+DETECTOR_FIELDS = (
+    *("image_product", "label_product", "planes"),
+    *("classes", "label_map", "charge_scale"),
+)
+"""Fields of the data section that say what a file's events are."""
+
 IGNORE = "ignore"
 OTHER = "other"
 """In a label map: every label that is not named."""

@@ -9,21 +9,25 @@ from typing import Any
 import jax
 import numpy as np
 
-from ctjax.base.constants import CONFUSION_NAMES
 from ctjax.config.fields import Config
 from ctjax.data.larcv.writer import LarcvWriter
 from ctjax.data.minibatch import HostMinibatch
 from ctjax.data.order import PADDING
 from ctjax.data.sources import EventSource
 from ctjax.learning import metrics, sharding
-from ctjax.outputs import log, metrics_table, predictions, progress, timings
+from ctjax.outputs import (
+    log,
+    metrics_table,
+    predictions,
+    progress,
+    skipped_events,
+    timings,
+)
 from ctjax.processes.join import Processes
 
 logger = logging.getLogger("ctjax")
 
 EVENT_COLUMNS = ("entry", "run", "subrun", "event", "file")
-COLUMNS = (*EVENT_COLUMNS, *metrics.METRIC_NAMES)
-CONFUSION_COLUMNS = (*EVENT_COLUMNS, *CONFUSION_NAMES)
 
 
 class InferenceReports:
@@ -52,19 +56,27 @@ class InferenceReports:
         """
         self._config, self._source, self._processes = config, source, processes
         self._open_writer = writer
+        self._products = predictions.name_products(
+            config.data, source.detector, source.has_label
+        )
         self._num_minibatches = num_minibatches
         self._stack = contextlib.ExitStack()
-        self._sums = np.zeros(len(metrics.METRIC_NAMES))
-        self._num_events = 0
+        self._names = source.detector.metric_names
+        self._sums = np.zeros(len(self._names))
+        self._num_events = self._num_counted = 0
+        self._skipped: set[int] = set()
 
     def __enter__(self) -> "InferenceReports":
         """Opens the files and shows the bar of progress."""
         os.makedirs(self._config.output_dir, exist_ok=True)
         self._table = self._confusion = self._writer = None
         if self._processes.is_first:
-            self._table = self._open_table("inference_metrics.csv", COLUMNS)
+            detector = self._source.detector
+            self._table = self._open_table(
+                "inference_metrics.csv", detector.metric_names
+            )
             self._confusion = self._open_table(
-                "inference_confusion.csv", CONFUSION_COLUMNS
+                "inference_confusion.csv", detector.confusion_names
             )
         if self._open_writer is not None:
             self._writer = self._stack.enter_context(self._open_writer)
@@ -99,16 +111,17 @@ class InferenceReports:
         jax.block_until_ready(results)
         values = np.asarray(results["metrics"])
         self._write_predictions(minibatch, results)
-        self._write_rows(entries, values, np.asarray(results["confusion"]))
+        counts = (entries != PADDING) & (np.asarray(results["counted"]) != 0)
+        self._write_rows(entries, counts, values, np.asarray(results["confusion"]))
         step = len(self.timings.done)
         images = int((entries != PADDING).sum())
         wait_s, step_s = self.timings.end_step(step, images)
         self._advance(step + 1)
         if step % self._config.mode.logging_iteration == 0:
-            mean = values[entries != PADDING].mean(0)
-            shown = log.shown_metrics(
-                metrics.named(mean) if self._source.has_label else {}
-            )
+            shown = {}
+            if self._source.has_label and counts.any():
+                mean = values[counts].mean(0)
+                shown = log.shown_metrics(metrics.named(mean, self._names))
             rate = log.rate(images, wait_s, step_s)
             log.log_step("ana", step, shown, rate)
 
@@ -132,9 +145,13 @@ class InferenceReports:
             logger.info(
                 "  Some of them more than once: the data has %d (mode.wrap=True)", there
             )
+        if self._processes.is_first:
+            skipped_events.report(config, self._source, self._skipped)
         averages = {}
-        if self._source.has_label:
-            averages = metrics.named(self._sums / self._num_events)
+        if self._source.has_label and not self._num_counted:
+            logger.info("  No event that counts: no metrics")
+        elif self._source.has_label:
+            averages = metrics.named(self._sums / self._num_counted, self._names)
             logger.info("  %s", log.pixel_rules(config.mode))
             for name, value in averages.items():
                 logger.info("  %s: %.4f", name, value)
@@ -148,10 +165,10 @@ class InferenceReports:
         return averages
 
     def _open_table(
-        self, name: str, columns: tuple[str, ...]
+        self, name: str, values: tuple[str, ...]
     ) -> metrics_table.MetricsTable:
         path = os.path.join(self._config.output_dir, name)
-        table = metrics_table.MetricsTable(path, columns)
+        table = metrics_table.MetricsTable(path, (*EVENT_COLUMNS, *values))
         self._stack.callback(table.close)
         return table
 
@@ -162,22 +179,33 @@ class InferenceReports:
         if self._writer is None:
             return
         arrays = {name: sharding.local(results[name]) for name in predictions.NEEDED}
-        predictions.append_minibatch(self._writer, minibatch, arrays, self._source)
+        predictions.append_minibatch(
+            self._writer, minibatch, arrays, self._source, self._products
+        )
 
     def _write_rows(
-        self, entries: np.ndarray, values: np.ndarray, confusion: np.ndarray
+        self,
+        entries: np.ndarray,
+        counts: np.ndarray,
+        values: np.ndarray,
+        confusion: np.ndarray,
     ) -> None:
-        """Adds every event to the tables and to the sums."""
+        """Adds every event to the tables and, where it counts, to the sums."""
         has_label = self._source.has_label
         for place in np.flatnonzero(entries != PADDING).tolist():
             entry, row = int(entries[place]), values[place]
             event_id = self._source.event_id(entry).tolist()
             event = [entry, *event_id, predictions.in_utf8(self._source.file_of(entry))]
             if self._table is not None:
-                shown = row if has_label else np.full(row.shape, np.nan)
+                is_known = has_label and counts[place]
+                shown = row if is_known else np.full(row.shape, np.nan)
                 self._table.write([*event, *shown.tolist()])
             if self._confusion is not None and has_label:
-                counts = confusion[place].ravel()
-                self._confusion.write([*event, *counts.tolist()])
-            self._sums += row
+                pixels = confusion[place].ravel() * int(counts[place])
+                self._confusion.write([*event, *pixels.tolist()])
             self._num_events += 1
+            if counts[place]:
+                self._sums += row
+                self._num_counted += 1
+            else:
+                self._skipped.add(entry)

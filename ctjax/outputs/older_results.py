@@ -8,6 +8,7 @@ import logging
 import os
 
 from ctjax.outputs.predictions import PREDICTIONS
+from ctjax.views import skipped
 
 logger = logging.getLogger("ctjax")
 
@@ -17,7 +18,11 @@ FOLDER = "older_inferences"
 RESULTS = (PREDICTIONS, "inference_metrics.csv", "inference_confusion.csv")
 
 # Moved along with results, but no results themselves: a new run writes its own first.
-RECORDS = ("inference_config.json", os.path.join("profiles", "inference_timings.npy"))
+RECORDS = (
+    "inference_config.json",
+    os.path.join("profiles", "inference_timings.npy"),
+    skipped.table_path("", "inference"),
+)
 
 
 def set_aside(output_dir: str) -> None:

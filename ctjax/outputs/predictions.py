@@ -1,7 +1,9 @@
 """Writes predictions into a larcv3 file, which is complete or absent.
 
 The file says where it comes from: attributes name the program, the weights, the input
-and what was done to it, and every event keeps its id and the geometry of its image.
+and what was done to it, and every event keeps its id and the geometry of its images.
+Planes are numbered as the run has them, and each is written in its own size, whatever
+rows and columns images have beyond it.
 """
 
 import contextlib
@@ -9,24 +11,18 @@ import datetime
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 
 import ctjax
 from ctjax.base import version
-from ctjax.base.constants import (
-    CLASS_PRODUCT,
-    COSMIC,
-    COSMIC_SCORE_PRODUCT,
-    IMAGE_PRODUCT,
-    LABEL_PRODUCT,
-    NEUTRINO,
-    NEUTRINO_SCORE_PRODUCT,
-    NUM_PLANES,
-)
-from ctjax.config.fields import Config
+from ctjax.base.constants import CLASS_PRODUCT
+from ctjax.base.detector import Detector, ImageShape
+from ctjax.base.errors import ConfigError
+from ctjax.config.detectors import DETECTOR_FIELDS
+from ctjax.config.fields import Config, Data
 from ctjax.data.larcv.records import PlaneMeta
 from ctjax.data.larcv.writer import LarcvWriter, SparsePlanes
 from ctjax.data.minibatch import HostMinibatch, images_of_event
@@ -37,14 +33,9 @@ from ctjax.data.sparse import SparsePlane
 PREDICTIONS = "predictions.h5"
 """Name of the file in the output folder."""
 
-PRODUCTS = (
-    IMAGE_PRODUCT,
-    COSMIC_SCORE_PRODUCT,
-    NEUTRINO_SCORE_PRODUCT,
-    CLASS_PRODUCT,
-    LABEL_PRODUCT,
-)
-"""What the file holds; the last one where the data have classes."""
+SCORE_PRODUCT = "{}_prediction"
+"""Producer of the scores of a class by its name, as CosmicTagger's TensorFlow 1 code
+named those of cosmic and neutrino."""
 
 GEOMETRY = ("number_of_voxels", "image_sizes", "origin")
 
@@ -52,9 +43,49 @@ NEEDED = ("image", "score", "prediction", "label")
 """Names of the evaluation step's results that predictions are made of."""
 
 
+class Products(NamedTuple):
+    """Names the products of a file of predictions.
+
+    Attributes:
+      image: charges.
+      scores: of each class but the background, how probable it is.
+      classes: predicted ones.
+      label: true classes; None where the data have none.
+    """
+
+    image: str
+    scores: tuple[str, ...]
+    classes: str
+    label: str | None
+
+    def names(self) -> list[str]:
+        """Returns all of them, in the order of the file."""
+        names = [self.image, *self.scores, self.classes]
+        return names if self.label is None else [*names, self.label]
+
+
+def name_products(data: Data, detector: Detector, has_label: bool) -> Products:
+    """Names what is written of a data set: charges and labels as there.
+
+    Raises:
+      ConfigError: two of the products would have one name.
+    """
+    scores = tuple(SCORE_PRODUCT.format(name) for name in detector.classes[1:])
+    label = data.label_product if has_label else None
+    products = Products(data.image_product, scores, CLASS_PRODUCT, label)
+    names = products.names()
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(
+                f"data.classes={data.classes}: expected names of which predictions can "
+                f"be told apart, found two products {name}"
+            )
+    return products
+
+
 def provenance(
     config: Config, source: EventSource, weights: str, weights_sha256: str
-) -> dict[str, str | int | bool]:
+) -> dict[str, Any]:
     """Says what predictions are made from.
 
     Args:
@@ -83,6 +114,11 @@ def provenance(
         "img_transform": config.data.img_transform,
         "precision": config.run.precision.value,
         "mask_empty_pixels": config.mode.mask_empty_pixels,
+        **{
+            name: getattr(config.data, name)
+            for name in DETECTOR_FIELDS
+            if getattr(config.data, name) is not None
+        },
     }
 
 
@@ -91,11 +127,18 @@ def in_utf8(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "replace")
 
 
+def metas_of(source: EventSource) -> list[PlaneMeta]:
+    """Returns the geometry of the first event that is not known to be bad."""
+    entries = range(source.num_events)
+    good = (entry for entry in entries if entry not in source.bad_events)
+    return source.plane_metas(next(good, 0))
+
+
 @contextlib.contextmanager
 def open_writer(
     path: str,
     metas: Sequence[PlaneMeta],
-    has_label: bool,
+    products: Products,
     attributes: Mapping[str, Any],
 ) -> Iterator[LarcvWriter]:
     """Opens a file of predictions, which gets its name when all has been written.
@@ -103,7 +146,7 @@ def open_writer(
     Args:
       path: file to write; that of a former inference is replaced at the end.
       metas: P image metas of any event, for the number of pixels.
-      has_label: whether to write the true classes as well.
+      products: names of what is written.
       attributes: of the file, see `provenance`.
 
     Yields:
@@ -112,11 +155,11 @@ def open_writer(
     Raises:
       OSError: the folder cannot be written to.
     """
-    products = [name for name in PRODUCTS if has_label or name != LABEL_PRODUCT]
     unfinished = f"{path}.unfinished"
     with contextlib.suppress(FileNotFoundError):
         os.remove(unfinished)
-    with LarcvWriter(unfinished, metas, products, attributes=attributes) as writer:
+    names = products.names()
+    with LarcvWriter(unfinished, metas, names, attributes=attributes) as writer:
         yield writer
     os.replace(unfinished, path)
 
@@ -126,85 +169,107 @@ def append_minibatch(
     minibatch: HostMinibatch,
     results: dict[str, Any],
     source: EventSource,
+    products: Products,
 ) -> None:
-    """Adds the events of a minibatch that has been evaluated.
+    """Adds the events of a minibatch that has been evaluated; skipped ones are empty.
 
     Args:
       writer: see `open_writer`.
       minibatch: on the host.
       results: those of NEEDED, of the step of `steps.make_eval_step`, on the host.
       source: of the events.
+      products: see `open_writer`.
     """
+    shapes = source.detector.shapes_of_planes(source.image_shape)
     for place in np.flatnonzero(minibatch.entries != PADDING).tolist():
         entry = int(minibatch.entries[place])
+        if minibatch.mask[place] == 0:
+            empty = [_voxels(np.zeros(0), np.zeros(0))] * len(shapes)
+            planes = {name: empty for name in products.names()}
+            append(writer, minibatch.event_ids[place], planes, None)
+            continue
         if minibatch.sites is None:
-            products = products_of_images(results, place)
+            planes = planes_of_images(results, place, products, shapes)
         else:
-            stored = source.read_sparse(entry)
-            products = products_of_sites(results, place, minibatch, stored)
-        append(
-            writer,
-            minibatch.event_ids[place],
-            products,
-            source.has_label,
-            source.plane_metas(entry),
-        )
+            stored, num_rows = source.read_sparse(entry), source.image_shape[0]
+            planes = planes_of_sites(results, place, minibatch, stored, products)
+            planes = {
+                name: [
+                    (_in_plane(ids, num_rows, height), values)
+                    for (ids, values), (height, _) in zip(each, shapes, strict=True)
+                ]
+                for name, each in planes.items()
+            }
+        append(writer, minibatch.event_ids[place], planes, source.plane_metas(entry))
 
 
 def append(
     writer: LarcvWriter,
     event_id: np.ndarray,
-    products: dict[str, SparsePlanes],
-    has_label: bool,
-    metas: Sequence[PlaneMeta],
+    planes: Mapping[str, SparsePlanes],
+    metas: Sequence[PlaneMeta] | None,
 ) -> None:
     """Adds one event.
 
     Args:
       writer: see `open_writer`.
       event_id: [3] int64, run, subrun, event.
-      products: of the event, see `products_of_images`; the label is left out where the
-        data have none.
-      has_label: see `open_writer`.
-      metas: P image metas of the event.
+      planes: of the event, by product.
+      metas: P image metas of the event; None for those of the file.
     """
-    if not has_label:
-        products = {k: v for k, v in products.items() if k != LABEL_PRODUCT}
     run, subrun, event = event_id.tolist()
-    writer.append((run, subrun, event), products, metas=metas)
+    writer.append((run, subrun, event), planes, metas=metas)
 
 
-def products_of_images(results: dict[str, Any], place: int) -> dict[str, SparsePlanes]:
+def planes_of_images(
+    results: dict[str, Any],
+    place: int,
+    products: Products,
+    shapes: Sequence[ImageShape],
+) -> dict[str, SparsePlanes]:
     """Makes what is written of an event.
 
     All products but the label hold the pixels with charge. As the format demands, the
-    label also holds pixels that are not background, should any lie elsewhere.
+    label also holds pixels that are not background, should any lie elsewhere. Ignored
+    pixels are labelled `IGNORED`: without a label they would pass for background.
 
     Args:
       results: what the step of `steps.make_eval_step` returns with scores, on the
         host.
       place: position of the event in the minibatch.
+      products: names of what is written.
+      shapes: rows and columns of each plane's own pixels.
 
     Returns:
       Ids and values of the planes, by product.
     """
-    image, score = results["image"][place], results["score"][place]
-    label = results["label"][place]
-    charged = image != 0
-    return {
-        IMAGE_PRODUCT: _at(charged, image),
-        COSMIC_SCORE_PRODUCT: _at(charged, score[..., COSMIC]),
-        NEUTRINO_SCORE_PRODUCT: _at(charged, score[..., NEUTRINO]),
-        CLASS_PRODUCT: _at(charged, results["prediction"][place]),
-        LABEL_PRODUCT: _at(charged | (label != 0), label),
-    }
+    parts: dict[str, list] = {name: [] for name in products.names()}
+    for plane, (height, width) in enumerate(shapes):
+        own = {
+            name: results[name][place, plane, :height, :width]
+            for name in ("image", "score", "prediction", "label")
+        }
+        ids = np.flatnonzero((own["image"] != 0).T)
+        columns, rows = np.divmod(ids, height)
+        charged = {name: values[rows, columns] for name, values in own.items()}
+        parts[products.image].append(_voxels(ids, charged["image"]))
+        for number, name in enumerate(products.scores, start=1):
+            parts[name].append(_voxels(ids, charged["score"][:, number]))
+        parts[products.classes].append(_voxels(ids, charged["prediction"]))
+        if products.label is not None:
+            ids = np.flatnonzero(((own["image"] != 0) | (own["label"] != 0)).T)
+            columns, rows = np.divmod(ids, height)
+            label = own["label"][rows, columns]
+            parts[products.label].append(_voxels(ids, label))
+    return dict(parts)
 
 
-def products_of_sites(
+def planes_of_sites(
     results: dict[str, Any],
     place: int,
     minibatch: HostMinibatch,
     stored: list[SparsePlane],
+    products: Products,
 ) -> dict[str, SparsePlanes]:
     """Makes the same of an event whose network has computed at sites.
 
@@ -213,25 +278,28 @@ def products_of_sites(
       place: likewise.
       minibatch: of sites, that has been evaluated.
       stored: the event's P planes, for labels of pixels that are no sites.
+      products: likewise.
+
+    Returns:
+      Likewise, but ids of the images, which may have more rows than the planes.
     """
     assert minibatch.site_ids is not None
     images = images_of_event(minibatch, place)
-    parts: dict[str, list] = {name: [] for name in PRODUCTS}
+    parts: dict[str, list] = {name: [] for name in products.names()}
     for (part, span), plane in zip(images, stored, strict=True):
         charge = results["image"][part, span]
         charged = charge != 0
         ids = minibatch.site_ids[part, span][charged]
         score = results["score"][part, span][charged]
-        values = {
-            IMAGE_PRODUCT: charge[charged],
-            COSMIC_SCORE_PRODUCT: score[:, COSMIC],
-            NEUTRINO_SCORE_PRODUCT: score[:, NEUTRINO],
-            CLASS_PRODUCT: results["prediction"][part, span][charged],
-        }
-        for name, of_charged in values.items():
-            parts[name].append(_voxels(ids, of_charged))
-        held = (plane.values != 0) | (plane.classes != 0)
-        parts[LABEL_PRODUCT].append(_voxels(plane.ids[held], plane.classes[held]))
+        parts[products.image].append(_voxels(ids, charge[charged]))
+        for number, name in enumerate(products.scores, start=1):
+            parts[name].append(_voxels(ids, score[:, number]))
+        predicted = results["prediction"][part, span][charged]
+        parts[products.classes].append(_voxels(ids, predicted))
+        if products.label is not None:
+            held = (plane.values != 0) | (plane.classes != 0)
+            label = _voxels(plane.ids[held], plane.classes[held])
+            parts[products.label].append(label)
     return dict(parts)
 
 
@@ -240,14 +308,14 @@ def part_path(path: str, process: int) -> str:
     return f"{path}.rank{process}"
 
 
-def join(parts: list[str], order: list[int], path: str, has_label: bool) -> None:
+def join(parts: list[str], order: list[int], path: str, products: Products) -> None:
     """Joins the files that several processes have written, and removes them.
 
     Args:
       parts: files written through `open_writer`.
       order: for each event, in which of them it is.
       path: file to write, which gets its name when it is complete.
-      has_label: see `open_writer`.
+      products: see `open_writer`.
 
     Raises:
       OSError: a part cannot be read, or the folder cannot be written to.
@@ -257,12 +325,12 @@ def join(parts: list[str], order: list[int], path: str, has_label: bool) -> None
         files = [stack.enter_context(h5py.File(part, "r")) for part in parts]
         writer = None
         for part in order:
-            products, event_id, metas = _read(files[part], taken[part])
+            planes, event_id, metas = _read(files[part], taken[part])
             if writer is None:
                 attributes = dict(files[0].attrs)
-                opened = open_writer(path, metas, has_label, attributes)
+                opened = open_writer(path, metas, products, attributes)
                 writer = stack.enter_context(opened)
-            writer.append(event_id, products, metas=metas)
+            writer.append(event_id, planes, metas=metas)
             taken[part] += 1
     for part in parts:
         os.remove(part)
@@ -293,13 +361,12 @@ def _read(
     return products, event_id, metas
 
 
-def _at(wanted: np.ndarray, values: np.ndarray) -> SparsePlanes:
-    """Returns ids (column * H + row, ascending) and values of pixels by plane."""
-    planes = []
-    for plane in range(NUM_PLANES):
-        ids = np.flatnonzero(wanted[plane].T)
-        planes.append(_voxels(ids, values[plane].T.reshape(-1)[ids]))
-    return planes
+def _in_plane(ids: np.ndarray, num_rows: int, height: int) -> np.ndarray:
+    """Turns ids of an image into those of a plane of fewer rows."""
+    if num_rows == height:
+        return ids
+    columns, rows = np.divmod(ids, np.uint64(num_rows))
+    return columns * np.uint64(height) + rows
 
 
 def _voxels(ids: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

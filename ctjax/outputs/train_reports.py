@@ -11,6 +11,7 @@ import numpy as np
 from ctjax.base import optional_packages
 from ctjax.config.fields import Config
 from ctjax.data.minibatch import HostMinibatch
+from ctjax.data.sources import EventSource
 from ctjax.learning import metrics, sharding
 from ctjax.learning.precision import POLICIES
 from ctjax.outputs import log, metrics_table, progress, summaries
@@ -18,7 +19,6 @@ from ctjax.views import evaluated_event, picture
 
 logger = logging.getLogger("ctjax")
 
-COLUMNS = ("step", "loss", *metrics.METRIC_NAMES)
 IMAGE_SUMMARIES = 25  # summaries between two with images, as CosmicTagger
 
 
@@ -33,7 +33,7 @@ class TrainReports:
     def __init__(
         self,
         config: Config,
-        image_shape: tuple[int, int],
+        source: EventSource,
         steps: range,
         is_first: bool,
     ):
@@ -41,7 +41,7 @@ class TrainReports:
 
         Args:
           config: of the run.
-          image_shape: (H, W) of the events, downsampled.
+          source: of the events.
           steps: from the first one of this start to the last one of the run.
           is_first: whether this process is the first one of the run.
         """
@@ -52,18 +52,19 @@ class TrainReports:
         if not is_first:
             return
         self._downsample = config.data.downsample
-        self._image_shape = image_shape
+        self._image_shape, self._detector = source.image_shape, source.detector
         self._is_scaled = POLICIES[config.run.precision].is_scaled
         self._draws_events = True
         self._steps = steps
         rule = config.mode.optimizer
         self._images = config.run.minibatch_size * rule.gradient_accumulation
         folder = config.output_dir
+        columns = ("step", "loss", *source.detector.metric_names)
         self._train_table = metrics_table.MetricsTable(
-            os.path.join(folder, "train_metrics.csv"), COLUMNS, before=steps.start
+            os.path.join(folder, "train_metrics.csv"), columns, before=steps.start
         )
         self._val_table = metrics_table.MetricsTable(
-            os.path.join(folder, "val_metrics.csv"), COLUMNS, before=steps.start + 1
+            os.path.join(folder, "val_metrics.csv"), columns, before=steps.start + 1
         )
         self._summaries = {
             name: summaries.open_summary(folder, name, steps.start)
@@ -110,7 +111,7 @@ class TrainReports:
         if not self._is_first:
             return
         self._advance(step + 1)
-        loss, named = float(results["loss"]), metrics.named(results["metrics"])
+        loss, named = float(results["loss"]), self._named(results["metrics"])
         self._train_table.write([step, loss, *named.values()])
         if step % self._mode.logging_iteration == 0:
             speed = log.rate(self._images, wait_s, step_s)
@@ -172,7 +173,7 @@ class TrainReports:
         """
         if not self._is_first:
             return
-        named = metrics.named(mean)
+        named = self._named(mean)
         self._val_table.write([step, loss, *named.values()])
         self._log("test", step, {"loss": loss}, named, None)
         self._summarize("test", step, {"loss": loss, **named})
@@ -199,7 +200,8 @@ class TrainReports:
         }
         arrays["metrics"] = np.asarray(results["metrics"])
         view = evaluated_event.view_of_minibatch(
-            minibatch, arrays, 0, self._image_shape, self._downsample
+            *(minibatch, arrays, 0, self._image_shape, self._downsample),
+            self._detector,
         )
         try:
             figure = picture.draw(view)
@@ -208,6 +210,9 @@ class TrainReports:
             self._draws_events = False
             return
         self._summaries[kind].add_figure("event", figure, step)
+
+    def _named(self, values):
+        return metrics.named(values, self._detector.metric_names)
 
     def _log(self, kind, step, values, named, speed):
         shown = {**values, **log.shown_metrics(named)}

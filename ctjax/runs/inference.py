@@ -100,7 +100,7 @@ def run(config: Config, processes: Processes = SINGLE_PROCESS) -> dict[str, floa
                 *(check, reports, mesh, processes),
             )
         if mode.write_predictions and processes.count > 1:
-            _join_predictions(config.output_dir, source, entries, processes)
+            _join_predictions(config, source, entries, processes)
     return reports.report_averages()
 
 
@@ -284,13 +284,13 @@ def _open_predictions(
     attributes = predictions.provenance(
         config, source, weights, checksums.sum_arrays(variables)
     )
-    return predictions.open_writer(
-        path, source.plane_metas(0), source.has_label, attributes
-    )
+    products = predictions.name_products(config.data, source.detector, source.has_label)
+    metas = predictions.metas_of(source)
+    return predictions.open_writer(path, metas, products, attributes)
 
 
 def _join_predictions(
-    output_dir: str,
+    config: Config,
     source: EventSource,
     entries: list[np.ndarray],
     processes: Processes,
@@ -298,7 +298,7 @@ def _join_predictions(
     """Makes one file, in the order of the events, of those of the processes."""
     join.wait_for_all("predictions")
     if processes.is_first:
-        path = os.path.join(output_dir, PREDICTIONS)
+        path = os.path.join(config.output_dir, PREDICTIONS)
         parts = [predictions.part_path(path, n) for n in range(processes.count)]
         order = [
             process
@@ -307,6 +307,9 @@ def _join_predictions(
             for entry in local_entries(minibatch, process, processes.count)
             if entry != PADDING
         ]
-        predictions.join(parts, order, path, source.has_label)
+        products = predictions.name_products(
+            config.data, source.detector, source.has_label
+        )
+        predictions.join(parts, order, path, products)
     # Nobody leaves earlier: the end of a process waits for the others only so long.
     join.wait_for_all("joined predictions")

@@ -15,12 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ctjax.base import user_cache
-from ctjax.base.constants import BACKGROUND, COSMIC
+from ctjax.base.detector import BACKGROUND
 from ctjax.base.errors import ConfigError
+from ctjax.config.detectors import read_detector
 from ctjax.config.fields import Config, ModeName
 from ctjax.data import order, pipeline
 from ctjax.data.larcv.disk_file import BusyError
 from ctjax.learning import metrics
+from ctjax.learning.minibatch import make_input
 from ctjax.outputs import log
 from ctjax.processes import launchers
 from ctjax.processes.join import SINGLE_PROCESS, Processes
@@ -38,10 +40,11 @@ THRESHOLD_EVENTS = 100
 THRESHOLDS = np.geomspace(0.05, 50.0, 31)
 """Charges to choose from: below the smallest pooled one to the tip of the largest."""
 
+FIRST_CLASS = 1
+"""Of those behind the background."""
+
 WAIT_S = 0.5
 """Between two looks whether another run has simulated the events."""
-
-SHOWN = ("mIoU", "Cosmic_IoU", "Neutrino_IoU", "Non_Bkg_Accuracy", "Total_Accuracy")
 
 
 def run(
@@ -135,13 +138,14 @@ def _for_report(config: Config) -> Config:
 def baselines(config: Config) -> dict[str, dict[str, float]]:
     """Returns the metrics of two predictions that take no learning."""
     tried = threshold_metrics(config, config.data.file, THRESHOLDS, THRESHOLD_EVENTS)
-    best = THRESHOLDS[np.argmax(tried[:, metrics.METRIC_NAMES.index("Average/mIoU")])]
+    best = THRESHOLDS[np.argmax([values["Average/mIoU"] for values in tried])]
     stored, above = threshold_metrics(
         config, _for_report(config).data.file, [0.0, best]
     )
+    name = read_detector(config.data).classes[FIRST_CLASS]
     return {
-        "every pixel with charge cosmic": metrics.named(stored),
-        f"charge above {best:.2g} cosmic": metrics.named(above),
+        f"every pixel with charge {name}": stored,
+        f"charge above {best:.2g} {name}": above,
     }
 
 
@@ -150,8 +154,8 @@ def threshold_metrics(
     names: str,
     thresholds: Sequence[float] | np.ndarray,
     most_events: int | None = None,
-) -> np.ndarray:
-    """Averages the metrics of calling cosmic what has more charge than a threshold.
+) -> list[dict[str, float]]:
+    """Averages the metrics of a class for what has more charge than a threshold.
 
     Args:
       config: of the run.
@@ -161,39 +165,49 @@ def threshold_metrics(
       most_events: of the files, from the first on; None for all.
 
     Returns:
-      [T, M], in the order of `metrics.METRIC_NAMES`.
+      T of them: every metric of calling such pixels by the first class that is not the
+      background, cosmic unless the classes are others.
     """
     levels = jnp.asarray(thresholds, jnp.float32)
-    total = np.zeros((len(thresholds), len(metrics.METRIC_NAMES)))
-
-    @jax.jit
-    def summed(charge, label, mask):
-        def of_level(level):
-            prediction = jnp.where(charge > level, COSMIC, BACKGROUND)
-            return mask @ metrics.event_metrics(metrics.confusion(prediction, label))
-
-        return jax.lax.map(of_level, levels)
-
     with parts.open_events(config.data, names, require_label=True) as source:
+        detector = source.detector
+        network_input = make_input(source.image_shape, False, detector)
+
+        @jax.jit
+        def summed(minibatch):
+            _, charge, label = network_input(minibatch)
+
+            def of_level(level):
+                found = jnp.where(charge > level, FIRST_CLASS, BACKGROUND)
+                counts = metrics.confusion(found, label, detector.num_classes)
+                return minibatch.mask @ metrics.event_metrics(counts)
+
+            return jax.lax.map(of_level, levels)
+
+        total = np.zeros((len(thresholds), len(detector.metric_names)))
+        counted = 0
         number = min(source.num_events, most_events or source.num_events)
         entries = order.sequential_entries(number, config.run.minibatch_size)
         with pipeline.minibatches(
             source, entries, io_threads=config.data.io_threads
         ) as reader:
             for minibatch in reader:
-                image, label = minibatch.image, minibatch.label
-                total += np.asarray(summed(image, label, minibatch.mask))
+                total += np.asarray(summed(parts.step_arrays(minibatch)))
+                counted += int(minibatch.mask.sum())
                 reader.release(minibatch)
-    return total / number
+    means = total / max(1, counted)
+    return [metrics.named(values, detector.metric_names) for values in means]
 
 
 def _log_report(config: Config, report: dict[str, dict[str, float]]) -> None:
-    """Writes the table, the mean of the three planes."""
+    """Writes the table, the mean of the planes."""
     logger.info("Quickstart report: means over the events of %s", config.data.aux_file)
     logger.info("  %s", log.pixel_rules(config.mode))
     width = max(map(len, report))
-    columns = "  ".join(SHOWN)
+    ious = read_detector(config.data).class_metrics
+    shown = ("mIoU", *ious, "Non_Bkg_Accuracy", "Total_Accuracy")
+    columns = "  ".join(shown)
     logger.info("  %-*s  %s", width, "", columns)
     for name, values in report.items():
-        row = "  ".join(f"{values[f'Average/{m}']:{len(m)}.4f}" for m in SHOWN)
+        row = "  ".join(f"{values[f'Average/{m}']:{len(m)}.4f}" for m in shown)
         logger.info("  %-*s  %s", width, name, row)

@@ -19,7 +19,7 @@ from ctjax.learning.compiled import compile_eval_step, compile_train_step
 from ctjax.learning.precision import POLICIES
 from ctjax.learning.state import TrainState, count_parameters, make_state
 from ctjax.learning.steps import make_eval_step, make_train_step
-from ctjax.outputs import checkpoint, log, timings
+from ctjax.outputs import checkpoint, log, skipped_events, timings
 from ctjax.outputs.train_reports import TrainReports
 from ctjax.processes import join, stop_requests, watchdog
 from ctjax.processes.join import SINGLE_PROCESS, Processes
@@ -121,9 +121,7 @@ def _train(
             make_eval_step(model=model, options=options, with_scores=False), mesh
         )
         steps = range(start, num_steps)
-        reports = enter(
-            TrainReports(config, source.image_shape, steps, processes.is_first)
-        )
+        reports = enter(TrainReports(config, source, steps, processes.is_first))
         training = Training(
             config=config,
             mesh=mesh,
@@ -150,6 +148,7 @@ def _train(
         if processes.is_first:
             timings.save_timings(config.output_dir, "train", done)
         log.log_totals(done["step_s"], done["images"], done["start_up_s"].sum())
+        skipped_events.report_training(config, source, processes, start > 0)
     is_early = loop.is_stopped and loop.started < num_steps
     return loop.state, (request.reason or "another rank") if is_early else None
 

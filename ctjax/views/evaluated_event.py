@@ -1,11 +1,11 @@
 """Takes an event to look at out of a minibatch that a step has evaluated."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ctjax.base.constants import METRIC_NAMES, NUM_PLANES
+from ctjax.base.detector import Detector, ImageShape
 from ctjax.data.minibatch import HostMinibatch, images_of_event
 from ctjax.views.event import EventView, PlanePixels, event_name
 
@@ -16,6 +16,7 @@ def view_of_minibatch(
     place: int,
     image_shape: tuple[int, int],
     downsample: int,
+    detector: Detector,
 ) -> EventView:
     """Takes an event out of a minibatch that has been evaluated.
 
@@ -25,6 +26,7 @@ def view_of_minibatch(
       place: of the event in the minibatch.
       image_shape: (H, W) of its images.
       downsample: halvings of the stored image.
+      detector: of the event.
 
     Returns:
       The event with the pixels of any charge or class, true or predicted; where the
@@ -35,7 +37,8 @@ def view_of_minibatch(
     if minibatch.sites is not None:
         planes = _planes_of_sites(minibatch, results, place, image_shape)
     else:
-        planes = _planes_of_images(minibatch, results, place)
+        shapes = detector.shapes_of_planes(image_shape)
+        planes = _planes_of_images(minibatch, results, place, shapes)
     entry = int(minibatch.entries[place])
     return EventView(
         tuple(planes),
@@ -44,7 +47,8 @@ def view_of_minibatch(
         True,
         True,
         event_name(entry, minibatch.event_ids[place]),
-        dict(zip(METRIC_NAMES, values, strict=True)),
+        dict(zip(detector.metric_names, values, strict=True)),
+        detector,
     )
 
 
@@ -67,25 +71,27 @@ def _planes_of_sites(
 
 
 def _planes_of_images(
-    minibatch: HostMinibatch, results: Mapping[str, Any], place: int
+    minibatch: HostMinibatch,
+    results: Mapping[str, Any],
+    place: int,
+    shapes: Sequence[ImageShape],
 ) -> list[PlanePixels]:
-    """Takes an event's pixels of any charge or class."""
-    prediction = np.asarray(results["prediction"][place])
-    truth = np.asarray(results["label"][place])
-    shape = prediction.shape[1], prediction.shape[2]
+    """Takes an event's pixels of any charge or class, within the planes' own shapes."""
+    predicted = np.asarray(results["prediction"][place])
+    true = np.asarray(results["label"][place])
+    num_rows, num_columns = predicted.shape[1:]
     planes = []
-    for plane in range(NUM_PLANES):
+    for plane, (height, width) in enumerate(shapes):
         if minibatch.ids is not None and minibatch.values is not None:
-            charge = np.zeros(shape, np.float32)
+            charge = np.zeros((num_rows, num_columns), np.float32)
             ids = minibatch.ids[place, plane]
             stored = ids < charge.size
-            columns, rows = np.divmod(ids[stored], shape[0])
+            columns, rows = np.divmod(ids[stored], num_rows)
             charge[rows, columns] = minibatch.values[place, plane][stored]
         else:
             assert minibatch.image is not None
             charge = minibatch.image[place, plane]
-        held = (charge != 0) | (truth[plane] != 0) | (prediction[plane] != 0)
-        rows, columns = np.nonzero(held)
-        taken = [array[rows, columns] for array in (truth[plane], prediction[plane])]
-        planes.append(PlanePixels(rows, columns, charge[rows, columns], *taken))
+        own = [a[:height, :width] for a in (charge, true[plane], predicted[plane])]
+        rows, columns = np.nonzero(np.any([array != 0 for array in own], 0))
+        planes.append(PlanePixels(rows, columns, *(a[rows, columns] for a in own)))
     return planes

@@ -1,27 +1,25 @@
 """Reads an event as people look at it: the pixels that hold something, with classes."""
 
-import csv
 import math
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
 
-from ctjax.base import regular_files
-from ctjax.base.constants import (
-    CLASS_PRODUCT,
-    COSMIC,
-    METRIC_NAMES,
-    NEUTRINO,
-)
-from ctjax.base.errors import UserError
+from ctjax.base.detector import COSMIC_TAGGER, IGNORED, Detector, ImageShape
+from ctjax.config.detectors import IGNORE, read_detector
+from ctjax.config.fields import Data
 from ctjax.data import sources
 from ctjax.data.larcv.truth import neutrino_name, read_neutrinos
-
-MAX_DOWNSAMPLE = 10
-"""No prediction belongs to a file whose image would have to be halved more often."""
+from ctjax.views.predicted import (
+    EventViewError,
+    PredictedPlane,
+    find_downsample,
+    find_entry,
+    look_up,
+    read_planes,
+    read_recorded,
+)
 
 
 class PlanePixels(NamedTuple):
@@ -31,7 +29,7 @@ class PlanePixels(NamedTuple):
       rows: int32, from the first drift tick.
       columns: int32, from the first wire.
       charge: float32.
-      truth: uint8, class.
+      truth: uint8, class or `IGNORED`.
       prediction: uint8, class.
     """
 
@@ -47,64 +45,73 @@ class EventView(NamedTuple):
 
     Attributes:
       planes: P of them.
-      image_shape: rows H and columns W.
+      image_shape: rows H and columns W of the images, those of the largest plane or
+        more.
       pixel_size: number of ticks, and of wires, in one pixel: 2^downsample.
       has_truth: whether the truth is known; if not, `truth` is 0 everywhere.
       has_prediction: likewise for `prediction`.
       title: one line about the event.
-      metrics: value by name of `METRIC_NAMES`; may be empty.
+      metrics: value by name of `Detector.metric_names`; may be empty.
+      detector: whose planes and classes these are.
     """
 
     planes: tuple[PlanePixels, ...]
-    image_shape: tuple[int, int]
+    image_shape: ImageShape
     pixel_size: int
     has_truth: bool
     has_prediction: bool
     title: str
     metrics: Mapping[str, float]
+    detector: Detector = COSMIC_TAGGER
+
+    @property
+    def plane_shapes(self) -> tuple[ImageShape, ...]:
+        """Returns rows and columns of each plane, which is all that is drawn."""
+        return self.detector.shapes_of_planes(self.image_shape)
 
 
-class EventViewError(UserError):
-    """An event cannot be shown; the message names the file or the argument."""
-
-
-def read_view(file: str, predictions: str, entry: int) -> EventView:
+def read_view(
+    file: str, predictions: str, entry: int, fields: Mapping[str, Any] | None = None
+) -> EventView:
     """Reads an event of a larcv3 file and what was predicted for it.
 
     Args:
       file: path, glob pattern or comma-separated list, as of `data.file`.
       predictions: predictions.h5 of an inference over the same file, or empty.
       entry: number of the event in the file.
+      fields: of the data section, those of `DETECTOR_FIELDS` that are said; the rest
+        is as the predictions have it, or else the default.
 
     Returns:
       The event, at the resolution of the predictions if there are any, else of the
       file.
 
     Raises:
-      LarcvFileError, EventViewError: something cannot be read, or the predictions are
-        of other events.
+      LarcvFileError, EventViewError, ConfigError: something cannot be read, or the
+        predictions are of other events.
     """
     paths = sources.find_files([name.strip() for name in file.split(",")])
-    with _open(paths) as source:
+    recorded = read_recorded(predictions) if predictions else {}
+    data = Data(**{**recorded, **(fields or {})})
+    with _open(paths, data) as source:
         if not 0 <= entry < source.num_events:
             raise EventViewError(
                 f"--entry: expected 0 to {source.num_events - 1}, the events of "
                 f"{file}, got {entry}"
             )
-        shape, has_truth = source.image_shape, source.has_label
-        event_id = source.event_id(entry)
+        shapes = source.detector.shapes_of_planes(source.image_shape)
+        event_id, entries_per_event = source.event_id(entry), len(source.planes)
     predicted, values, downsample = None, {}, 0
     if predictions:
-        place, values = _find_entry(predictions, entry)
-        predicted, predicted_shape = _read_prediction(predictions, place)
-        downsample = _downsample(shape, predicted_shape, predictions, file)
-        check_same_event(predictions, place, event_id, paths, entry, downsample)
-    planes, shape = _read_planes(paths, entry, downsample, predicted)
-    name = neutrino_name(read_neutrinos(paths)[entry])
-    title = ", ".join(filter(None, [event_name(entry, event_id), name]))
-    return EventView(
-        planes, shape, 2**downsample, has_truth, bool(predictions), title, values
-    )
+        place, values = find_entry(predictions, entry)
+        predicted = read_planes(predictions, place)
+        downsample = find_downsample(shapes, predicted, predictions, file)
+        check_same_event(predictions, place, event_id, paths, entry, downsample, data)
+    neutrino = read_neutrinos(paths)[entry // entries_per_event]
+    title = [event_name(entry, event_id), neutrino_name(neutrino)]
+    with _open(paths, data, downsample) as source:
+        name, size = ", ".join(filter(None, title)), 2**downsample
+        return _view(source, entry, size, name, predicted, values)
 
 
 def read_predicted_view(
@@ -124,15 +131,17 @@ def read_predicted_view(
     Raises:
       LarcvFileError, EventViewError: something cannot be read.
     """
-    predicted, _ = _read_prediction(predictions, place)
-    planes, shape = _read_planes([predictions], place, 0, predicted)
-    with _open([predictions]) as source:
-        has_truth = source.has_label
-    return EventView(planes, shape, pixel_size, has_truth, True, title, {})
+    predicted = read_planes(predictions, place)
+    with _open_predictions(predictions) as source:
+        return _view(source, place, pixel_size, title, predicted)
 
 
 def read_stored_view(
-    paths: Sequence[str], entry: int, downsample: int, title: str
+    paths: Sequence[str],
+    entry: int,
+    downsample: int,
+    title: str,
+    data: Data | None = None,
 ) -> EventView:
     """Reads charge and truth of an event.
 
@@ -141,6 +150,7 @@ def read_stored_view(
       entry: number of the event in them.
       downsample: how often the image is halved.
       title: one line about the event.
+      data: says what the events of the files are; None for the defaults.
 
     Returns:
       The event, without metrics.
@@ -148,10 +158,8 @@ def read_stored_view(
     Raises:
       LarcvFileError: something cannot be read.
     """
-    planes, shape = _read_planes(paths, entry, downsample, None)
-    with _open(paths) as source:
-        has_truth = source.has_label
-    return EventView(planes, shape, 2**downsample, has_truth, False, title, {})
+    with _open(paths, data, downsample) as source:
+        return _view(source, entry, 2**downsample, title)
 
 
 def check_same_event(
@@ -161,6 +169,7 @@ def check_same_event(
     paths: Sequence[str],
     entry: int,
     downsample: int,
+    data: Data | None = None,
 ) -> None:
     """Compares an event of predictions with what it is taken for.
 
@@ -172,12 +181,13 @@ def check_same_event(
         are compared.
       entry: number of the event in them.
       downsample: how often the image was halved for the predictions.
+      data: says what the events of the files are; None for the defaults.
 
     Raises:
       EventViewError: it is another event.
       LarcvFileError: something cannot be read.
     """
-    with _open([predictions]) as source:
+    with _open_predictions(predictions) as source:
         if place >= source.num_events:
             raise EventViewError(
                 f"{predictions}: found {source.num_events} events, expected more than "
@@ -194,8 +204,13 @@ def check_same_event(
         )
     if not paths:
         return
-    with _open(paths, downsample) as source:
+    with _open(paths, data, downsample) as source:
         expected = _charges(source, entry)
+    if len(charges) != len(expected):
+        raise EventViewError(
+            f"{predictions}: found {len(charges)} planes, expected the {len(expected)} "
+            f"of {', '.join(paths)}"
+        )
     for plane, ((ids, values), (others, other_values)) in enumerate(
         zip(charges, expected, strict=True)
     ):
@@ -211,58 +226,66 @@ def check_same_event(
 def _charges(
     source: sources.EventSource, entry: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Reads ids and charges of the pixels of each plane that have charge."""
-    planes = source.read_sparse(entry)
-    held = [pixels.values != 0 for pixels in planes]
-    return [(p.ids[at], p.values[at]) for p, at in zip(planes, held, strict=True)]
+    """Reads the pixels of each plane that have charge: ids in the plane, charges."""
+    shapes = source.detector.shapes_of_planes(source.image_shape)
+    found = []
+    for pixels, (height, _) in zip(source.read_sparse(entry), shapes, strict=True):
+        at = pixels.values != 0
+        columns, rows = np.divmod(pixels.ids[at], np.int32(source.image_shape[0]))
+        found.append((columns * np.int32(height) + rows, pixels.values[at]))
+    return found
 
 
-def _open(paths: Sequence[str], downsample: int = 0) -> sources.EventSource:
+def _open(
+    paths: Sequence[str], data: Data | None, downsample: int = 0
+) -> sources.EventSource:
     """Opens files to look at them, whatever the charges that a run would refuse."""
-    return sources.open_source(file=paths, downsample=downsample, charge_limit=math.inf)
+    return sources.open_source(
+        file=paths, downsample=downsample, data=data, charge_limit=math.inf
+    )
 
 
-def _read_planes(
-    paths: Sequence[str],
+def _open_predictions(path: str) -> sources.EventSource:
+    """Opens predictions, whose planes, classes and charges are those of the run."""
+    recorded = read_recorded(path)
+    data = Data(**recorded)
+    detector = read_detector(data)
+    as_written = None
+    if detector.has_ignored:
+        numbers = [f"{number}:{number}" for number in range(detector.num_classes)]
+        as_written = ",".join([*numbers, f"{IGNORED}:{IGNORE}"])
+    names = ("image_product", "label_product", "classes")
+    kept = {name: getattr(data, name) for name in names}
+    return _open([path], Data(**kept, label_map=as_written))
+
+
+def _view(
+    source: sources.EventSource,
     entry: int,
-    downsample: int,
-    predicted: Sequence[tuple[np.ndarray, np.ndarray]] | None,
-) -> tuple[tuple[PlanePixels, ...], tuple[int, int]]:
-    """Returns the pixels of the planes, and the rows and columns of the image."""
-    with _open(paths, downsample) as source:
-        shape = source.image_shape
-        stored = source.read_sparse(entry)
+    pixel_size: int,
+    title: str,
+    predicted: Sequence[PredictedPlane] | None = None,
+    values: Mapping[str, float] | None = None,
+) -> EventView:
+    """Reads an event of an open file, with what was predicted for it."""
+    height = np.int32(source.image_shape[0])
     planes = []
-    for plane, pixels in enumerate(stored):
-        columns, rows = np.divmod(pixels.ids, np.int32(shape[0]))
+    for plane, pixels in enumerate(source.read_sparse(entry)):
+        columns, rows = np.divmod(pixels.ids, height)
         found = np.zeros(len(pixels.ids), np.uint8)
         if predicted is not None:
-            found = _look_up(*predicted[plane], pixels.ids)
+            found = look_up(predicted[plane], rows, columns)
         planes.append(PlanePixels(rows, columns, pixels.values, pixels.classes, found))
-    return tuple(planes), shape
-
-
-def pixel_kinds(pixels: PlanePixels) -> np.ndarray:
-    """Sorts the predictions of a plane into right ones and kinds of error.
-
-    Returns:
-      [V] uint8, index into `ERROR_NAMES`.
-    """
-    truth, prediction = pixels.truth, pixels.prediction
-    kinds = np.where(truth == prediction, np.minimum(truth, COSMIC), 2).astype(np.uint8)
-    kinds[(truth == NEUTRINO) & (prediction != NEUTRINO)] = 3
-    kinds[(truth != NEUTRINO) & (prediction == NEUTRINO)] = 4
-    return kinds
-
-
-ERROR_NAMES = (
-    "background, right",
-    "cosmic or neutrino, right",
-    "cosmic and background confused",
-    "neutrino missed",
-    "neutrino made up",
-)
-"""What the values of `pixel_kinds` mean."""
+    return EventView(
+        tuple(planes),
+        source.image_shape,
+        pixel_size,
+        source.has_label,
+        predicted is not None,
+        title,
+        values or {},
+        source.detector,
+    )
 
 
 def event_name(entry: int, event_id: np.ndarray) -> str:
@@ -270,73 +293,3 @@ def event_name(entry: int, event_id: np.ndarray) -> str:
     run, subrun, event = (int(number) for number in event_id)
     known = event >= 0
     return f"entry {entry}" + (f", event {run}/{subrun}/{event}" if known else "")
-
-
-def _look_up(ids: np.ndarray, classes: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Looks up the classes of ids, background where there is none; `ids` ascend."""
-    found = np.zeros(len(wanted), np.uint8)
-    if len(ids):
-        at = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
-        same = ids[at] == wanted
-        found[same] = classes[at[same]]
-    return found
-
-
-def _find_entry(predictions: str, entry: int) -> tuple[int, dict[str, float]]:
-    """Finds the position of an entry in the predictions, and its metrics.
-
-    The table of metrics beside the predictions lists their events in the same order.
-    Without it the predictions are taken to begin with the first event.
-    """
-    table = os.path.join(os.path.dirname(predictions), "inference_metrics.csv")
-    if not os.path.isfile(table):
-        return entry, {}
-    with open(table, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    places = [place for place, row in enumerate(rows) if row["entry"] == str(entry)]
-    if not places:
-        raise EventViewError(f"--predictions: entry {entry} is not in {table}")
-    row = rows[places[0]]
-    return places[0], {name: float(row[name]) for name in METRIC_NAMES}
-
-
-def _read_prediction(path: str, place: int):
-    """Reads (ids, classes) of every plane, ids ascending, and the image's shape."""
-    try:
-        regular_files.check(path)
-        with h5py.File(path, "r") as file:
-            group: Any = file[f"Data/sparse2d_{CLASS_PRODUCT}_group"]
-            extents = group["extents"]
-            if place >= len(extents):
-                raise EventViewError(
-                    f"--predictions: {path} has {len(extents)} events, expected more "
-                    f"than {place}"
-                )
-            first, count = (int(extents[place][name]) for name in ("first", "N"))
-            spans = group["voxel_extents"][first : first + count]
-            meta = group["image_meta"][first]
-            planes = []
-            for span in spans:
-                start = int(span["first"])
-                voxels = group["voxels"][start : start + int(span["N"])]
-                ids = voxels["id"].astype(np.int64)
-                planes.append((ids, voxels["value"].astype(np.uint8)))
-    except (OSError, KeyError) as error:
-        raise EventViewError(
-            f"--predictions: {path}: expected a predictions.h5 of ctjax: {error}"
-        ) from error
-    width, height = (int(number) for number in meta["number_of_voxels"])
-    return planes, (height, width)
-
-
-def _downsample(
-    shape: tuple[int, int], predicted: tuple[int, int], predictions: str, file: str
-) -> int:
-    """Finds how often the file's image was halved for the predictions."""
-    for downsample in range(MAX_DOWNSAMPLE):
-        if shape == (predicted[0] << downsample, predicted[1] << downsample):
-            return downsample
-    raise EventViewError(
-        f"--predictions: {predictions} has images of {predicted[0]} x {predicted[1]}, "
-        f"expected halvings of the {shape[0]} x {shape[1]} of {file}"
-    )

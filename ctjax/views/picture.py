@@ -1,27 +1,29 @@
 """Draws an event as a picture.
 
-Each plane has a row that shows the whole image and a row that shows the box around the
-neutrino.
+Each plane has a row that shows all of it and a row that shows the box around the pixels
+of the last class: the neutrino, where the classes are the default ones.
 """
 
+import textwrap
 from typing import Any
 
 import numpy as np
 
 from ctjax.base import optional_packages
-from ctjax.base.constants import CLASS_NAMES, NEUTRINO
-from ctjax.views.event import ERROR_NAMES, EventView, PlanePixels, pixel_kinds
+from ctjax.base.detector import Detector, ImageShape
+from ctjax.views import legends
+from ctjax.views.event import EventView, PlanePixels
 
-# Okabe and Ito's colours (jfly.uni-koeln.de/color), which people with every kind of
-# colour vision can tell apart; grey for what is of no interest.
-CLASS_COLOURS = ("#C9CCD1", "#0072B2", "#D55E00")
-ERROR_COLOURS = ("#E9EAEC", "#9AA4AE", "#56B4E9", "#D55E00", "#000000")
+COLUMN_INCHES, PLANE_INCHES = 4.6, 5.08
 
-COLUMN_INCHES = 4.6
-HEIGHT_INCHES = 17.2
+TOP_INCHES, BOTTOM_INCHES, GAP_INCHES = 1.1, 0.86, 0.6
+"""Of the title's three lines, of the legend's one line and the scale of the charges,
+and below each plane, for its numbers and the next title."""
 
-TOP, BOTTOM, PLANE_GAP = 0.936, 0.05, 0.035
-"""Shares of the height; the gap below a plane holds its numbers and the next title."""
+TITLE_LINE_INCHES, LEGEND_LINE_INCHES = 0.24, 0.22
+
+TITLE_LETTERS, LEGEND_LETTER_INCHES, LEGEND_KEY_INCHES = 8.6, 0.082, 0.55
+"""Letters of a title in an inch; widths in a legend, a little too large."""
 
 PANEL_PIXELS = (640, 400)
 """Largest number of columns and rows of a picture; nobody would see more."""
@@ -32,7 +34,8 @@ BOX_MARGIN = 1.8
 SMALLEST_BOX = 48
 """Number of pixels on a side."""
 
-SHOWN_METRICS = ("Cosmic_IoU", "Neutrino_IoU", "mIoU", "Non_Bkg_Accuracy")
+PLANE_LETTERS = 44
+"""Most letters of the metrics beside the name of a plane."""
 
 
 def draw(view: EventView) -> Any:
@@ -52,67 +55,94 @@ def draw(view: EventView) -> Any:
     if view.has_prediction:
         layers += ["prediction", *(["errors"] if view.has_truth else [])]
     width = COLUMN_INCHES * len(layers)
-    figure = figures.Figure(figsize=(width, HEIGHT_INCHES), dpi=110)
-    # Places by hand: matplotlib's own layout takes as long as all the drawing.
+    title, legend = _title(view, width), _legend(view)
+    columns = _legend_columns([name for name, _ in legend], width)
+    more_lines = -(-len(legend) // columns) - 1
+    below = BOTTOM_INCHES + max(0, more_lines) * LEGEND_LINE_INCHES
+    above = TOP_INCHES + max(0, title.count("\n") - 2) * TITLE_LINE_INCHES
+    height = above + PLANE_INCHES * len(view.planes) + below
+    figure = figures.Figure(figsize=(width, height), dpi=110)
     left, right = 0.6 / width, 1 - 0.2 / width
-    each = (TOP - BOTTOM) / len(view.planes)
+    blocks = _add_panels(figure, view, layers, (left, right), 1 - above / height)
+    norm = _charge_norm(view)
+    for plane, block in enumerate(blocks):
+        _draw_plane(block, plane, layers, view, norm)
+    first = blocks[0][0][0]
+    scale = figure.add_axes(
+        (left, (below - 0.1) / height, first.get_position().width, 0.12 / height)
+    )
+    figure.colorbar(
+        first.images[0], cax=scale, orientation="horizontal", label="charge"
+    )
+    top = 1 - 0.14 / height
+    figure.suptitle(title, fontsize=14, x=left, y=top, ha="left", va="top")
+    _add_legend(figure, legend, columns)
+    return figure
+
+
+def _add_panels(
+    figure: Any, view: EventView, layers: list[str], sides: tuple[float, float], top
+) -> list[Any]:
+    """Returns the panels of each plane: a row of whole pictures, a row of boxes."""
+    # Places by hand: matplotlib's own layout takes as long as all the drawing.
+    each, gap = (
+        inches / figure.get_figheight() for inches in (PLANE_INCHES, GAP_INCHES)
+    )
     blocks = []
-    for plane in range(len(view.planes)):
-        top = TOP - plane * each
+    for _ in view.planes:
         grid = figure.add_gridspec(
             *(2, len(layers)),
-            left=left,
-            right=right,
+            left=sides[0],
+            right=sides[1],
             top=top,
-            bottom=top - each + PLANE_GAP,
+            bottom=top - each + gap,
             hspace=0.16,
             wspace=0.13,
         )
         blocks.append(grid.subplots(squeeze=False))
-    norm = _charge_norm(view)
-    for plane, pixels in enumerate(view.planes):
-        box = neutrino_box(pixels, view.image_shape)
-        whole, zoomed = blocks[plane]
-        for layer, at_whole, at_zoom in zip(layers, whole, zoomed, strict=True):
-            everything = (0, view.image_shape[0], 0, view.image_shape[1])
-            _draw_layer(at_whole, layer, pixels, everything, view, norm)
-            at_whole.set_title(f"plane {plane}: {layer}", fontsize=11, loc="left")
-            if box is None:
-                at_zoom.set_axis_off()
-                continue
-            _draw_layer(at_zoom, layer, pixels, box, view, norm)
-            _mark_box(at_whole, at_zoom, box, view.pixel_size)
-        whole[0].set_ylabel("tick")
-        zoomed[0].set_ylabel("tick")
-        whole[-1].set_title(_plane_words(view, plane), fontsize=9, loc="right")
-        for panel in zoomed:
-            panel.set_xlabel("wire", labelpad=1)
-    first = blocks[0][0][0]
-    scale = figure.add_axes((left, 0.044, first.get_position().width, 0.007))
-    figure.colorbar(
-        first.images[0], cax=scale, orientation="horizontal", label="charge"
-    )
-    figure.suptitle(_title(view), fontsize=14, x=left, y=0.992, ha="left", va="top")
-    _add_legend(figure, view)
-    return figure
+        top -= each
+    return blocks
 
 
-def neutrino_box(
-    pixels: PlanePixels, image_shape: tuple[int, int]
+def _draw_plane(
+    block: Any, plane: int, layers: list[str], view: EventView, norm: Any
+) -> None:
+    """Draws the two rows of a plane."""
+    pixels, shape = view.planes[plane], view.plane_shapes[plane]
+    box = box_of_class(pixels, shape, view.detector.num_classes - 1)
+    whole, zoomed = block
+    for layer, at_whole, at_zoom in zip(layers, whole, zoomed, strict=True):
+        _draw_layer(at_whole, layer, pixels, (0, shape[0], 0, shape[1]), view, norm)
+        at_whole.set_title(f"plane {plane}: {layer}", fontsize=11, loc="left")
+        if box is None:
+            at_zoom.set_axis_off()
+            continue
+        _draw_layer(at_zoom, layer, pixels, box, view, norm)
+        _mark_box(at_whole, at_zoom, box, view.pixel_size)
+    whole[0].set_ylabel("tick")
+    zoomed[0].set_ylabel("tick")
+    whole[-1].set_title(_plane_words(view, plane), fontsize=9, loc="right")
+    for panel in zoomed:
+        panel.set_xlabel("wire", labelpad=1)
+
+
+def box_of_class(
+    pixels: PlanePixels, shape: ImageShape, number: int
 ) -> tuple[int, int, int, int] | None:
-    """Finds the box around the true neutrino, or else around the predicted one.
+    """Finds the box around the true pixels of a class, or else the predicted ones.
 
     Args:
       pixels: pixels of the plane.
-      image_shape: rows H and columns W.
+      shape: its rows and columns.
+      number: of the class.
 
     Returns:
       First and last row (exclusive), first and last column (exclusive), within the
-      image; None where no pixel belongs to a neutrino.
+      plane; None where no pixel is of the class.
     """
-    wanted = pixels.truth == NEUTRINO
+    wanted = pixels.truth == number
     if not wanted.any():
-        wanted = pixels.prediction == NEUTRINO
+        wanted = pixels.prediction == number
     if not wanted.any():
         return None
     # By charge, so that a few deposits far from the vertex do not widen the box.
@@ -122,10 +152,10 @@ def neutrino_box(
         low, high = _weighted_quantiles(positions, weight)
         middles.append((low + high) / 2)
         halves.append(max(BOX_MARGIN * (high - low + 1), SMALLEST_BOX) / 2)
-    # The box has the proportions of the image, so that slopes stay as they are.
-    scale = max(half / size for half, size in zip(halves, image_shape, strict=True))
+    # The box has the proportions of the plane, so that slopes stay as they are.
+    scale = max(half / size for half, size in zip(halves, shape, strict=True))
     box = []
-    for middle, size in zip(middles, image_shape, strict=True):
+    for middle, size in zip(middles, shape, strict=True):
         length = min(size, round(2 * scale * size))
         first = min(max(0, round(middle - length / 2)), size - length)
         box += [first, first + length]
@@ -152,7 +182,7 @@ def rasterise(
     Args:
       pixels: pixels of the plane.
       values: [V] float32; a cell takes the largest of its pixels.
-      box: rows and columns, see `neutrino_box`.
+      box: rows and columns, see `box_of_class`.
       most: largest number of columns and rows of the raster.
 
     Returns:
@@ -177,12 +207,7 @@ def _draw_layer(panel, layer, pixels, box, view, norm):
         values, options = np.clip(pixels.charge, norm.vmin, None), {"norm": norm}
         options["cmap"] = CHARGE_MAP
     else:
-        kinds = {
-            "truth": (pixels.truth, CLASS_COLOURS),
-            "prediction": (pixels.prediction, CLASS_COLOURS),
-            "errors": (pixel_kinds(pixels), ERROR_COLOURS),
-        }
-        values, colours = kinds[layer]
+        values, colours = _kinds(layer, pixels, view.detector)
         options = {"cmap": colors.ListedColormap(colours), "vmin": -0.5}
         options["vmax"] = len(colours) - 0.5
     picture = rasterise(pixels, values.astype(np.float32), box)
@@ -197,6 +222,18 @@ def _draw_layer(panel, layer, pixels, box, view, norm):
         extent=(first_column, last_column, first_row, last_row),
         **options,
     )
+
+
+def _kinds(
+    layer: str, pixels: PlanePixels, detector: Detector
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Returns what each pixel is in a layer of classes or errors, and the colours."""
+    truth = legends.drawn(pixels.truth, detector)
+    if layer == "errors":
+        kinds = legends.error_table(detector)[truth, pixels.prediction]
+        return kinds, legends.error_colours(detector)
+    shown = truth if layer == "truth" else pixels.prediction
+    return shown, legends.class_colours(detector)
 
 
 CHARGE_MAP = "YlGnBu"
@@ -232,41 +269,66 @@ def _mark_box(whole, zoomed, box, size):
 
 
 def _plane_words(view: EventView, plane: int) -> str:
-    """Formats the two metrics of a plane that fit beside its name."""
+    """Formats the metrics of a plane that fit beside its name."""
     if not view.metrics:
         return ""
-    cosmic, neutrino = (
-        view.metrics[f"plane{plane}/{name}"] for name in ("Cosmic_IoU", "Neutrino_IoU")
-    )
-    return f"IoU cosmic {cosmic:.3f}, neutrino {neutrino:.3f}"
+    values = [
+        f"{name} {view.metrics[f'plane{plane}/{metric}']:.3f}"
+        for name, metric in zip(
+            view.detector.classes[1:], view.detector.class_metrics, strict=True
+        )
+    ]
+    words = f"IoU {', '.join(values)}"
+    if len(words) <= PLANE_LETTERS:
+        return words
+    return f"mIoU {view.metrics[f'plane{plane}/mIoU']:.3f}"
 
 
-def _title(view: EventView) -> str:
+def _title(view: EventView, width: float) -> str:
+    """Returns lines that fit a width in inches."""
     pixel = f"{view.pixel_size} x {view.pixel_size} wires and ticks per pixel"
     words = [view.title, pixel if view.pixel_size > 1 else ""]
     if view.metrics:
+        shown = (*view.detector.class_metrics, "mIoU", "Non_Bkg_Accuracy")
         means = [
             f"{name.replace('_', ' ')} {view.metrics[f'Average/{name}']:.3f}"
-            for name in SHOWN_METRICS
+            for name in shown
         ]
-        words.append("mean of the planes: " + ", ".join(means))
+        line = "mean of the planes: " + ", ".join(means)
+        words += textwrap.wrap(line, max(40, int(TITLE_LETTERS * width)))
     return "\n".join(filter(None, words))
 
 
-def _add_legend(figure: Any, view: EventView) -> None:
-    """Names the colours under the panels."""
-    patches = optional_packages.import_optional("matplotlib.patches", "display")
+def _legend(view: EventView) -> list[tuple[str, str]]:
+    """Returns name and colour of what is drawn, but the charge."""
     named = []
     if view.has_truth or view.has_prediction:
-        named += zip(CLASS_NAMES, CLASS_COLOURS, strict=True)
+        named += legends.class_legend(view.detector)
     if view.has_truth and view.has_prediction:
-        named += zip(ERROR_NAMES, ERROR_COLOURS, strict=True)
+        named += legends.error_legend(view.detector)
+    return named
+
+
+def _legend_columns(names: list[str], width: float) -> int:
+    """Returns the most columns of a legend that fit a width in inches; 1 at least."""
+    widths = LEGEND_LETTER_INCHES * np.array([len(name) for name in names])
+    for columns in range(len(names), 1, -1):
+        # As matplotlib fills them, one after the other.
+        widest = [part.max() for part in np.array_split(widths, columns)]
+        if sum(widest) + LEGEND_KEY_INCHES * columns <= width:
+            return columns
+    return 1
+
+
+def _add_legend(figure: Any, named: list[tuple[str, str]], columns: int) -> None:
+    """Names the colours under the panels."""
+    patches = optional_packages.import_optional("matplotlib.patches", "display")
     if named:
         handles = [patches.Patch(color=colour, label=name) for name, colour in named]
         figure.legend(
             handles=handles,
             loc="lower center",
-            ncols=len(handles),
+            ncols=columns,
             frameon=False,
             fontsize=10,
         )

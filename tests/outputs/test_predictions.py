@@ -9,7 +9,9 @@ import numpy as np
 
 import ctjax
 from ctjax.base import version
+from ctjax.base.detector import COSMIC_TAGGER
 from ctjax.config import resolve
+from ctjax.config.fields import Data
 from ctjax.data.larcv.file import LarcvFile
 from ctjax.data.larcv.records import PlaneMeta
 from ctjax.outputs import predictions
@@ -18,13 +20,16 @@ PRODUCTS = ["sbndwire", "cosmic_prediction", "neutrino_prediction"]
 PRODUCTS += ["cosmicseg_prediction", "sbnd_cosmicseg"]
 
 
+NAMED = predictions.name_products(Data(), COSMIC_TAGGER, True)
+
+
 def metas_of(event):
     """Geometry that tells events and planes apart."""
     return [PlaneMeta((6, 4), (3.0, 1.0), (event, plane)) for plane in range(3)]
 
 
 def write_part(path, events, attributes):
-    with predictions.open_writer(path, metas_of(0), True, attributes) as writer:
+    with predictions.open_writer(path, metas_of(0), NAMED, attributes) as writer:
         for event in events:
             ids = np.array([event], np.uint64)
             planes = [(ids + plane, np.ones(1, np.float32)) for plane in range(3)]
@@ -39,7 +44,7 @@ def test_parts_are_joined_in_the_order_of_the_events(tmp_path):
     # The last of three processes had no event of the last minibatch.
     for number, events in enumerate(([0, 3], [1, 4], [2])):
         write_part(parts[number], events, {"date": f"by {number}", "downsample": 1})
-    predictions.join(parts, [0, 1, 2, 0, 1], path, True)
+    predictions.join(parts, [0, 1, 2, 0, 1], path, NAMED)
     assert [p.name for p in tmp_path.iterdir()] == ["predictions.h5"]
     with h5py.File(path) as file:
         assert dict(file.attrs) == {"date": "by 0", "downsample": 1}
@@ -58,7 +63,11 @@ def test_provenance_is_that_of_the_run(monkeypatch):
     """Every value is another than without a word of the user."""
     values = {
         "run": {"precision": "bfloat16"},
-        "data": {"downsample": 3, "img_transform": True},
+        "data": {
+            **{"downsample": 3, "img_transform": True, "charge_scale": 0.5},
+            **{"image_product": "wire", "label_product": "seg", "planes": "2,0"},
+            **{"classes": "none,muon:#0072B2", "label_map": "0:none,7:muon"},
+        },
         "mode": {"mask_empty_pixels": False},
     }
     files = [("a.h5", 7, 2), ("b.h5", 9, 3)]
@@ -82,4 +91,7 @@ def test_provenance_is_that_of_the_run(monkeypatch):
         "img_transform": True,
         "precision": "bfloat16",
         "mask_empty_pixels": False,
+        **{"charge_scale": 0.5, "image_product": "wire", "label_product": "seg"},
+        **{"planes": "2,0", "classes": "none,muon:#0072B2"},
+        "label_map": "0:none,7:muon",
     }

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from ctjax.base.constants import METRIC_NAMES
+from ctjax.base.detector import COSMIC_TAGGER
 from ctjax.outputs import summaries
 from tests.support import small_runs
 from tests.support.summaries import read_scalars
@@ -28,8 +28,8 @@ def test_tags_and_steps(run):
     extra = ("learning_rate", "grad_norm", "loss_scale")
     speed = ("images_per_second", "io_fetch_time", "step_time", "global_step_per_sec")
     train, test = run.scalars("train"), run.scalars("test")
-    assert set(train) == {"loss", *METRIC_NAMES, *extra, *speed}
-    assert set(test) == {"loss", *METRIC_NAMES}
+    assert set(train) == {"loss", *COSMIC_TAGGER.metric_names, *extra, *speed}
+    assert set(test) == {"loss", *COSMIC_TAGGER.metric_names}
     assert {tuple(steps) for steps in train.values()} == {(0, 2, 4)}
     assert {tuple(steps) for steps in test.values()} == {(2, 4)}
 
@@ -38,7 +38,7 @@ def test_tags_and_steps(run):
 def test_values_are_those_of_the_table(run, kind, name):
     scalars = run.scalars(kind)
     rows = {row["step"]: row for row in run.table(f"{name}_metrics")}
-    for tag in ("loss", *METRIC_NAMES):
+    for tag in ("loss", *COSMIC_TAGGER.metric_names):
         for step, value in scalars[tag].items():
             assert value == pytest.approx(rows[step][tag], rel=1e-6), (tag, step)
     assert len(set(scalars["loss"].values())) > 1

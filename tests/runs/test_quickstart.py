@@ -9,13 +9,12 @@ import sys
 import numpy as np
 import pytest
 
-from ctjax.base.constants import CLASS_NAMES
+from ctjax.base.detector import COSMIC_TAGGER
 from ctjax.base.errors import ConfigError
 from ctjax.config import resolve
 from ctjax.data.larcv.file import LarcvFile
 from ctjax.data.larcv.records import PlaneMeta
 from ctjax.data.larcv.writer import LarcvWriter
-from ctjax.learning import metrics
 from ctjax.runs import quickstart
 from ctjax.simulation.benchmark_sets import BENCHMARK_SETS, BenchmarkFile
 from tests.support import ROOT, tiny
@@ -45,19 +44,21 @@ def test_simulates_trains_and_reports_then_goes_on(few_events, tmp_path, caplog)
     caplog.set_level(logging.INFO, "ctjax")
     report = quickstart.run(make(tmp_path / "out", run__iterations=2))
     assert next(iter(report)) == "network after 2 steps" and len(report) == 3
-    assert all(tuple(values) == metrics.METRIC_NAMES for values in report.values())
+    assert all(
+        tuple(values) == COSMIC_TAGGER.metric_names for values in report.values()
+    )
     trained, cosmic, _ = report.values()
     with open(tmp_path / "out" / "inference_metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == FILES[1].events
-    for name in metrics.METRIC_NAMES:
+    for name in COSMIC_TAGGER.metric_names:
         mean = np.mean([float(row[name]) for row in rows])
         assert trained[name] == pytest.approx(mean, rel=1e-5)
     # No pixel is called neutrino: that is right, 1, in a plane without one, and else 0.
     with open(tmp_path / "out" / "inference_confusion.csv", newline="") as file:
         counts = list(csv.DictReader(file))
     for plane in range(3):
-        names = [f"plane{plane}/neutrino_as_{name}" for name in CLASS_NAMES]
+        names = [f"plane{plane}/neutrino_as_{name}" for name in COSMIC_TAGGER.classes]
         rights = [not any(float(row[name]) for name in names) for row in counts]
         assert cosmic[f"plane{plane}/Neutrino_IoU"] == pytest.approx(np.mean(rights))
     both = cosmic["Average/Cosmic_IoU"] + cosmic["Average/Neutrino_IoU"]
@@ -154,8 +155,7 @@ def test_baselines_by_hand(known_file, tmp_path):
         tmp_path, data__file=known_file, data__aux_file=known_file,
         data__downsample=0, run__minibatch_size=2,
     )  # fmt: skip
-    rows = quickstart.threshold_metrics(config, known_file, [0.0, 1.0, 3.0, 9.0])
-    named = [metrics.named(row) for row in rows]
+    named = quickstart.threshold_metrics(config, known_file, [0.0, 1.0, 3.0, 9.0])
     # Of 4, 3, 1 and 0 pixels called cosmic 2, 2, 0 and 0 are; there are 2.
     for values, iou in zip(named, (2 / 4, 2 / 3, 0, 0), strict=True):
         assert values["plane1/Cosmic_IoU"] == pytest.approx(iou)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ctjax.base.constants import BACKGROUND, COSMIC, NEUTRINO
-from ctjax.views import picture
+from ctjax.views import legends, picture
 from ctjax.views.event import EventView, PlanePixels
 
 colors = pytest.importorskip(
@@ -118,7 +118,7 @@ def test_classes_and_errors_have_their_colours(drawn):
     assert colour_at(truth, 2, 2) == GREY
     errors = drawn["plane 0: errors"]
     for at, colour in zip(
-        ((1, 1), (2, 2), (0, 0), (0, 3)), picture.ERROR_COLOURS[1:], strict=True
+        ((1, 1), (2, 2), (0, 0), (0, 3)), legends.ERROR_COLOURS[1:], strict=True
     ):
         assert colour_at(errors, *at) == colour.upper()
 
@@ -131,7 +131,7 @@ def test_the_legend_names_the_colours_that_are_drawn():
     }
     assert named["neutrino"] == VERMILION and named["cosmic"] == BLUE
     assert named["background"] == GREY
-    assert named["neutrino missed"] == picture.ERROR_COLOURS[3].upper()
+    assert named["neutrino missed"] == legends.ERROR_COLOURS[3].upper()
 
 
 def test_the_box_shows_the_same_layers_of_its_part():
@@ -146,7 +146,9 @@ def test_the_box_shows_the_same_layers_of_its_part():
     figure = picture.draw(view)
     # The eight panels of plane 0 come first: a row of whole ones, a row of boxes.
     boxes = figure.axes[4:8]
-    first_row, _, first_column, _ = picture.neutrino_box(view.planes[0], (200, 300))
+    first_row, _, first_column, _ = picture.box_of_class(
+        view.planes[0], (200, 300), NEUTRINO
+    )
     for panel, value in zip(boxes, (7, NEUTRINO, COSMIC, 3), strict=True):
         array = array_of(panel)
         assert array[100 - first_row, 150 - first_column] == value

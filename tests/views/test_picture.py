@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from ctjax.base.constants import COSMIC, METRIC_NAMES, NEUTRINO
+from ctjax.base.constants import COSMIC, NEUTRINO
+from ctjax.base.detector import COSMIC_TAGGER
 from ctjax.commands import simulate
 from ctjax.data.larcv.truth import neutrino_name, read_neutrinos
 from ctjax.data.minibatch import Form
 from ctjax.runs import inference, train
-from ctjax.views import evaluated_event, picture
+from ctjax.views import evaluated_event, legends, picture
 from ctjax.views import event as views_event
 from ctjax.views.event import PlanePixels
 from tests.support import ROOT, larcv_fixtures, tiny
@@ -112,7 +113,7 @@ def test_a_view_with_predictions_is_theirs_pixel_by_pixel(larcv_file, events, in
         some += np.count_nonzero(pixels.prediction)
     assert some > 0
     assert view.metrics["Average/mIoU"] == float(row["Average/mIoU"])
-    assert set(view.metrics) == set(METRIC_NAMES)
+    assert set(view.metrics) == set(COSMIC_TAGGER.metric_names)
 
 
 def test_entry_that_was_not_predicted(larcv_file, inferred):
@@ -165,7 +166,7 @@ def test_panels_and_their_words(larcv_file, inferred):
     for layer in ("charge", "truth", "prediction", "errors"):
         assert [f"plane {plane}: {layer}" in titles for plane in range(3)] == [True] * 3
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert legend == [*picture.CLASS_NAMES, *picture.ERROR_NAMES]
+    assert legend == [*COSMIC_TAGGER.classes, *legends.ERROR_NAMES]
     assert f"mIoU {view.metrics['Average/mIoU']:.3f}" in figure.get_suptitle()
     panels = dict(zip(titles, figure.axes, strict=True))
     for plane, pixels in enumerate(view.planes):
@@ -197,17 +198,20 @@ def test_box_is_around_the_true_else_the_predicted_neutrino():
     cosmic = [(900, c, 50, COSMIC, COSMIC) for c in range(0, 2000, 3)]
     true = [(300 + i, 1000 + i, 20, NEUTRINO, 0) for i in range(80)]
     far = [(20, 20, 5, NEUTRINO, 0)]
-    shape = (1280, 2048)
-    rows = picture.neutrino_box(pixels_of(*cosmic, *true, *far), shape)
+
+    def box(pixels):
+        return picture.box_of_class(pixels, (1280, 2048), NEUTRINO)
+
+    rows = box(pixels_of(*cosmic, *true, *far))
     first_row, last_row, first_column, last_column = rows
     assert 100 < first_row < 300 and 380 < last_row < 500
     assert 900 < first_column < 1000 and 1080 < last_column < 1200
     ratio = (last_row - first_row) / (last_column - first_column)
     assert ratio == pytest.approx(1280 / 2048, rel=0.02)
     predicted = [(300 + i, 1000 + i, 20, 0, NEUTRINO) for i in range(80)]
-    assert picture.neutrino_box(pixels_of(*cosmic, *predicted), shape) is not None
-    assert picture.neutrino_box(pixels_of(*cosmic), shape) is None
-    edge = picture.neutrino_box(pixels_of((0, 2047, 9, NEUTRINO, 0)), shape)
+    assert box(pixels_of(*cosmic, *predicted)) is not None
+    assert box(pixels_of(*cosmic)) is None
+    edge = box(pixels_of((0, 2047, 9, NEUTRINO, 0)))
     assert edge[0] == 0 and edge[3] == 2048
 
 
@@ -215,7 +219,9 @@ def test_kinds_of_error():
     cases = [(0, 0, 0), (1, 1, 1), (2, 2, 1), (0, 1, 2), (1, 0, 2), (2, 0, 3)]
     cases += [(2, 1, 3), (0, 2, 4), (1, 2, 4)]
     pixels = pixels_of(*[(0, i, 1, t, p) for i, (t, p, _) in enumerate(cases)])
-    assert views_event.pixel_kinds(pixels).tolist() == [kind for *_, kind in cases]
+    assert legends.error_table(COSMIC_TAGGER)[
+        pixels.truth, pixels.prediction
+    ].tolist() == [kind for *_, kind in cases]
 
 
 def test_neutrinos_of_a_file(tmp_path, larcv_file):
@@ -301,7 +307,9 @@ def test_view_of_a_minibatch(larcv_file, events, form):
                 "label": label[2:],
                 "metrics": np.arange(20.0)[None],
             }
-            view = evaluated_event.view_of_minibatch(minibatch, results, 0, SHAPE, 1)
+            view = evaluated_event.view_of_minibatch(
+                minibatch, results, 0, SHAPE, 1, COSMIC_TAGGER
+            )
     assert view.pixel_size == 2 and view.metrics["plane2/mIoU"] == 19
     for plane, pixels in enumerate(view.planes):
         dense = np.zeros(SHAPE, np.float32)
@@ -367,10 +375,10 @@ EYES = {
 
 
 @pytest.mark.parametrize("eye", EYES)
-@pytest.mark.parametrize("colours", ["CLASS_COLOURS", "ERROR_COLOURS"])
+@pytest.mark.parametrize("colours", [COSMIC_TAGGER.colours, legends.ERROR_COLOURS])
 def test_colours_differ_for_every_eye(eye, colours):
     # 20 units of CIELAB are some ten times what can just be told apart.
-    labs = [to_lab(colour, EYES[eye]) for colour in getattr(picture, colours)]
+    labs = [to_lab(colour, EYES[eye]) for colour in colours]
     for first in range(len(labs)):
         for second in range(first):
             assert np.linalg.norm(labs[first] - labs[second]) > 20, (first, second)

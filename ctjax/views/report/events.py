@@ -12,6 +12,7 @@ import numpy as np
 from ctjax.base.errors import UserError
 from ctjax.data.larcv.file import LarcvFileError
 from ctjax.data.larcv.truth import neutrino_name
+from ctjax.views import legends
 from ctjax.views.event import (
     EventView,
     EventViewError,
@@ -20,7 +21,7 @@ from ctjax.views.event import (
     read_predicted_view,
     read_stored_view,
 )
-from ctjax.views.picture import neutrino_box
+from ctjax.views.picture import box_of_class
 from ctjax.views.report.records import Record
 
 logger = logging.getLogger("ctjax")
@@ -44,7 +45,10 @@ def pick(record: Record, each: int) -> list[tuple[int, str]]:
     if record.inference is None:
         return []
     scores = record.inference[RANKING_METRIC]
-    order = np.argsort(-scores, kind="stable").tolist()
+    skipped = {float(row["entry"]) for row in record.skipped.get("inference", [])}
+    is_skipped = np.isin(record.inference["entry"], list(skipped))
+    order = np.argsort(-scores, kind="stable")
+    order = order[~is_skipped[order]].tolist()
     if np.isnan(scores).all():
         return [(place, "no truth") for place in order[: 3 * each]]
     if len(order) <= 3 * each:
@@ -69,6 +73,10 @@ def pack_events(records: Sequence[Record], each: int) -> list[dict[str, Any]]:
       One dictionary per event for page.js, see `_pack`; none if nothing can be read.
     """
     inferred = [record for record in records if record.inference is not None]
+    for other in inferred[1:]:
+        if not _is_shown_with(other, inferred[0]):
+            logger.warning("%s: events of another detector, not shown", other.name)
+    inferred = [record for record in inferred if _is_shown_with(record, inferred[0])]
     packed = []
     for first in inferred[:1]:
         assert first.inference is not None
@@ -84,6 +92,12 @@ def pack_events(records: Sequence[Record], each: int) -> list[dict[str, Any]]:
                             "Entry %d is not in the report: %s", entry, error
                         )
     return packed
+
+
+def _is_shown_with(record: Record, first: Record) -> bool:
+    """Says whether events of both have the same planes and classes."""
+    one, other = record.detector, first.detector
+    return (one.num_planes, one.classes) == (other.num_planes, other.classes)
 
 
 def _pack_event(record: Record, place: int, kind: str) -> dict[str, Any]:
@@ -117,13 +131,14 @@ def _read_view(record: Record, place: int, entry: int, title: str) -> EventView:
             _files_there(record),
             entry,
             downsample,
+            record.data,
         )
         return read_predicted_view(predictions, place, 2**downsample, title)
     if record.option("inference", "data", "synthetic") in (True, None):
         raise EventViewError(
             "synthetic events are shown with mode.write_predictions only"
         )
-    return read_stored_view(record.files(), entry, downsample, title)
+    return read_stored_view(record.files(), entry, downsample, title, record.data)
 
 
 def _files_there(record: Record) -> list[str]:
@@ -146,19 +161,22 @@ def _pack(view: EventView) -> dict[str, Any]:
         low, high = (float(charge) for charge in np.quantile(charges, (0.001, 0.999)))
         high = max(high, 1.01 * low)
     planes = []
-    for pixels in view.planes:
-        box = neutrino_box(pixels, view.image_shape)
+    for pixels, shape in zip(view.planes, view.plane_shapes, strict=True):
+        box = box_of_class(pixels, shape, view.detector.num_classes - 1)
+        truth = legends.drawn(pixels.truth, view.detector)
         planes.append(
             {
+                "rows": shape[0],
+                "columns": shape[1],
                 "count": len(pixels.rows),
                 "box": box and [edge * view.pixel_size for edge in box],
-                "bytes": _pack_pixels(pixels, view.image_shape[0], low, high),
+                "bytes": _pack_pixels(
+                    pixels._replace(truth=truth), shape[0], low, high
+                ),
             }
         )
     return {
         "title": view.title,
-        "rows": view.image_shape[0],
-        "columns": view.image_shape[1],
         "pixel_size": view.pixel_size,
         "has_truth": view.has_truth,
         "has_prediction": view.has_prediction,
@@ -169,15 +187,17 @@ def _pack(view: EventView) -> dict[str, Any]:
 
 
 def _pack_pixels(pixels: PlanePixels, num_rows: int, low: float, high: float) -> str:
-    """Packs differences of ids (uint32), charges and classes (bytes): gzip, base64.
+    """Packs differences of ids (uint32), charges, true and predicted classes (bytes).
 
-    A class byte is 3 * true + predicted class.
+    The bytes are compressed by gzip and written as base64.
     """
     ids = pixels.columns.astype(np.int64) * num_rows + pixels.rows
     order = np.argsort(ids)
     steps = np.diff(ids[order], prepend=0).astype("<u4")
     share = np.log(np.clip(pixels.charge[order], low, high) / low) / np.log(high / low)
     charge = np.rint(CHARGE_STEPS * share).astype(np.uint8)
-    classes = 3 * pixels.truth[order] + pixels.prediction[order]
-    content = steps.tobytes() + charge.tobytes() + classes.astype(np.uint8).tobytes()
+    classes = [
+        array[order].astype(np.uint8) for array in (pixels.truth, pixels.prediction)
+    ]
+    content = b"".join(array.tobytes() for array in (steps, charge, *classes))
     return base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()

@@ -5,22 +5,12 @@ from typing import Any
 import numpy as np
 
 from ctjax.base import optional_packages
-from ctjax.base.constants import NUM_PLANES
-from ctjax.views.picture import CLASS_COLOURS, ERROR_COLOURS
+from ctjax.base.detector import Detector
+from ctjax.views import legends
 from ctjax.views.report.records import Record, Table
 
 # Okabe and Ito's colours again, ordered so that two runs are blue and orange.
 RUN_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-
-CURVES = (
-    ("loss", "loss"),
-    ("Average/mIoU", "mIoU"),
-    ("Average/Neutrino_IoU", "neutrino IoU"),
-    ("Average/Cosmic_IoU", "cosmic IoU"),
-    ("Average/Non_Bkg_Accuracy", "accuracy off background"),
-)
-
-EVENT_METRICS = ("Neutrino_IoU", "mIoU", "Cosmic_IoU", "Non_Bkg_Accuracy")
 
 MOST_POINTS = 1500
 """Largest number of points of a curve; longer ones are averaged."""
@@ -49,22 +39,41 @@ def _figure(**options: Any) -> Any:
     return figure
 
 
+def curves(detector: Detector) -> list[tuple[str, str]]:
+    """Lists the columns that are drawn by step, and their titles."""
+    ious = zip(detector.class_metrics, detector.classes[1:], strict=True)
+    return [
+        ("loss", "loss"),
+        ("Average/mIoU", "mIoU"),
+        *((f"Average/{metric}", f"{name} IoU") for metric, name in [*ious][::-1]),
+        ("Average/Non_Bkg_Accuracy", "accuracy off background"),
+    ]
+
+
+def metrics_of_events(detector: Detector) -> list[str]:
+    """Lists the metrics of events that are drawn, first that of the last class."""
+    last, *others = detector.class_metrics[::-1]
+    return [last, "mIoU", *others, "Non_Bkg_Accuracy"]
+
+
 def learning_curves(records: list[Record]) -> dict[str, Any]:
     """Draws loss and metrics by step: training solid, validation dashed."""
     known = [r for r in records if r.train is not None]
     if not known:
         return {}
     figures, first = {}, None
-    for column, title in CURVES:
+    for column, title in dict.fromkeys(c for r in known for c in curves(r.detector)):
         options = {"x_range": first.x_range} if first else {}
         scale = "log" if column == "loss" else "linear"
         figure = _figure(title=title, y_axis_type=scale, **options)
         first = first or figure
         figure.xaxis.axis_label = "step"
         for number, record in enumerate(known):
+            assert record.train is not None
+            if column not in record.train:
+                continue  # of another detector
             colour = RUN_COLOURS[number % len(RUN_COLOURS)]
             prefix = f"{record.name} " if len(known) > 1 else ""
-            assert record.train is not None
             steps, values = thinned(record.train["step"], record.train[column])
             figure.line(steps, values, color=colour, alpha=0.25)
             figure.line(
@@ -73,7 +82,7 @@ def learning_curves(records: list[Record]) -> dict[str, Any]:
                 line_width=2,
                 legend_label=f"{prefix}training",
             )
-            if record.validation is not None:
+            if record.validation is not None and column in record.validation:
                 table = record.validation
                 figure.line(
                     *thinned(table["step"], table[column]),
@@ -123,9 +132,12 @@ def event_metrics(records: list[Record]) -> dict[str, Any]:
     sources are `events_` or `bins_`, `energy_` or `pixels_`, and the run's number.
     """
     figures = {}
+    known = [record.detector for record in records if record.inference is not None]
+    names = list(dict.fromkeys(m for d in known for m in metrics_of_events(d)))
+    last = dict.fromkeys(detector.classes[-1] for detector in known)
     for name, label, scale in (
         ("energy", "neutrino energy (GeV)", "linear"),
-        ("pixels", "true neutrino pixels, all planes", "log"),
+        ("pixels", f"true {' or '.join(last)} pixels, all planes", "log"),
     ):
         figure = None
         for number, record in enumerate(records):
@@ -138,7 +150,7 @@ def event_metrics(records: list[Record]) -> dict[str, Any]:
                 )
                 figure.xaxis.axis_label = label
             colour = RUN_COLOURS[number % len(RUN_COLOURS)]
-            _add_events(figure, record, x, colour, f"{name}_{number}")
+            _add_events(figure, record, names, x, colour, f"{name}_{number}")
         if figure is not None:
             _finish_legend(figure)
             figures[f"events_{name}"] = figure
@@ -153,20 +165,27 @@ def _abscissa(record: Record, name: str) -> np.ndarray | None:
         return record.neutrinos["energy_gev"]
     if record.confusion is None:
         return None
-    pixels = record.confusion[:, :, 2].sum((1, 2))
+    pixels = record.confusion[:, :, -1].sum((1, 2))
     return np.where(pixels > 0, pixels, np.nan)
 
 
 def _add_events(
-    figure: Any, record: Record, x: np.ndarray, colour: str, name: str
+    figure: Any,
+    record: Record,
+    metrics: list[str],
+    x: np.ndarray,
+    colour: str,
+    name: str,
 ) -> None:
     models = optional_packages.import_optional("bokeh.models", "report")
     table = record.inference
     assert table is not None
-    known = ~np.isnan(x)
-    columns = {m: table[f"Average/{m}"][known] for m in EVENT_METRICS}
+    is_unknown = np.isnan(table["Average/mIoU"])
+    known = ~np.isnan(x) & (~is_unknown | is_unknown.all())
+    none = np.full(len(x), np.nan)  # of the metrics of other detectors
+    columns = {m: table.get(f"Average/{m}", none)[known] for m in metrics}
     data = {"x": x[known], "entry": table["entry"][known], **columns}
-    data["y"] = columns[EVENT_METRICS[0]]
+    data["y"] = columns[metrics[0]]
     points = figure.scatter(
         "x",
         "y",
@@ -181,29 +200,36 @@ def _add_events(
     figure.add_tools(models.HoverTool(renderers=[points], tooltips=tips))
     if np.count_nonzero(known) >= 2 * NUM_BINS:
         centres, means = binned(x[known], columns)
-        binned_data = {"x": centres, "y": means[EVENT_METRICS[0]], **means}
+        binned_data = {"x": centres, "y": means[metrics[0]], **means}
         source = models.ColumnDataSource(binned_data, name=f"bins_{name}")
         style = {"color": colour, "line_width": 2.5}
         figure.line("x", "y", source=source, **style)
         figure.scatter("x", "y", source=source, size=8, marker="square", color=colour)
 
 
-def planes(charge_palette: Any) -> dict[str, Any]:
+def planes(
+    charge_palette: Any, detector: Detector, share_ticks: bool
+) -> dict[str, Any]:
     """Makes an empty picture for each plane, which page.js fills with an event.
 
     Args:
       charge_palette: colours, from little to much charge.
+      detector: of the events.
+      share_ticks: whether planes have the same rows, and are moved together.
     """
     models = optional_packages.import_optional("bokeh.models", "report")
-    ticks = models.Range1d(0, 1, name="ticks")
+    ticks = models.Range1d(0, 1, name="ticks0")
+    classes = legends.class_colours(detector)
     scales = {
         "charge": models.LogColorMapper(charge_palette, low=1, high=10, name="scale"),
-        "truth": _classes(models, CLASS_COLOURS),
-        "prediction": _classes(models, CLASS_COLOURS),
-        "errors": _classes(models, ERROR_COLOURS),
+        "truth": _classes(models, classes),
+        "prediction": _classes(models, classes),
+        "errors": _classes(models, legends.error_colours(detector)),
     }
     figures = {}
-    for plane in range(NUM_PLANES):
+    for plane in range(detector.num_planes):
+        if plane > 0 and not share_ticks:
+            ticks = models.Range1d(0, 1, name=f"ticks{plane}")
         figure = _figure(
             height=330,
             title=f"plane {plane}",

@@ -1,8 +1,10 @@
 "use strict";
 // Fills the pictures of an event and connects the controls; Bokeh draws, pans and zooms.
 (() => {
-  const picked = JSON.parse(document.getElementById("picked").textContent);
   const byId = (id) => document.getElementById(id);
+  const picked = JSON.parse(byId("picked").textContent);
+  const detector = JSON.parse(byId("detector").textContent);
+  const PLANES = [...Array(detector.planes).keys()];
   const all = (selector) => [...document.querySelectorAll(selector)];
   const LAYERS = ["charge", "truth", "prediction", "errors"];
   const STEP = 0.2; // part of the picture that an arrow key moves
@@ -17,36 +19,32 @@
     return new Response(stream).arrayBuffer();
   }
 
-  // Kinds of error, as in ctjax.views.event.pixel_kinds.
-  function kindOf(truth, prediction) {
-    if (truth === prediction) return Math.min(truth, 1);
-    if (truth === 2) return 3;
-    return prediction === 2 ? 4 : 2;
-  }
-
   async function unpack(event, plane) {
-    const { count, bytes } = event.planes[plane];
+    const { count, bytes, rows } = event.planes[plane];
     const buffer = await bytesOf(bytes);
     const steps = new Uint32Array(buffer, 0, count);
     const codes = new Uint8Array(buffer, 4 * count, count);
-    const classes = new Uint8Array(buffer, 5 * count, count);
+    const truths = new Uint8Array(buffer, 5 * count, count);
+    const predictions = new Uint8Array(buffer, 6 * count, count);
     const size = event.pixel_size;
     const columns = {};
     for (const name of ["x", "y", ...LAYERS]) columns[name] = new Float32Array(count);
     const ids = new Float64Array(count);
     for (let i = 0, id = 0; i < count; i++) ids[i] = id += steps[i];
-    // What is of interest is drawn last: by class, then by charge.
+    // What is of interest is drawn last: by class, then by charge. Ignored pixels have
+    // the number of classes for theirs.
     const order = Uint32Array.from(ids.keys());
-    const rank = (i) => 256 * (Math.floor(classes[i] / 3) + 3 * (classes[i] === 8)) + codes[i];
+    const number = detector.classes;
+    const isFound = (i) => truths[i] === number - 1 && predictions[i] === number - 1;
+    const rank = (i) => 256 * ((truths[i] % number) + number * isFound(i)) + codes[i];
     order.sort((a, b) => rank(a) - rank(b));
     order.forEach((from, to) => {
-      const truth = Math.floor(classes[from] / 3), prediction = classes[from] % 3;
-      columns.x[to] = (Math.floor(ids[from] / event.rows) + 0.5) * size;
-      columns.y[to] = ((ids[from] % event.rows) + 0.5) * size;
+      columns.x[to] = (Math.floor(ids[from] / rows) + 0.5) * size;
+      columns.y[to] = ((ids[from] % rows) + 0.5) * size;
       columns.charge[to] = event.low * (event.high / event.low) ** (codes[from] / 255);
-      columns.truth[to] = truth;
-      columns.prediction[to] = prediction;
-      columns.errors[to] = kindOf(truth, prediction);
+      columns.truth[to] = truths[from];
+      columns.prediction[to] = predictions[from];
+      columns.errors[to] = detector.kinds[truths[from]][predictions[from]];
     });
     return columns;
   }
@@ -74,7 +72,7 @@
     current = wanted;
     const event = picked[current];
     byId("event").value = current;
-    const columns = await Promise.all([0, 1, 2].map((plane) => unpack(event, plane)));
+    const columns = await Promise.all(PLANES.map((plane) => unpack(event, plane)));
     if (current !== wanted) return; // another event was asked for meanwhile
     unpacked = columns;
     model("scale").setv({ low: event.low, high: event.high });
@@ -83,7 +81,7 @@
     all(".plane").forEach((place, plane) => {
       const value = (name) => event.metrics[`plane${plane}/${name}`];
       place.querySelector(".metrics").textContent = value("mIoU") == null ? "" :
-        `mIoU ${value("mIoU").toFixed(3)} · neutrino IoU ${value("Neutrino_IoU").toFixed(3)} · cosmic IoU ${value("Cosmic_IoU").toFixed(3)}`;
+        detector.metrics.map(([name, words]) => `${words} ${value(name).toFixed(3)}`).join(" · ");
     });
     const there = { charge: true, truth: event.has_truth, prediction: event.has_prediction,
       errors: event.has_truth && event.has_prediction };
@@ -100,7 +98,7 @@
     if (input.disabled) return;
     input.checked = true;
     layer = name;
-    for (const plane of [0, 1, 2])
+    for (const plane of PLANES)
       for (const other of LAYERS) model(other + plane).visible = other === name;
     for (const legend of all(".legend[data-for]"))
       legend.hidden = !legend.dataset.for.split(" ").includes(name);
@@ -118,25 +116,29 @@
     move(range, range.start + by, range.end + by);
   }
 
-  const wires = () => [0, 1, 2].map((plane) => model("wires" + plane));
+  const wires = () => PLANES.map((plane) => model("wires" + plane));
+  // Planes of as many ticks share the range of the first.
+  const ticksOf = (plane) => model("ticks" + plane) ?? model("ticks0");
+  const ticks = () => [...new Set(PLANES.map(ticksOf))];
 
   function zoom(how) {
     const event = picked[current];
-    const ticks = model("ticks");
     if (how === "in" || how === "out")
-      for (const range of [ticks, ...wires()]) scaleBy(range, how === "in" ? 0.6 : 1 / 0.6);
-    if (how === "whole") {
-      move(ticks, 0, event.rows * event.pixel_size);
-      for (const range of wires()) move(range, 0, event.columns * event.pixel_size);
-    }
-    if (how === "neutrino") {
-      const boxes = event.planes.map((plane) => plane.box);
-      const there = boxes.filter((box) => box);
-      if (!there.length) return;
-      move(ticks, Math.min(...there.map((b) => b[0])), Math.max(...there.map((b) => b[1])));
-      wires().forEach((range, plane) => {
-        if (boxes[plane]) move(range, boxes[plane][2], boxes[plane][3]);
-      });
+      for (const range of [...ticks(), ...wires()]) scaleBy(range, how === "in" ? 0.6 : 1 / 0.6);
+    if (how === "whole")
+      for (const plane of PLANES) {
+        const { rows, columns } = event.planes[plane];
+        move(ticksOf(plane), 0, rows * event.pixel_size);
+        move(model("wires" + plane), 0, columns * event.pixel_size);
+      }
+    if (how === "class") {
+      const found = PLANES.filter((plane) => event.planes[plane].box);
+      for (const range of ticks()) {
+        const boxes = found.filter((p) => ticksOf(p) === range).map((p) => event.planes[p].box);
+        if (boxes.length)
+          move(range, Math.min(...boxes.map((b) => b[0])), Math.max(...boxes.map((b) => b[1])));
+      }
+      for (const plane of found) move(model("wires" + plane), ...event.planes[plane].box.slice(2));
     }
   }
 
@@ -151,12 +153,12 @@
     if (pressed.ctrlKey || pressed.metaKey || pressed.altKey) return;
     const actions = {
       "+": () => zoom("in"), "=": () => zoom("in"), "-": () => zoom("out"),
-      "0": () => zoom("whole"), "n": () => zoom("neutrino"),
+      "0": () => zoom("whole"), "n": () => zoom("class"),
       "[": () => show(current - 1), "]": () => show(current + 1),
       ArrowLeft: () => wires().forEach((range) => shift(range, -STEP)),
       ArrowRight: () => wires().forEach((range) => shift(range, STEP)),
-      ArrowUp: () => shift(model("ticks"), STEP),
-      ArrowDown: () => shift(model("ticks"), -STEP),
+      ArrowUp: () => ticks().forEach((range) => shift(range, STEP)),
+      ArrowDown: () => ticks().forEach((range) => shift(range, -STEP)),
     };
     LAYERS.forEach((name, i) => { actions[String(i + 1)] = () => choose(name); });
     const action = actions[pressed.key];

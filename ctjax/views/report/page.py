@@ -9,12 +9,11 @@ from typing import Any
 
 import ctjax
 from ctjax.base import optional_packages
-from ctjax.base.constants import CLASS_NAMES
-from ctjax.views.event import ERROR_NAMES
-from ctjax.views.picture import CLASS_COLOURS, ERROR_COLOURS
+from ctjax.base.detector import COSMIC_TAGGER, Detector
+from ctjax.views import legends
 from ctjax.views.report import events, figures, tables
-from ctjax.views.report.figures import EVENT_METRICS, LAYERS
-from ctjax.views.report.records import read_record
+from ctjax.views.report.figures import LAYERS
+from ctjax.views.report.records import Record, read_record
 
 EVENTS_OF_A_KIND = 3
 """Number of best, median and worst events of one run; of several runs, one each."""
@@ -39,12 +38,17 @@ def write(folders: Sequence[str], path: str) -> None:
     jinja2 = optional_packages.import_optional("jinja2", "report")
     records = [read_record(folder) for folder in folders]
     packed = events.pack_events(records, EVENTS_OF_A_KIND if len(records) == 1 else 1)
+    inferred = [record.detector for record in records if record.inference is not None]
+    shown = inferred[0] if inferred else COSMIC_TAGGER
+    rows = [{plane["rows"] for plane in event["planes"]} for event in packed]
     palette = _charge_palette()
     drawn = {
         "curves": figures.learning_curves(records),
         "times": figures.step_times(records),
         "events": figures.event_metrics(records),
-        "planes": figures.planes(palette) if packed else {},
+        "planes": figures.planes(palette, shown, all(len(each) == 1 for each in rows))
+        if packed
+        else {},
     }
     models = {
         name: figure for group in drawn.values() for name, figure in group.items()
@@ -68,11 +72,17 @@ def write(folders: Sequence[str], path: str) -> None:
         several=len(records) > 1,
         picked=packed,
         events_json=_json_in_html(packed),
-        event_metrics=EVENT_METRICS,
+        detector_json=_json_in_html(_for_script(shown)),
+        event_metrics=list(
+            dict.fromkeys(m for d in inferred for m in figures.metrics_of_events(d))
+        ),
         layers=LAYERS,
         has_inference=any(record.inference is not None for record in records),
-        class_colours=list(zip(CLASS_NAMES, CLASS_COLOURS, strict=True)),
-        error_colours=list(zip(ERROR_NAMES, ERROR_COLOURS, strict=True)),
+        num_planes=shown.num_planes,
+        columns=2 if shown.num_planes == 4 else min(3, shown.num_planes),
+        last_class=shown.classes[-1],
+        class_colours=legends.class_legend(shown),
+        error_colours=legends.error_legend(shown),
         charge_colours=palette[:: len(palette) // 8],
     )
     unfinished = f"{path}.unfinished"
@@ -89,9 +99,23 @@ def _own_file(name: str) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def _tables_of(record: Any) -> dict[str, Any]:
+def _for_script(detector: Detector) -> dict[str, Any]:
+    """Returns what page.js needs to know of a detector."""
+    metrics = zip(detector.class_metrics, detector.classes[1:], strict=True)
+    return {
+        "planes": detector.num_planes,
+        "classes": detector.num_classes,
+        "metrics": [["mIoU", "mIoU"], *([m, f"{n} IoU"] for m, n in [*metrics][::-1])],
+        "kinds": legends.error_table(detector).tolist(),
+    }
+
+
+def _tables_of(record: Record) -> dict[str, Any]:
     return {
         "name": record.name,
+        "classes": record.detector.classes,
+        "planes": range(record.detector.num_planes),
+        "skipped": tables.skipped_events(record),
         "plane_metrics": tables.plane_metrics(record),
         "class_metrics": tables.class_metrics(record),
         "confusion": tables.confusion_matrices(record),

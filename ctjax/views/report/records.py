@@ -10,23 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from ctjax.base.constants import (
-    CONFUSION_NAMES,
-    METRIC_NAMES,
-    NUM_CLASSES,
-    NUM_PLANES,
-)
+from ctjax.base.detector import COSMIC_TAGGER, Detector
 from ctjax.base.errors import UserError
+from ctjax.config import resolve
+from ctjax.config.detectors import DETECTOR_FIELDS, read_detector, read_planes
+from ctjax.config.fields import Data
 from ctjax.data import sources
 from ctjax.data.larcv.file import LarcvFileError
 from ctjax.data.larcv.truth import NEUTRINO_TYPE, read_neutrinos
+from ctjax.views import skipped
 
 TIMING_FILES = {"train": "train", "inference": "inference", "iotest": "io"}
 """Name of the file in profiles/, by mode."""
 
-STEP_COLUMNS = ("step", "loss", *METRIC_NAMES)
-EVENT_COLUMNS = ("entry", *METRIC_NAMES)
-"""Columns that the tables of steps and of events must have."""
+STEP_COLUMNS, EVENT_COLUMNS = ("step", "loss"), ("entry",)
+"""Columns that the tables of steps and of events must have beside the metrics."""
 NAMES = ("file",)
 """Columns of tables that are not numbers."""
 
@@ -51,6 +49,8 @@ class Record:
       inference: table of events, or None.
       confusion: [N, P, K, K] of the events of `inference`, or None.
       timings: by mode, [N] of `timings.TIMING_TYPE`.
+      skipped: by mode, rows of `skipped.COLUMNS` of the events that were skipped.
+      detector: whose events these are.
     """
 
     folder: str
@@ -61,6 +61,13 @@ class Record:
     inference: Table | None
     confusion: np.ndarray | None
     timings: dict[str, np.ndarray]
+    skipped: dict[str, list[dict[str, str]]] = dataclasses.field(default_factory=dict)
+    detector: Detector = COSMIC_TAGGER
+
+    @functools.cached_property
+    def data(self) -> Data:
+        """How the inference reads its files; raises ConfigError."""
+        return _read_data(self.launches.get("inference", {})) or Data()
 
     def option(self, mode: str, *names: str) -> Any:
         """Returns a field, as in `option("train", "run", "seed")`, or None."""
@@ -83,7 +90,8 @@ class Record:
     @functools.cached_property
     def neutrinos(self) -> np.ndarray:
         """The [N] neutrinos of `inference`'s events; unknown if the file is gone."""
-        entries = self.inference["entry"].astype(int) if self.inference else []
+        table = self.inference or {"entry": np.zeros(0)}
+        entries = table["entry"].astype(int)
         unknown = np.zeros(len(entries), NEUTRINO_TYPE)
         unknown["energy_gev"], unknown["current"] = np.nan, -1
         if self.option("inference", "data", "synthetic") in (True, None):
@@ -92,6 +100,8 @@ class Record:
             everything = read_neutrinos(self.files())
         except (LarcvFileError, OSError, KeyError):
             return unknown
+        # Entries of one event follow each other.
+        entries //= len(read_planes(self.data) or [()])
         return everything[entries] if max(entries) < len(everything) else unknown
 
     def event_id(self, place: int) -> list[float]:
@@ -122,16 +132,34 @@ def read_record(folder: str) -> Record:
     if not os.path.isdir(folder):
         raise ReportError(f"{folder}: expected the output folder of a run")
     launches = {mode: _read_json(folder, mode) for mode in TIMING_FILES}
-    inference = _read_table(folder, "inference_metrics.csv", EVENT_COLUMNS)
+    tables, detectors = {}, []
+    for mode, name, needed in (
+        ("inference", "inference_metrics.csv", EVENT_COLUMNS),
+        ("train", "train_metrics.csv", STEP_COLUMNS),
+        ("train", "val_metrics.csv", STEP_COLUMNS),
+    ):
+        table = _read_table(folder, name, needed)
+        tables[name] = table
+        if table is not None:
+            detector = _find_detector(launches[mode], table)
+            _check_columns(os.path.join(folder, name), table, detector.metric_names)
+            detectors.append(detector)
+    inference = tables["inference_metrics.csv"]
+    detector = detectors[0] if detectors else COSMIC_TAGGER
     record = Record(
         folder=folder,
         name=os.path.basename(os.path.abspath(folder)),
         launches={mode: launch for mode, launch in launches.items() if launch},
-        train=_read_table(folder, "train_metrics.csv", STEP_COLUMNS),
-        validation=_read_table(folder, "val_metrics.csv", STEP_COLUMNS),
+        train=tables["train_metrics.csv"],
+        validation=tables["val_metrics.csv"],
         inference=inference,
-        confusion=_read_confusion(folder, inference),
+        confusion=_read_confusion(folder, inference, detector),
         timings=_read_timings(folder),
+        skipped={
+            mode: skipped.read_table(skipped.table_path(folder, mode))
+            for mode in TIMING_FILES
+        },
+        detector=detector,
     )
     if not (record.launches or record.timings or record.train or inference):
         raise ReportError(f"{folder}: expected tables or timings of a run, found none")
@@ -180,20 +208,56 @@ def _read_table(folder: str, name: str, needed: Sequence[str]) -> Table | None:
         }
     except ValueError as error:
         raise ReportError(f"{path}: expected numbers: {error}") from error
-    missing = [column for column in needed if column not in header]
-    if missing:
-        raise ReportError(f"{path}: expected a column {missing[0]}, found none")
+    _check_columns(path, table, needed)
     return table
 
 
-def _read_confusion(folder: str, inference: Table | None) -> np.ndarray | None:
+def _check_columns(path: str, table: Table, needed: Sequence[str]) -> None:
+    missing = [column for column in needed if column not in table]
+    if missing:
+        raise ReportError(f"{path}: expected a column {missing[0]}, found none")
+
+
+def _read_data(launch: dict[str, Any]) -> Data | None:
+    """Reads how a launch read its files; None where it does not say it."""
+    values = launch.get("config", {}).get("data")
+    if not isinstance(values, dict):
+        return None
+    known = {name: values[name] for name in DETECTOR_FIELDS if name in values}
+    return resolve.build(Data, known, "data.")
+
+
+def _find_detector(launch: dict[str, Any], table: Table) -> Detector:
+    """Says whose metrics a table has, by its launch or else by its columns."""
+    data = _read_data(launch)
+    if data is not None:
+        return read_detector(data)
+    planes = [str(p) for p in range(len(table)) if f"plane{p}/mIoU" in table]
+    names = [
+        column.removeprefix("Average/").removesuffix("_IoU")
+        for column in table
+        if column.startswith("Average/") and column.endswith("_IoU")
+    ]
+    if not planes or not names:
+        return COSMIC_TAGGER
+    # Names begin with a capital in the table, whatever they are.
+    names = [n.lower() if n[1:].islower() else n for n in names]
+    classes = ",".join([COSMIC_TAGGER.classes[0], *names])
+    return read_detector(Data(planes=",".join(planes), classes=classes))
+
+
+def _read_confusion(
+    folder: str, inference: Table | None, detector: Detector
+) -> np.ndarray | None:
     table = _read_table(folder, "inference_confusion.csv", ("entry",))
-    if table is None or inference is None or set(CONFUSION_NAMES) - set(table):
+    names = detector.confusion_names
+    if table is None or inference is None or set(names) - set(table):
         return None
     if not np.array_equal(table["entry"], inference["entry"]):
         return None
-    counts = np.stack([table[name] for name in CONFUSION_NAMES], -1)
-    return counts.reshape(-1, NUM_PLANES, NUM_CLASSES, NUM_CLASSES)
+    counts = np.stack([table[name] for name in names], -1)
+    size = detector.num_classes
+    return counts.reshape(-1, detector.num_planes, size, size)
 
 
 def _read_timings(folder: str) -> dict[str, np.ndarray]:

@@ -4,10 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from ctjax.base.constants import CLASS_NAMES, NUM_PLANES, PLANE_METRICS
+from ctjax.views import skipped
 from ctjax.views.report.records import Record, flatten
-
-GROUPS = ("Average", *(f"plane{plane}" for plane in range(NUM_PLANES)))
 
 
 def configurations(records: list[Record]) -> list[dict[str, Any]]:
@@ -91,9 +89,11 @@ def plane_metrics(record: Record) -> list[tuple[str, list[tuple[float, float]]]]
     table = record.inference
     if table is None or np.isnan(table["Average/mIoU"]).all():
         return []
+    counts = ~np.isnan(table["Average/mIoU"])
+    groups = ["Average", *(f"plane{p}" for p in range(record.detector.num_planes))]
     rows = []
-    for metric in PLANE_METRICS:
-        columns = [table[f"{group}/{metric}"] for group in GROUPS]
+    for metric in record.detector.plane_metrics:
+        columns = [table[f"{group}/{metric}"][counts] for group in groups]
         rows.append((metric, [(float(c.mean()), float(c.std())) for c in columns]))
     return rows
 
@@ -108,7 +108,7 @@ def class_metrics(record: Record) -> list[dict[str, Any]]:
         return []
     counts = record.confusion.sum((0, 1))
     rows = []
-    for number, name in enumerate(CLASS_NAMES):
+    for number, name in enumerate(record.detector.classes):
         right, true = counts[number, number], counts[number].sum()
         found = counts[:, number].sum()
         rows.append(
@@ -141,7 +141,7 @@ def confusion_matrices(record: Record) -> list[dict[str, Any]]:
             "name": name,
             "rows": [
                 (true, [(int(n), _ratio(n, row.sum()) or 0.0) for n in row])
-                for true, row in zip(CLASS_NAMES, counts, strict=True)
+                for true, row in zip(record.detector.classes, counts, strict=True)
             ],
         }
         for name, counts in named
@@ -164,10 +164,14 @@ def summary(records: list[Record]) -> list[tuple[str, list[str]]]:
             found["loss, last twentieth"] = f"{last:.4g}"
         if record.inference is not None:
             found["events inferred"] = f"{len(record.inference['entry']):,}"
-            for metric in ("mIoU", "Neutrino_IoU"):
-                mean = record.inference[f"Average/{metric}"].mean()
-                if not np.isnan(mean):
+            for metric in ("mIoU", record.detector.class_metrics[-1]):
+                values = record.inference[f"Average/{metric}"]
+                if not np.isnan(values).all():
+                    mean = np.nanmean(values)
                     found[f"mean {metric.replace('_', ' ')}"] = f"{mean:.3f}"
+        for mode, rows in record.skipped.items():
+            if rows:
+                found[f"events skipped, {mode}"] = f"{len(rows):,}"
         for row in times([record]):
             if row["images_per_s"]:
                 name = f"{row['mode']}, images/s after the first step"
@@ -175,6 +179,16 @@ def summary(records: list[Record]) -> list[tuple[str, list[str]]]:
         columns.append(found)
     names = dict.fromkeys(name for found in columns for name in found)
     return [(name, [found.get(name, "") for found in columns]) for name in names]
+
+
+def skipped_events(record: Record) -> dict[str, str]:
+    """Says by mode how many events were skipped, and names the first."""
+    return {
+        mode: f"{len(rows):,} {'event' if len(rows) == 1 else 'events'} skipped "
+        f"(data.on_bad_event=skip): {skipped.describe(rows)}"
+        for mode, rows in record.skipped.items()
+        if rows
+    }
 
 
 def _ratio(part: float, whole: float) -> float | None:

@@ -111,7 +111,7 @@ def visible_layers(page):
     }
 
 
-def span(page, name="ticks"):
+def span(page, name="ticks0"):
     return model(page, name, "start"), model(page, name, "end")
 
 
@@ -233,7 +233,7 @@ def test_the_zoom_zooms(desktop):
     number = next(i for i, e in enumerate(event) if e["planes"][0]["box"])
     desktop.locator("#event").select_option(str(number))
     desktop.wait_for_selector(f"body[data-shown='{number}']")
-    desktop.locator("[data-zoom=neutrino]").click()
+    desktop.locator("[data-zoom=class]").click()
     assert list(span(desktop, "wires0")) == event[number]["planes"][0]["box"][2:]
     desktop.locator("[data-zoom=whole]").click()
     desktop.locator(".plane canvas").first.scroll_into_view_if_needed()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ctjax.base.constants import METRIC_NAMES
+from ctjax.base.detector import COSMIC_TAGGER
 from ctjax.views.report import tables
 from ctjax.views.report.records import Record
 
@@ -22,7 +22,7 @@ def table(steps, offset):
     """Another value in every column and row: offset + column / 100 + row / 10."""
     return {
         name: offset + number / 100 + np.arange(len(steps)) / 10
-        for number, name in enumerate(("loss", *METRIC_NAMES))
+        for number, name in enumerate(("loss", *COSMIC_TAGGER.metric_names))
     }
 
 
@@ -97,7 +97,7 @@ def test_events_by_the_true_pixels_of_their_neutrino():
 
 
 def test_pictures_of_an_event_have_a_layer_each_in_its_colours():
-    by_plane = figures.planes(["#FFFFFF", "#000000"])
+    by_plane = figures.planes(["#FFFFFF", "#000000"], COSMIC_TAGGER, True)
     assert set(by_plane) == {"plane0", "plane1", "plane2"}
     for number in range(3):
         renderers = {r.name: r for r in by_plane[f"plane{number}"].renderers}
@@ -136,8 +136,9 @@ def test_classes_and_confusion_of_every_plane():
 def test_means_of_every_group_of_metrics():
     record = made_record()
     rows = dict(tables.plane_metrics(record))
+    groups = ("Average", "plane0", "plane1", "plane2")
     for metric, cells in rows.items():
-        for group, (mean, spread) in zip(tables.GROUPS, cells, strict=True):
+        for group, (mean, spread) in zip(groups, cells, strict=True):
             column = record.inference[f"{group}/{metric}"]
             assert mean == pytest.approx(column.mean())
             assert spread == pytest.approx(0.05)  # of two values 0.1 apart

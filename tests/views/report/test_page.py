@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from ctjax.base.constants import CONFUSION_NAMES, METRIC_NAMES
+from ctjax.base.detector import COSMIC_TAGGER
 from ctjax.views.report import events as report_events
 from ctjax.views.report import records, tables
 from tests.support import ROOT, larcv_fixtures, processes, tiny
@@ -126,14 +126,17 @@ def test_confusion_agrees_with_the_metrics(finished, record):
 def test_tables_by_hand(tmp_path):
     counts = np.zeros((2, 3, 3, 3), int)
     counts[0, 0] = [[90, 4, 0], [2, 6, 0], [1, 1, 8]]
-    write(tmp_path, "inference_confusion.csv", ["entry", *CONFUSION_NAMES], [
-        [entry, *counts[entry].ravel()] for entry in range(2)
-    ])  # fmt: skip
-    values = np.linspace(0, 1, len(METRIC_NAMES))
+    write(
+        tmp_path,
+        "inference_confusion.csv",
+        ["entry", *COSMIC_TAGGER.confusion_names],
+        [[entry, *counts[entry].ravel()] for entry in range(2)],
+    )
+    values = np.linspace(0, 1, len(COSMIC_TAGGER.metric_names))
     write(
         tmp_path,
         "inference_metrics.csv",
-        ["entry", *METRIC_NAMES],
+        ["entry", *COSMIC_TAGGER.metric_names],
         [[0, *values], [1, *(values + 1)]],
     )
     (tmp_path / "profiles").mkdir()
@@ -179,16 +182,19 @@ def test_events_are_the_best_median_and_worst(record):
 
 
 def unpacked(event, plane):
-    """ids, charges and classes of a packed plane."""
+    """ids, charges, true and predicted classes of a packed plane."""
     packed = event["planes"][plane]
     content = gzip.decompress(base64.b64decode(packed["bytes"]))
     count = packed["count"]
-    assert len(content) == 6 * count
+    assert len(content) == 7 * count
     ids = np.cumsum(np.frombuffer(content, "<u4", count))
     codes = np.frombuffer(content, np.uint8, count, 4 * count)
     share = codes / report_events.CHARGE_STEPS
     charge = event["low"] * (event["high"] / event["low"]) ** share
-    return ids, charge, np.frombuffer(content, np.uint8, count, 5 * count)
+    truth, prediction = np.frombuffer(content, np.uint8, offset=5 * count).reshape(
+        2, -1
+    )
+    return ids, charge, truth, prediction
 
 
 def test_packed_pixels_are_those_of_the_file(record, larcv_file):
@@ -199,13 +205,13 @@ def test_packed_pixels_are_those_of_the_file(record, larcv_file):
         assert event["has_truth"] and event["has_prediction"]
         right = 0
         for plane, (ids, values, classes) in enumerate(truth[place]):
-            found_ids, charge, codes = unpacked(event, plane)
+            found_ids, charge, true, found = unpacked(event, plane)
             np.testing.assert_array_equal(found_ids, ids)
-            np.testing.assert_array_equal(codes // 3, classes)
+            np.testing.assert_array_equal(true, classes)
             clipped = np.clip(values, event["low"], event["high"])
             np.testing.assert_allclose(charge, clipped, rtol=0.02)
             counts = record.confusion[place, plane]
-            right += np.sum(codes // 3 == codes % 3) + SHAPE[0] * SHAPE[1] - len(ids)
+            right += np.sum(true == found) + SHAPE[0] * SHAPE[1] - len(ids)
             right -= np.trace(counts)
         assert right == 0
 
