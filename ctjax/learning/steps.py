@@ -124,8 +124,9 @@ def make_train_step(
     Returns:
       The step; `stop` is [B] float32, 1 for events whose process asks to stop. Its
       results are `loss`, `grad_norm`, `learning_rate` and `loss_scale`, scalars,
-      `metrics` [M], means over the events, `is_finite` and `is_overflow`, that of a
-      scale too large, bools, and `stop`, the sum. All are the same on all devices.
+      `metrics` [M], means over the events, `num_events` that count, `is_finite` and
+      `is_overflow`, that of a scale too large, bools, and `stop`, the sum. All are the
+      same on all devices.
     """
     gradients = _make_gradients(model, options)
 
@@ -264,6 +265,7 @@ def _advance(
     results = {
         "loss": shared.loss,
         "metrics": metrics.mean_of(*shared.metric_sums),
+        "num_events": shared.metric_sums[1],
         "grad_norm": grad_norm,
         "loss_scale": state.loss_scale.value,
         "is_finite": is_finite,

@@ -112,9 +112,10 @@ class TrainReports:
             return
         self._advance(step + 1)
         loss, named = float(results["loss"]), self._named(results["metrics"])
+        images = int(results["num_events"])
         self._train_table.write([step, loss, *named.values()])
         if step % self._mode.logging_iteration == 0:
-            speed = log.rate(self._images, wait_s, step_s)
+            speed = log.rate(images, wait_s, step_s)
             values = {"loss": loss}
             if self._is_scaled:
                 values["loss_scale"] = float(results["loss_scale"])
@@ -124,7 +125,7 @@ class TrainReports:
                 "learning_rate": float(results["learning_rate"]),
                 "grad_norm": float(results["grad_norm"]),
                 "loss_scale": float(results["loss_scale"]),
-                "images_per_second": self._images / step_s,
+                "images_per_second": images / step_s,
                 "global_step_per_sec": 1 / step_s,
                 "step_time": step_s,
                 "io_fetch_time": wait_s,

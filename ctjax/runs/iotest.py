@@ -47,13 +47,14 @@ def run(config: Config, processes: Processes = SINGLE_PROCESS) -> dict[str, floa
     timings = _read(config, processes)
     save_rank_timings(config.output_dir, processes.index, timings)
     if processes.count > 1:
-        seconds = np.stack([timings["wait_s"], timings["step_s"]])
-        of_all = join.gather(seconds)
+        names = "wait_s", "step_s", "images"
+        of_all = join.gather(np.stack([timings[name] for name in names]))
         slowest = int(of_all[:, 1].sum(-1).argmax())
-        timings["wait_s"], timings["step_s"] = of_all[slowest]
+        timings["wait_s"], timings["step_s"], _ = of_all[slowest]
+        timings["images"] = of_all[:, 2].sum(0)
     if processes.is_first:
         save_timings(config.output_dir, "io", timings)
-    images = size * config.run.iterations
+    images = int(timings["images"].sum())
     total_s = float(timings["step_s"].sum())
     figures = {
         "total_s": total_s,
@@ -103,7 +104,7 @@ def _read(config: Config, processes: Processes) -> np.ndarray:
         ) as reader:
             _warm_up(reader, data.prefetch + 1, processes)
             with progress.progress("iotest", 0, config.run.iterations, size) as advance:
-                return _discard(reader, config.run.iterations, size, advance)
+                return _discard(reader, config.run.iterations, advance)
 
 
 def _warm_up(
@@ -136,16 +137,16 @@ def _take(reader: pipeline.MinibatchReader, count: int) -> None:
 def _discard(
     reader: pipeline.MinibatchReader,
     iterations: int,
-    size: int,
     advance: Callable[[int], None],
 ) -> np.ndarray:
-    """Takes minibatches of `size` events and gives them back; returns timings."""
+    """Takes minibatches and gives them back; returns timings of this process."""
     timings = StepTimings(iterations)
     for iteration in range(iterations):
         minibatch = next(reader)
+        images = int(minibatch.mask.sum())
         reader.release(minibatch)
         timings.add_wait(reader.wait_s)
-        _, step_s = timings.end_step(iteration, size)
+        _, step_s = timings.end_step(iteration, images)
         logger.info("%d: time to fetch a minibatch: %.4fs", iteration, step_s)
         advance(iteration + 1)
     return timings.done

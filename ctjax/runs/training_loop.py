@@ -181,7 +181,7 @@ def _finish(training: Training, loop: Loop, step: _StartedStep) -> None:
     """Waits for the results of a step, reports them and acts on them."""
     reports = training.reports
     results = jax.device_get(step.results)
-    images = parts.images_per_step(training.config)
+    images = int(results["num_events"])
     wait_s, step_s = loop.timings.end_step(step.number, images)
     reports.report_step(step.number, results, wait_s, step_s)
     _check_finite(training.config, step, results)

@@ -149,6 +149,20 @@ def test_loss_average(runs, truth, scheme):
     assert expected != pytest.approx(loss_by_hand(*arguments), rel=0.1)
 
 
+def test_class_weights(runs, truth):
+    image, label = truth
+    fields = {"mode__optimizer__loss_balance_scheme": "light", "run__iterations": 1}
+    found = runs.train(mode__optimizer__class_weights="2,0,5", **fields)
+    at = entries_of(0)
+    logits = logits_of(found.config, found.variables, image[at])
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    weights = np.array([2, 0, 5])[label[at]]
+    own = np.take_along_axis(log_p, label[at][..., None].astype(int), -1)[..., 0]
+    expected = -(weights * own).sum((0, 2, 3)) / weights.sum((0, 2, 3))
+    assert found.losses == pytest.approx([expected.sum()], rel=1e-5)
+    assert found.losses != pytest.approx(runs.train(**fields).losses, rel=0.01)
+
+
 def test_loss_charged_pixels_only(runs):
     # Its value is tested beside the schemes.
     few = runs.train(mode__optimizer__loss_charged_pixels_only=True)
