@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from ctjax import models
 from ctjax.base.errors import ConfigError
 from ctjax.commands import import_weights
+from ctjax.config import detectors
 from ctjax.config.fields import Config, Data, Kernels, OnNonfinite
 from ctjax.config.file_names import file_patterns
 from ctjax.data import pipeline, sources
@@ -135,7 +136,10 @@ def make_network(
     if is_fused and (lacking := gpu.missing()):
         raise ConfigError(f"network.kernels=fused: expected {lacking}")
     dtype = POLICIES[config.run.precision].compute_type
-    model = models.make(config.network, dtype, sharding.EVENT_AXIS, config.run.remat)
+    detector = detectors.read_detector(config.data)
+    model = models.make(
+        config.network, dtype, sharding.EVENT_AXIS, config.run.remat, detector
+    )
     divisor, smallest, field = model.image_rule()
     height, width = image_shape or (smallest, smallest)
     if height % divisor or width % divisor or min(height, width) < smallest:
@@ -158,15 +162,18 @@ def restore_weights(
     variables: dict[str, Any],
     config: Config,
     processes: Processes = SINGLE_PROCESS,
+    may_replace_last_layer: bool = False,
 ) -> tuple[dict[str, Any], int]:
     """Restores parameters and running statistics of a checkpoint or of CosmicTagger.
 
     Args:
       location: a checkpoint of ctjax (see `checkpoint.restore_weights`), or weights of
         CosmicTagger (see `import_weights.read_weights`).
-      variables: on the devices, of the right structure; their values are not used.
+      variables: on the devices, of the right structure.
       config: of the run.
       processes: of the run, all of which restore.
+      may_replace_last_layer: whether the last layer of `variables` stays where the
+        weights are of another number of classes, as training may have it.
 
     Returns:
       The variables, on the same devices, and the step at which they were saved.
@@ -176,8 +183,12 @@ def restore_weights(
       DistributedError: another process sees other weights.
     """
     if not import_weights.is_foreign(location):
-        return checkpoint.restore_weights(location, variables, config, processes)
-    found, step = import_weights.read_weights(location, variables, config.network)
+        return checkpoint.restore_weights(
+            location, variables, config, processes, may_replace_last_layer
+        )
+    found, step = import_weights.read_weights(
+        location, variables, config, may_replace_last_layer
+    )
     if processes.count > 1:
         join.check_alike({f"weights of {location}": checksums.sum_arrays(found)})
     return {
