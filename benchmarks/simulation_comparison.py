@@ -17,9 +17,12 @@ import h5py
 import numpy as np
 from scipy import ndimage
 
-from ctjax.base.constants import BACKGROUND, IMAGE_PRODUCT, LABEL_PRODUCT, NUM_PLANES
+from ctjax.base.constants import BACKGROUND, IMAGE_PRODUCT, LABEL_PRODUCT
+from ctjax.base.detector import COSMIC_TAGGER
 from ctjax.simulation.events import Simulator
 from ctjax.simulation.parameters import GENERATOR_VERSION
+
+NUM_PLANES = COSMIC_TAGGER.num_planes
 
 BEGIN = "<!-- begin comparison table -->"
 END = "<!-- end comparison table -->"
