@@ -27,11 +27,13 @@ from jax.sharding import Mesh, NamedSharding
 from benchmarks import compute, compute_history, compute_worker, machine, roofline
 from benchmarks import program as compiled_program
 from benchmarks.compute_cases import CASES
-from ctjax.base.constants import NUM_PLANES
+from ctjax.base.detector import COSMIC_TAGGER
 from ctjax.config import fields
 from ctjax.learning import sharding
 from ctjax.learning.precision import POLICIES
 from ctjax.runs import parts
+
+NUM_PLANES = COSMIC_TAGGER.num_planes
 
 H100 = """
 gpu_device_info {

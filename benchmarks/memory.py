@@ -24,10 +24,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import levers, machine
-from ctjax.base.constants import NUM_PLANES
+from ctjax.base.detector import COSMIC_TAGGER
 from ctjax.config.fields import Network, Normalization, Precision, Remat, Run
 from ctjax.learning.precision import POLICIES
 from ctjax.models import UResNet, blocks
+
+NUM_PLANES = COSMIC_TAGGER.num_planes
 
 NETWORKS = ("uresnet", "scc21_master", "a21")
 SHAPES = ((1280, 2048), (640, 1024), (320, 512))

@@ -29,7 +29,7 @@ Inference is the forward pass; its normalization takes no statistics (A: 2u, B: 
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ctjax.base.constants import NUM_CLASSES, NUM_PLANES
+from ctjax.base.detector import COSMIC_TAGGER
 from ctjax.config.architecture import AnyNetwork
 from ctjax.config.fields import (
     Connection,
@@ -39,6 +39,9 @@ from ctjax.config.fields import (
     Normalization,
     Upsampling,
 )
+
+NUM_CLASSES = COSMIC_TAGGER.num_classes
+NUM_PLANES = COSMIC_TAGGER.num_planes
 
 ROWS = ("A", "B", "C")
 

@@ -22,9 +22,13 @@ import subprocess
 import sys
 
 from benchmarks import machine
-from ctjax.base.constants import CLASS_NAMES, CONFUSION_NAMES, NUM_PLANES
+from ctjax.base.detector import COSMIC_TAGGER
 from ctjax.runs import quickstart
 from ctjax.simulation.benchmark_sets import BenchmarkFile
+
+CLASS_NAMES = COSMIC_TAGGER.classes
+CONFUSION_NAMES = COSMIC_TAGGER.confusion_names
+NUM_PLANES = COSMIC_TAGGER.num_planes
 
 TRAINING_SEED, TEST_SEED = 40_001, 40_002
 """Of the simulated events; far from those that people try out."""

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ctjax.base.constants import NUM_CLASSES, NUM_PLANES
+from ctjax.base.detector import COSMIC_TAGGER
 from ctjax.config.fields import (
     Connection,
     Downsampling,
@@ -22,6 +22,9 @@ from ctjax.config.fields import (
     Normalization,
     Upsampling,
 )
+
+NUM_CLASSES = COSMIC_TAGGER.num_classes
+NUM_PLANES = COSMIC_TAGGER.num_planes
 
 Groups = list[Tensor]
 """Images [N, C, H, W] that are normalized together: one plane in training with batch

@@ -8,12 +8,14 @@ from ctjax.base import home
 from ctjax.base.errors import ConfigError, UserError
 from ctjax.commands import configuration_files, import_weights
 from ctjax.config import fields, resolve
-from ctjax.config.detectors import DETECTOR_FIELDS
 from ctjax.config.fields import Config, Data, Densify
 from ctjax.learning import devices, sharding
-from ctjax.outputs import checkpoint
+from ctjax.outputs import checkpoint, saved_config
 from ctjax.outputs.saved_config import SavedConfig
 from ctjax.runs import parts
+
+TOLD = (*saved_config.IMAGES, "mode.mask_empty_pixels")
+"""Fields that a training tells of its images."""
 
 
 def load(
@@ -27,8 +29,9 @@ def load(
 ) -> Tagger:
     """Loads a network with its weights.
 
-    A checkpoint of ctjax says itself which network it is of and, where it is of a
-    training, what was done to its images. Of other weights the configuration says it.
+    A checkpoint of ctjax says itself which network it is of, for which planes and
+    classes, and, where it is of a training, what was done to its images. Of other
+    weights the configuration says it.
 
     Args:
       path: folder of a run, of its checkpoints or of one of their steps; or weights of
@@ -117,12 +120,13 @@ def _configure(
         assert saved is not None
         values = fields.to_dict(Config(network=saved.network))
     told = of_training if config is not None else saved
-    of_detector = (f"data.{name}" for name in DETECTOR_FIELDS)
-    images = "data.downsample", "data.img_transform", "mode.mask_empty_pixels"
-    for name in (*images, *of_detector):
-        section, field = name.split(".")
-        if told is not None and name in told.values:
-            values[section][field] = told.values[name]
+    # The planes and classes of a checkpoint are those of its tensors.
+    detector = [f"data.{name}" for name in saved_config.OF_DETECTOR]
+    for source, names in ((saved, detector), (told, TOLD)):
+        for name in names:
+            section, field = name.split(".")
+            if source is not None and name in source.values:
+                values[section][field] = source.values[name]
     values["data"]["file"] = values["data"]["file"] or Data().file  # none is opened
     values["mode"]["name"] = "inference"
     values["data"]["densify"] = Densify.HOST.value

@@ -12,6 +12,7 @@ from ctjax.base.errors import ConfigError, UserError
 from ctjax.commands import configuration_files, original_words, typed_values, words
 from ctjax.config import fields, resolve
 from ctjax.config.fields import Config, ModeName
+from ctjax.outputs import saved_config
 from ctjax.processes import stop_requests
 
 MENDABLE = (UserError, OSError)
@@ -66,7 +67,8 @@ def parse_config(
       default: name of the configuration where none is given.
 
     Returns:
-      The configuration, and a line for the log about each word that has no effect.
+      The configuration, and a line for the log about each word that has no effect and
+      each field that an inference has from its weights.
 
     Raises:
       ConfigError: no such file or field, a value that cannot be used, words that
@@ -88,7 +90,11 @@ def parse_config(
         values["network.architecture"] = _of_group(
             word, values["network.architecture"], config["network"]
         )
-    return change(config, values), typed.notes
+    resolved = change(config, values)
+    if resolved.mode.name is ModeName.INFERENCE:
+        resolved, lines = saved_config.take_unsaid(resolved, values.keys())
+        return resolved, [*typed.notes, *lines]
+    return resolved, typed.notes
 
 
 def change(config: dict[str, Any], values: Mapping[str, Any]) -> Config:

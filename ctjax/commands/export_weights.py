@@ -75,15 +75,18 @@ def export_weights(source: str, output: str) -> tuple[int, int]:
     devices.select(ComputeMode.CPU)
     if os.path.exists(output):
         raise FileExistsError(f"{output}: exists, expected none to write over")
-    network = checkpoint.read_network(source)
+    saved, _ = checkpoint.read_config(source)
+    network = saved.network
     if network.architecture in UNUSABLE:
         raise UserError(
             f"{source}: weights of network.architecture={network.architecture.value}, "
             "which CosmicTagger's torch code cannot use; expected those of another "
             "network"
         )
-    like = state.init_variables(models.make(network), 0)
-    config = Config(network=network, mode=Mode(allow_other_images=True))
+    model = models.make(network, detector=saved.detector)
+    like = state.init_variables(model, 0)
+    mode = Mode(allow_other_images=True)
+    config = Config(network=network, data=saved.data, mode=mode)
     variables, step = checkpoint.restore_weights(source, like, config)
     tensors = torch_weights.from_variables(variables)
     if output.endswith((".npz", SAFETENSORS)):

@@ -8,6 +8,7 @@ mode.weights_location for training and inference, as CHECKPOINT itself is.
 """
 
 import glob
+import logging
 import os
 import re
 import sys
@@ -19,7 +20,10 @@ import numpy as np
 from ctjax.base import npz, optional_packages, regular_files
 from ctjax.commands import command_line
 from ctjax.config.architecture import AnyNetwork, Architecture
+from ctjax.config.detectors import read_detector
 from ctjax.config.fields import ComputeMode, Config
+
+logger = logging.getLogger("ctjax")
 
 MAX_NAMED = 5
 """Tensors that a message names."""
@@ -80,7 +84,7 @@ def import_weights(source: str, config: Config, output_dir: str) -> tuple[int, i
 
     Args:
       source: see `read_weights`.
-      config: for its network.
+      config: for its network, and its planes and classes.
       output_dir: folder of the new checkpoint.
 
     Returns:
@@ -99,14 +103,18 @@ def import_weights(source: str, config: Config, output_dir: str) -> tuple[int, i
     from ctjax.outputs import checkpoint
 
     devices.select(ComputeMode.CPU)
-    like = state.init_variables(models.make(config.network), config.run.seed)
-    variables, step = read_weights(source, like, config.network)
+    model = models.make(config.network, detector=read_detector(config.data))
+    like = state.init_variables(model, config.run.seed)
+    variables, step = read_weights(source, like, config)
     checkpoint.save_weights(output_dir, variables, step, config)
     return step, state.count_parameters(variables["params"])
 
 
 def read_weights(
-    source: str, like: Mapping[str, Any], network: AnyNetwork
+    source: str,
+    like: Mapping[str, Any],
+    config: Config,
+    may_replace_last_layer: bool = False,
 ) -> tuple[dict[str, Any], int]:
     """Reads weights of CosmicTagger.
 
@@ -114,7 +122,9 @@ def read_weights(
       source: CosmicTagger's folder, a file of torch, TensorFlow or Keras, an .npz or a
         .safetensors.
       like: variables of the network, for their shapes.
-      network: its options.
+      config: for its options, and for its planes and classes.
+      may_replace_last_layer: whether to take that of `like` for one of another number
+        of classes, as training may.
 
     Returns:
       The variables, numpy float32, and the step at which they were saved, 0 where
@@ -127,6 +137,7 @@ def read_weights(
     from ctjax.models import torch_weights
     from ctjax.models.torch_weights import WeightsError
 
+    network = config.network
     path = find_file(source)
     is_of_tensorflow = _is_of_tensorflow(path)
     _check_framework(path, is_of_tensorflow, network)
@@ -137,6 +148,14 @@ def read_weights(
     else:
         tensors, step = _read_npz(path) if path.endswith(".npz") else _read_torch(path)
     _check_numbers(path, tensors)
+    difference = torch_weights.find_difference(
+        tensors, like, read_detector(config.data)
+    )
+    if difference is not None:
+        if not (difference.is_of_last_layer and may_replace_last_layer):
+            raise WeightsError(f"{path}: {difference.line}")
+        logger.info("%s: %s: all but the last layer is taken", path, difference.line)
+        tensors = torch_weights.with_last_layer(tensors, like)
     try:
         found = torch_weights.to_variables(tensors, like)
     except WeightsError as error:

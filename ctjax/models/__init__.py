@@ -14,6 +14,7 @@ blocks              convolution, norm, activation; residual blocks; series of th
 layers              convolutions, pooling and interpolation, which hold no statistics
 own_pixels          which pixels of padded images statistics count
 normalization       batch normalization with the statistics of each plane
+other_detectors     whether weights are those of another number of planes or classes
 torch_weights       conversion to and from the tensors of CosmicTagger's torch network
 kernels             which implementation computes a block or a convolution
 """

@@ -12,7 +12,10 @@ from typing import Any
 import flax.traverse_util
 import numpy as np
 
+from ctjax.base.detector import Detector
 from ctjax.base.errors import UserError
+from ctjax.models import other_detectors
+from ctjax.models.other_detectors import Difference
 
 _LEAVES = {
     "running_mean": ("batch_stats", "mean"),
@@ -120,7 +123,78 @@ def to_variables(
     Raises:
       WeightsError: a tensor is missing, left over or of another shape.
     """
-    wanted: dict[tuple[str, ...], Any] = flax.traverse_util.flatten_dict(dict(like))
+    wanted = _shapes(like)
+    arrays, problems = _to_arrays(tensors, wanted)
+    problems += [
+        f"{torch_name(path)}: missing"
+        for path in wanted
+        if path not in arrays and not any(torch_name(path) in p for p in problems)
+    ]
+    if problems:
+        more = len(problems) - MOST_NAMED
+        rest = [f"and {more} more"] if more > 0 else []
+        raise WeightsError(
+            f"{len(problems)} tensors do not fit the network: "
+            + "; ".join([*problems[:MOST_NAMED], *rest])
+        )
+    return flax.traverse_util.unflatten_dict(
+        {
+            path: np.ascontiguousarray(array, dtype=np.float32)
+            for path, array in arrays.items()
+        }
+    )
+
+
+def find_difference(
+    tensors: Mapping[str, np.ndarray], like: Mapping[str, Any], detector: Detector
+) -> Difference | None:
+    """Says whether tensors are of the network for another detector.
+
+    Args:
+      tensors: as in `to_variables`.
+      like: likewise.
+      detector: of the network.
+    """
+    wanted = _shapes(like)
+    arrays, problems = _to_arrays(tensors, wanted)
+    found = {path: array.shape for path, array in arrays.items()}
+    of_shapes = [path for path in found if found[path] != wanted[path]]
+    if len(problems) > len(of_shapes):
+        return None
+    return other_detectors.find(found, wanted, detector)
+
+
+def with_last_layer(
+    tensors: Mapping[str, np.ndarray], like: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """Returns tensors with the last layer of a network's variables for their own."""
+    last = {n: p for n, p in like["params"].items() if n in other_detectors.LAST_LAYERS}
+    others = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name.removeprefix("module.").partition(".")[0] not in last
+    }
+    return others | from_variables({"params": last})
+
+
+def _shapes(like: Mapping[str, Any]) -> dict[tuple[str, ...], tuple[int, ...]]:
+    leaves: dict[tuple[str, ...], Any] = flax.traverse_util.flatten_dict(dict(like))
+    return {path: tuple(leaf.shape) for path, leaf in leaves.items()}
+
+
+def _to_arrays(
+    tensors: Mapping[str, np.ndarray],
+    wanted: Mapping[tuple[str, ...], tuple[int, ...]],
+) -> tuple[dict[tuple[str, ...], np.ndarray], list[str]]:
+    """Puts the tensors of a network into our layout, of whatever size they are.
+
+    Args:
+      tensors: as in `to_variables`.
+      wanted: shape of each of its variables.
+
+    Returns:
+      Path to array, and in words what does not fit.
+    """
     found, problems = {}, []
     for name, tensor in tensors.items():
         leaf = name.rsplit(".", 1)[-1].removeprefix("in_proj_")
@@ -139,28 +213,13 @@ def to_variables(
             problems.append(f"{name}: given twice, expected {torch_name(path)} alone")
             continue
         array = np.asarray(tensor)
-        expected = tuple(wanted[path].shape)
-        if array.ndim != len(expected):
-            problems.append(f"{name}: {array.ndim} dimensions, not {len(expected)}")
+        if array.ndim != len(wanted[path]):
+            problems.append(f"{name}: {array.ndim} dimensions, not {len(wanted[path])}")
             continue
-        array = _from_torch_layout(path, array)
-        if array.shape != expected:
-            problems.append(f"{name}: shape {array.shape}, expected {expected}")
-            continue
-        found[path] = np.ascontiguousarray(array, dtype=np.float32)
-    problems += [
-        f"{torch_name(path)}: missing"
-        for path in wanted
-        if path not in found and not any(torch_name(path) in p for p in problems)
-    ]
-    if problems:
-        more = len(problems) - MOST_NAMED
-        rest = [f"and {more} more"] if more > 0 else []
-        raise WeightsError(
-            f"{len(problems)} tensors do not fit the network: "
-            + "; ".join([*problems[:MOST_NAMED], *rest])
-        )
-    return flax.traverse_util.unflatten_dict(found)
+        found[path] = array = _from_torch_layout(path, array)
+        if array.shape != wanted[path]:
+            problems.append(f"{name}: shape {array.shape}, expected {wanted[path]}")
+    return found, problems
 
 
 def torch_name(path: tuple[str, ...]) -> str:

@@ -16,22 +16,24 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from ctjax.config.architecture import AnyNetwork
+from ctjax.config.detectors import read_detector
 from ctjax.config.fields import Config
 from ctjax.learning.precision import LossScale
 from ctjax.learning.state import TrainState
 from ctjax.outputs import checksums, saved_config, saved_tensors
 from ctjax.outputs.checkpoint_saver import SCORE, Saver, training_item
 from ctjax.outputs.plain_names import plain_name
-from ctjax.outputs.saved_config import CheckpointError, DamagedError, SavedConfig
+from ctjax.outputs.saved_config import (
+    FOLDER,
+    TRAINING,
+    CheckpointError,
+    DamagedError,
+    SavedConfig,
+)
 from ctjax.processes import join
 from ctjax.processes.join import SINGLE_PROCESS, Processes
 
 MAX_TO_KEEP = 5  # as CosmicTagger
-FOLDER = "checkpoints"
-TRAINING = "training"  # in the folder of a step; weights alone are without it
-
-MAX_NAMED = 5
-"""Tensors that a message names."""
 
 logger = logging.getLogger("ctjax")
 
@@ -207,6 +209,14 @@ def _restore_step(
             "another output_dir, with mode.weights_location to take these weights"
         )
     saved_config.check_images(saved, config, where)
+    difference = saved_tensors.find_difference(
+        manager, step, state.variables, read_detector(config.data), saved
+    )
+    if difference is not None:
+        raise CheckpointError(
+            f"{where}: {difference.line}; start in another output_dir, with "
+            "mode.weights_location to take what fits of the weights"
+        )
     try:
         saved_tensors.check_shapes(manager, step, state.variables)
         restored = manager.restore(
@@ -224,7 +234,7 @@ def _restore_step(
         words = " ".join(str(error).split())[:300]
         raise DamagedError(f"{where}: {words}") from error
     variables, training = restored["variables"], restored["training"]
-    _check_finite(variables, where)
+    saved_tensors.check_finite(variables, where)
     # A run that goes on in another number format starts with a scale of its own.
     is_same = saved.precision == config.run.precision.value
     loss_scale = LossScale(**training["loss_scale"]) if is_same else state.loss_scale
@@ -243,14 +253,17 @@ def restore_weights(
     variables: dict[str, Any],
     config: Config,
     processes: Processes = SINGLE_PROCESS,
+    may_replace_last_layer: bool = False,
 ) -> tuple[dict[str, Any], int]:
     """Restores parameters and running statistics alone.
 
     Args:
       location: output_dir of a run, its checkpoints folder, or one step's folder.
-      variables: of the right structure; their values are not used.
-      config: of this run, for its network and its images.
+      variables: of the right structure.
+      config: of this run, for its network, its planes and classes and its images.
       processes: of the run, all of which restore.
+      may_replace_last_layer: whether the last layer of `variables` stays where the
+        checkpoint is of another number of classes.
 
     Returns:
       The variables and the step at which they were saved.
@@ -262,7 +275,7 @@ def restore_weights(
       DistributedError: another process sees another checkpoint.
     """
     if processes.count > 1:
-        join.check_alike(checksums.describe(location, *_find(location)))
+        join.check_alike(checksums.describe(location, *saved_config.find(location)))
     with _open_existing(location) as (manager, step):
         where = os.path.join(manager.directory, str(step))
         if checksums.find_damage(str(manager.directory), step):
@@ -271,27 +284,21 @@ def restore_weights(
         saved_config.check_network(saved, config.network, where)
         if os.path.isdir(os.path.join(where, TRAINING)):
             saved_config.check_images(saved, config, where)
+        detector = read_detector(config.data)
+        difference = saved_tensors.find_difference(
+            manager, step, variables, detector, saved
+        )
+        is_replaced = difference is not None and difference.is_of_last_layer
+        if difference and not (is_replaced and may_replace_last_layer):
+            raise CheckpointError(f"{where}: {difference.line}")
+        if processes.is_first:
+            saved_tensors.log_classes(where, saved, detector, difference)
         try:
-            restored = saved_tensors.restore(manager, step, variables)
+            restored = saved_tensors.restore(manager, step, variables, is_replaced)
         except Exception as error:  # of any kind, from orbax, tensorstore and zarr
             raise _damaged(where, " ".join(str(error).split())[:300]) from error
-    _check_finite(restored, where)
+    saved_tensors.check_finite(restored, where)
     return restored, step
-
-
-def _check_finite(variables: dict[str, Any], where: str) -> None:
-    """Raises CheckpointError where weights are not numbers, naming the tensors."""
-    wrong = [
-        name
-        for name, array in checksums.named_arrays(variables).items()
-        if not np.isfinite(array).all()
-    ]
-    if wrong:
-        more = f" and {len(wrong) - MAX_NAMED} more" * (len(wrong) > MAX_NAMED)
-        raise CheckpointError(
-            f"{where}: found numbers that are not finite in "
-            f"{', '.join(wrong[:MAX_NAMED])}{more}, expected finite ones"
-        )
 
 
 def _damaged(where: str, words: str) -> DamagedError:
@@ -335,7 +342,7 @@ def read_config(location: str) -> tuple[SavedConfig, bool]:
 @contextlib.contextmanager
 def _open_existing(location: str) -> Iterator[tuple[ocp.CheckpointManager, int]]:
     """Opens the checkpoints of a location; yields the step it names, else the last."""
-    folder, step = _find(location)
+    folder, step = saved_config.find(location)
     with (
         plain_name(folder, is_written=False) as name,
         _open_manager(name) as manager,
@@ -361,20 +368,6 @@ def _open_manager(
             f"{folder}: checkpoints that cannot be read ({type(error).__name__}: "
             f"{words})"
         ) from error
-
-
-def _find(location: str) -> tuple[str, int | None]:
-    """Returns the folder of the checkpoints and the step, if the location names one."""
-    path = os.path.abspath(location)
-    inner = os.path.join(path, FOLDER)
-    if os.path.isdir(inner):
-        return inner, None
-    name = os.path.basename(path)
-    if name.isdigit() and os.path.isdir(path):
-        return os.path.dirname(path), int(name)
-    if not os.path.isdir(path):
-        raise CheckpointError(f"{location}: expected a folder with checkpoints")
-    return path, None
 
 
 def _saved_config(manager: ocp.CheckpointManager, step: int) -> SavedConfig:

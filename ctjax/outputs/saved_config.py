@@ -1,13 +1,18 @@
 """Writes and reads what a checkpoint says of itself: format, version, configuration."""
 
 import dataclasses
+import json
+import os
+from collections.abc import Collection
 from typing import Any
 
 import ctjax
+from ctjax.base.detector import COSMIC_TAGGER, Detector
 from ctjax.base.errors import ConfigError, UserError
 from ctjax.config import dotted, fields, resolve
 from ctjax.config.architecture import AnyNetwork
-from ctjax.config.fields import Config, LearningRateSchedule
+from ctjax.config.detectors import name_planes, read_detector
+from ctjax.config.fields import Config, Data, LearningRateSchedule
 
 FORMAT = 1
 """Format of the checkpoints written here, and the newest one read.
@@ -15,6 +20,12 @@ FORMAT = 1
 To be raised when versions that read the format before would misread what is written. A
 new field of the configuration is no reason: checkpoints without it have its default.
 """
+
+FOLDER = "checkpoints"
+"""Of a run's folder, where its checkpoints are."""
+
+TRAINING = "training"
+"""In the folder of a step; weights alone are without it."""
 
 
 class CheckpointError(UserError):
@@ -35,6 +46,13 @@ TRAINED_WITH = (
     "data.downsample",
     "data.synthetic",
     "data.img_transform",
+    "data.image_product",
+    "data.label_product",
+    "data.planes",
+    "data.classes",
+    "data.label_map",
+    "data.charge_scale",
+    "data.on_bad_event",
     "data.seed",
     "network.sync_batch_norm",
     "network.weight_decay",
@@ -42,14 +60,20 @@ TRAINED_WITH = (
     "mode.optimizer.gradient_accumulation",
     "mode.optimizer.bfloat16_gradients",
     "mode.optimizer.loss_balance_scheme",
+    "mode.optimizer.class_weights",
     "mode.optimizer.loss_charged_pixels_only",
     "mode.optimizer.lr_schedule",
 )
 """Fields by which a training that goes on may differ from the one before, and is then
 no longer the run that it would have been."""
 
-IMAGES = ("data.downsample", "data.img_transform")
+IMAGES = ("data.downsample", "data.img_transform", "data.charge_scale")
 """Fields that say what images weights were trained with."""
+
+DEFAULT_PLANES = name_planes([range(COSMIC_TAGGER.num_planes)])
+
+OF_DETECTOR = ("planes", "classes", "label_map")
+"""Fields of the data that say of what detector the network is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +85,8 @@ class SavedConfig:
       network: whose parameters it holds.
       optimizer: its `mode.optimizer.name`.
       precision: its `run.precision`.
+      data: what it says of its planes and classes, by which `read_detector` does; all
+        other fields have their defaults.
       values: every field by its dotted name, as it was saved.
     """
 
@@ -68,7 +94,34 @@ class SavedConfig:
     network: AnyNetwork
     optimizer: str
     precision: str
+    data: Data
     values: dict[str, Any]
+
+    @property
+    def detector(self) -> Detector:
+        """Returns the detector of the network, its planes' sizes not among it."""
+        return read_detector(self.data)
+
+
+def find(location: str) -> tuple[str, int | None]:
+    """Returns the folder of the checkpoints and the step, if the location names one.
+
+    Args:
+      location: output_dir of a run, its checkpoints folder, or one step's folder.
+
+    Raises:
+      CheckpointError: there is no folder.
+    """
+    path = os.path.abspath(location)
+    inner = os.path.join(path, FOLDER)
+    if os.path.isdir(inner):
+        return inner, None
+    name = os.path.basename(path)
+    if name.isdigit() and os.path.isdir(path):
+        return os.path.dirname(path), int(name)
+    if not os.path.isdir(path):
+        raise CheckpointError(f"{location}: expected a folder with checkpoints")
+    return path, None
 
 
 def to_item(config: Config) -> dict[str, Any]:
@@ -112,12 +165,78 @@ def from_item(item: Any, where: str) -> SavedConfig:
         )
     try:
         network = resolve.build(AnyNetwork, network, "network.")
+        told = {
+            name: values[f"data.{name}"]
+            for name in OF_DETECTOR
+            if f"data.{name}" in values
+        }
+        data = resolve.build(Data, told, "data.")
+        read_detector(data)
     except ConfigError as error:
         raise CheckpointError(
             f"{where}: written by ctjax {version}, unknown to ctjax "
             f"{ctjax.__version__}: {error}"
         ) from error
-    return SavedConfig(version, network, optimizer, precision, values)
+    return SavedConfig(version, network, optimizer, precision, data, values)
+
+
+def read(location: str) -> tuple[SavedConfig, bool] | None:
+    """Reads what a checkpoint says of itself, without jax, before a run begins.
+
+    Args:
+      location: see `find`; without a step, its last one.
+
+    Returns:
+      It, and whether the checkpoint is of a training; None where there is none that can
+      be read, which restoring tells.
+    """
+    try:
+        folder, step = find(location)
+        if step is None:
+            step = max(int(name) for name in os.listdir(folder) if name.isdigit())
+        where = os.path.join(folder, str(step))
+        with open(os.path.join(where, "config", "metadata"), encoding="utf-8") as file:
+            saved = from_item(json.load(file), where)
+        return saved, os.path.isdir(os.path.join(where, TRAINING))
+    except (UserError, OSError, ValueError):
+        return None
+
+
+def take_unsaid(config: Config, said: Collection[str]) -> tuple[Config, list[str]]:
+    """Gives an inference what its weights were trained with, where nobody said it.
+
+    Args:
+      config: of the inference.
+      said: dotted names of the fields that its command line has.
+
+    Returns:
+      The configuration, and a line for the log about each field that it has now. What
+      is not as by default has been said, too, by a configuration file.
+    """
+    location = config.mode.weights_location or str(config.output_dir)
+    found = read(location)
+    if found is None:
+        return config, []
+    saved, is_of_training = found
+    names = ("data.classes", "data.label_map")
+    if is_of_training and not config.mode.allow_other_images:
+        names = (*names, "data.img_transform", "data.charge_scale")
+    defaults = dotted.flatten(fields.to_dict(Config()))
+    ours = dotted.flatten(fields.to_dict(config))
+    taken = {
+        name.removeprefix("data."): theirs
+        for name, theirs, _ in _differences(saved, config, names)
+        if name not in said and ours[name] == defaults[name]
+    }
+    if "classes" not in taken and config.data.classes != saved.data.classes:
+        taken.pop("label_map", None)  # which would be of other classes
+    lines = [
+        f"data.{name}={value}: so {location} was trained, and nothing else is said"
+        for name, value in taken.items()
+    ]
+    return dataclasses.replace(
+        config, data=dataclasses.replace(config.data, **taken)
+    ), lines
 
 
 def check_network(saved: SavedConfig, network: AnyNetwork, where: str) -> None:
@@ -156,7 +275,7 @@ def check_images(saved: SavedConfig, config: Config, where: str) -> None:
       where: folder of the checkpoint.
 
     Raises:
-      CheckpointError: `data.downsample` or `data.img_transform` differ.
+      CheckpointError: a field of `IMAGES` differs.
     """
     different = [
         f"{name} is {theirs}, expected {ours}"
@@ -194,5 +313,8 @@ def _differences(
     """
     ours, defaults = (dotted.flatten(fields.to_dict(c)) for c in (config, Config()))
     theirs = defaults | saved.values
+    for values in (ours, theirs):
+        # Where it is not known there are as many as CosmicTagger has.
+        values["data.planes"] = values["data.planes"] or DEFAULT_PLANES
     read = [name for name in names if name in ours]
     return [(n, theirs[n], ours[n]) for n in read if theirs[n] != ours[n]]

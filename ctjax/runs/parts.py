@@ -203,15 +203,18 @@ def restore_weights(
     variables: dict[str, Any],
     config: Config,
     processes: Processes = SINGLE_PROCESS,
+    may_replace_last_layer: bool = False,
 ) -> tuple[dict[str, Any], int]:
     """Restores parameters and running statistics of a checkpoint or of CosmicTagger.
 
     Args:
       location: a checkpoint of ctjax (see `checkpoint.restore_weights`), or weights of
         CosmicTagger (see `import_weights.read_weights`).
-      variables: on the devices, of the right structure; their values are not used.
+      variables: on the devices, of the right structure.
       config: of the run.
       processes: of the run, all of which restore.
+      may_replace_last_layer: whether the last layer of `variables` stays where the
+        weights are of another number of classes, as training may have it.
 
     Returns:
       The variables, on the same devices, and the step at which they were saved.
@@ -221,8 +224,12 @@ def restore_weights(
       DistributedError: another process sees other weights.
     """
     if not import_weights.is_foreign(location):
-        return checkpoint.restore_weights(location, variables, config, processes)
-    found, step = import_weights.read_weights(location, variables, config.network)
+        return checkpoint.restore_weights(
+            location, variables, config, processes, may_replace_last_layer
+        )
+    found, step = import_weights.read_weights(
+        location, variables, config, may_replace_last_layer
+    )
     if processes.count > 1:
         join.check_alike({f"weights of {location}": checksums.sum_arrays(found)})
     return {

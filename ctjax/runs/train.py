@@ -229,7 +229,8 @@ def _first_state(
         return restored
     if location:
         weights, step = parts.restore_weights(
-            location, state.variables, config, processes
+            *(location, state.variables, config, processes),
+            may_replace_last_layer=True,
         )
         logger.info("Restored weights of step %d from %s", step, location)
         return sharding.replicate(make_state(weights, update, policy), mesh)

@@ -117,7 +117,9 @@ def test_weights_of_one_framework_for_the_network_of_the_other(
 ):
     make(tmp_path, {file: ""})
     with pytest.raises(WeightsError, match=words):
-        import_weights.read_weights(str(tmp_path / file), {}, network)
+        import_weights.read_weights(
+            str(tmp_path / file), {}, fields.Config(network=network)
+        )
 
 
 @pytest.mark.parametrize("name", ["m.ckpt", "m.npz", "state.pt", "anything"])

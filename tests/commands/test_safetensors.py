@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from ctjax.commands import import_weights
-from ctjax.config.fields import Network
+from ctjax.config.fields import Config
 from ctjax.models.torch_weights import WeightsError
 
 
@@ -40,7 +40,7 @@ def test_damaged_files_are_one_line(tmp_path, data):
     path = tmp_path / "a.safetensors"
     path.write_bytes(data)
     with pytest.raises(WeightsError) as caught:
-        import_weights.read_weights(str(path), {}, Network())
+        import_weights.read_weights(str(path), {}, Config())
     assert f"{path}: expected a file of tensors" in str(caught.value)
     assert "\n" not in str(caught.value)
 
