@@ -55,10 +55,9 @@ def draw(view: EventView) -> Any:
     if view.has_prediction:
         layers += ["prediction", *(["errors"] if view.has_truth else [])]
     width = COLUMN_INCHES * len(layers)
-    title, legend = _title(view, width), _legend(view)
-    columns = _legend_columns([name for name, _ in legend], width)
-    more_lines = -(-len(legend) // columns) - 1
-    below = BOTTOM_INCHES + max(0, more_lines) * LEGEND_LINE_INCHES
+    title, keys = _title(view, width), _legends(view, width)
+    lines = sum(-(-len(named) // columns) for named, columns in keys)
+    below = BOTTOM_INCHES + max(0, lines - 1) * LEGEND_LINE_INCHES
     above = TOP_INCHES + max(0, title.count("\n") - 2) * TITLE_LINE_INCHES
     height = above + PLANE_INCHES * len(view.planes) + below
     figure = figures.Figure(figsize=(width, height), dpi=110)
@@ -76,7 +75,7 @@ def draw(view: EventView) -> Any:
     )
     top = 1 - 0.14 / height
     figure.suptitle(title, fontsize=14, x=left, y=top, ha="left", va="top")
-    _add_legend(figure, legend, columns)
+    _add_legends(figure, keys)
     return figure
 
 
@@ -299,20 +298,27 @@ def _title(view: EventView, width: float) -> str:
     return "\n".join(filter(None, words))
 
 
-def _legend(view: EventView) -> list[tuple[str, str]]:
-    """Returns name and colour of what is drawn, but the charge."""
-    named = []
+def _legends(view: EventView, width: float) -> list[tuple[list[tuple[str, str]], int]]:
+    """Returns names and colours of what is drawn, but the charge, and the columns.
+
+    They stand in one line where they fit a width in inches, else classes over errors.
+    """
+    classes, errors = [], []
     if view.has_truth or view.has_prediction:
-        named += legends.class_legend(view.detector)
+        classes = legends.class_legend(view.detector)
     if view.has_truth and view.has_prediction:
-        named += legends.error_legend(view.detector)
-    return named
+        errors = legends.error_legend(view.detector)
+    everything = classes + errors
+    if _num_columns(everything, width) == len(everything):
+        return [(everything, len(everything))] if everything else []
+    return [(named, _num_columns(named, width)) for named in (classes, errors) if named]
 
 
-def _legend_columns(names: list[str], width: float) -> int:
-    """Returns the most columns of a legend that fit a width in inches; 1 at least."""
-    widths = LEGEND_LETTER_INCHES * np.array([len(name) for name in names])
-    for columns in range(len(names), 1, -1):
+def _num_columns(named: list[tuple[str, str]], width: float) -> int:
+    """Returns the columns of a legend of as few lines as fit a width in inches."""
+    widths = LEGEND_LETTER_INCHES * np.array([len(name) for name, _ in named])
+    for lines in range(1, len(named)):
+        columns = -(-len(named) // lines)
         # As matplotlib fills them, one after the other.
         widest = [part.max() for part in np.array_split(widths, columns)]
         if sum(widest) + LEGEND_KEY_INCHES * columns <= width:
@@ -320,15 +326,18 @@ def _legend_columns(names: list[str], width: float) -> int:
     return 1
 
 
-def _add_legend(figure: Any, named: list[tuple[str, str]], columns: int) -> None:
-    """Names the colours under the panels."""
+def _add_legends(figure: Any, keys: list[tuple[list[tuple[str, str]], int]]) -> None:
+    """Names the colours under the panels, the last legend at the bottom."""
     patches = optional_packages.import_optional("matplotlib.patches", "display")
-    if named:
+    bottom = 0.0
+    for named, columns in keys[::-1]:
         handles = [patches.Patch(color=colour, label=name) for name, colour in named]
         figure.legend(
             handles=handles,
             loc="lower center",
+            bbox_to_anchor=(0.5, bottom / figure.get_figheight()),
             ncols=columns,
             frameon=False,
             fontsize=10,
         )
+        bottom += -(-len(named) // columns) * LEGEND_LINE_INCHES
