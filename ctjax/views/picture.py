@@ -22,7 +22,7 @@ and below each plane, for its numbers and the next title."""
 
 TITLE_LINE_INCHES, LEGEND_LINE_INCHES = 0.24, 0.22
 
-TITLE_LETTERS, LEGEND_LETTER_INCHES, LEGEND_KEY_INCHES = 8.6, 0.082, 0.55
+TITLE_LETTERS, LEGEND_LETTER_INCHES, LEGEND_KEY_INCHES = 8.6, 0.08, 0.68
 """Letters of a title in an inch; widths in a legend, a little too large."""
 
 PANEL_PIXELS = (640, 400)
@@ -33,6 +33,8 @@ BOX_MARGIN = 1.8
 
 SMALLEST_BOX = 48
 """Number of pixels on a side."""
+
+NBSP = "\u00a0"
 
 PLANE_LETTERS = 44
 """Most letters of the metrics beside the name of a plane."""
@@ -293,9 +295,10 @@ def _title(view: EventView, width: float) -> str:
             f"{name.replace('_', ' ')} {view.metrics[f'Average/{name}']:.3f}"
             for name in shown
         ]
-        line = "mean of the planes: " + ", ".join(means)
+        # Lines end behind a comma alone.
+        line = "mean of the planes: " + ", ".join(m.replace(" ", NBSP) for m in means)
         words += textwrap.wrap(line, max(40, int(TITLE_LETTERS * width)))
-    return "\n".join(filter(None, words))
+    return "\n".join(filter(None, words)).replace(NBSP, " ")
 
 
 def _legends(view: EventView, width: float) -> list[tuple[list[tuple[str, str]], int]]:

@@ -94,7 +94,10 @@ def test_scores_that_are_no_numbers_end_an_inference(
             metrics = np.where(is_finite[:, None], 0.5, np.nan)
             metrics = np.broadcast_to(metrics, (4, len(METRIC_NAMES)))
             confusion = np.zeros((4, 3, 3, 3), np.int32)
-            return {"is_finite": is_finite, "metrics": metrics, "confusion": confusion}
+            return {
+                **{"is_finite": is_finite, "metrics": metrics, "confusion": confusion},
+                "counted": np.ones(4, np.float32),
+            }
 
         return eval_step
 
