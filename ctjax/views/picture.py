@@ -14,9 +14,9 @@ from ctjax.base.detector import Detector, ImageShape
 from ctjax.views import legends
 from ctjax.views.event import EventView, PlanePixels
 
-COLUMN_INCHES, PLANE_INCHES = 4.6, 5.08
+COLUMN_INCHES, PLANE_INCHES = 4.6, 15.2392 / 3
 
-TOP_INCHES, BOTTOM_INCHES, GAP_INCHES = 1.1, 0.86, 0.6
+TOP_INCHES, BOTTOM_INCHES, GAP_INCHES = 1.1008, 0.86, 0.602
 """Of the title's three lines, of the legend's one line and the scale of the charges,
 and below each plane, for its numbers and the next title."""
 
@@ -70,12 +70,12 @@ def draw(view: EventView) -> Any:
         _draw_plane(block, plane, layers, view, norm)
     first = blocks[0][0][0]
     scale = figure.add_axes(
-        (left, (below - 0.1) / height, first.get_position().width, 0.12 / height)
+        (left, (below - 0.1032) / height, first.get_position().width, 0.1204 / height)
     )
     figure.colorbar(
         first.images[0], cax=scale, orientation="horizontal", label="charge"
     )
-    top = 1 - 0.14 / height
+    top = 1 - 0.1376 / height
     figure.suptitle(title, fontsize=14, x=left, y=top, ha="left", va="top")
     _add_legends(figure, keys)
     return figure

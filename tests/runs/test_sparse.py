@@ -371,7 +371,7 @@ def test_a_minibatch_looks_as_its_images_do(odd_file, odd_events):
                 views.append(
                     [
                         evaluated_event.view_of_minibatch(
-                            minibatch, results, place, SHAPE, 0
+                            minibatch, results, place, SHAPE, 0, COSMIC_TAGGER
                         )
                         for place in range(4)
                     ]
