@@ -16,6 +16,7 @@ from ctjax.base.constants import (
     METRIC_NAMES,
     NEUTRINO_SCORE_PRODUCT,
 )
+from ctjax.base.detector import COSMIC_TAGGER
 from ctjax.base.errors import UserError
 from ctjax.commands import (
     command_line,
