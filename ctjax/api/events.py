@@ -253,6 +253,8 @@ def open(
         raise
     except ValueError as error:
         raise UserError(f"downsample={downsample}: {error}") from error
+    if data.planes is None and source.detector.num_planes != COSMIC_TAGGER.num_planes:
+        data = dataclasses.replace(data, planes=name_planes(source.planes))
     return Events(_OpenFiles(source, data), np.arange(source.num_events))
 
 

@@ -14,15 +14,15 @@ from ctjax.base.detector import Detector, ImageShape
 from ctjax.views import legends
 from ctjax.views.event import EventView, PlanePixels
 
-COLUMN_INCHES, PLANE_INCHES = 4.6, 5.08
+COLUMN_INCHES, PLANE_INCHES = 4.6, 15.2392 / 3
 
-TOP_INCHES, BOTTOM_INCHES, GAP_INCHES = 1.1, 0.86, 0.6
+TOP_INCHES, BOTTOM_INCHES, GAP_INCHES = 1.1008, 0.86, 0.602
 """Of the title's three lines, of the legend's one line and the scale of the charges,
 and below each plane, for its numbers and the next title."""
 
 TITLE_LINE_INCHES, LEGEND_LINE_INCHES = 0.24, 0.22
 
-TITLE_LETTERS, LEGEND_LETTER_INCHES, LEGEND_KEY_INCHES = 8.6, 0.082, 0.55
+TITLE_LETTERS, LEGEND_LETTER_INCHES, LEGEND_KEY_INCHES = 8.6, 0.08, 0.68
 """Letters of a title in an inch; widths in a legend, a little too large."""
 
 PANEL_PIXELS = (640, 400)
@@ -33,6 +33,8 @@ BOX_MARGIN = 1.8
 
 SMALLEST_BOX = 48
 """Number of pixels on a side."""
+
+NBSP = "\u00a0"
 
 PLANE_LETTERS = 44
 """Most letters of the metrics beside the name of a plane."""
@@ -55,10 +57,9 @@ def draw(view: EventView) -> Any:
     if view.has_prediction:
         layers += ["prediction", *(["errors"] if view.has_truth else [])]
     width = COLUMN_INCHES * len(layers)
-    title, legend = _title(view, width), _legend(view)
-    columns = _legend_columns([name for name, _ in legend], width)
-    more_lines = -(-len(legend) // columns) - 1
-    below = BOTTOM_INCHES + max(0, more_lines) * LEGEND_LINE_INCHES
+    title, keys = _title(view, width), _legends(view, width)
+    lines = sum(-(-len(named) // columns) for named, columns in keys)
+    below = BOTTOM_INCHES + max(0, lines - 1) * LEGEND_LINE_INCHES
     above = TOP_INCHES + max(0, title.count("\n") - 2) * TITLE_LINE_INCHES
     height = above + PLANE_INCHES * len(view.planes) + below
     figure = figures.Figure(figsize=(width, height), dpi=110)
@@ -69,14 +70,14 @@ def draw(view: EventView) -> Any:
         _draw_plane(block, plane, layers, view, norm)
     first = blocks[0][0][0]
     scale = figure.add_axes(
-        (left, (below - 0.1) / height, first.get_position().width, 0.12 / height)
+        (left, (below - 0.1032) / height, first.get_position().width, 0.1204 / height)
     )
     figure.colorbar(
         first.images[0], cax=scale, orientation="horizontal", label="charge"
     )
-    top = 1 - 0.14 / height
+    top = 1 - 0.1376 / height
     figure.suptitle(title, fontsize=14, x=left, y=top, ha="left", va="top")
-    _add_legend(figure, legend, columns)
+    _add_legends(figure, keys)
     return figure
 
 
@@ -294,25 +295,33 @@ def _title(view: EventView, width: float) -> str:
             f"{name.replace('_', ' ')} {view.metrics[f'Average/{name}']:.3f}"
             for name in shown
         ]
-        line = "mean of the planes: " + ", ".join(means)
+        # Lines end behind a comma alone.
+        line = "mean of the planes: " + ", ".join(m.replace(" ", NBSP) for m in means)
         words += textwrap.wrap(line, max(40, int(TITLE_LETTERS * width)))
-    return "\n".join(filter(None, words))
+    return "\n".join(filter(None, words)).replace(NBSP, " ")
 
 
-def _legend(view: EventView) -> list[tuple[str, str]]:
-    """Returns name and colour of what is drawn, but the charge."""
-    named = []
+def _legends(view: EventView, width: float) -> list[tuple[list[tuple[str, str]], int]]:
+    """Returns names and colours of what is drawn, but the charge, and the columns.
+
+    They stand in one line where they fit a width in inches, else classes over errors.
+    """
+    classes, errors = [], []
     if view.has_truth or view.has_prediction:
-        named += legends.class_legend(view.detector)
+        classes = legends.class_legend(view.detector)
     if view.has_truth and view.has_prediction:
-        named += legends.error_legend(view.detector)
-    return named
+        errors = legends.error_legend(view.detector)
+    everything = classes + errors
+    if _num_columns(everything, width) == len(everything):
+        return [(everything, len(everything))] if everything else []
+    return [(named, _num_columns(named, width)) for named in (classes, errors) if named]
 
 
-def _legend_columns(names: list[str], width: float) -> int:
-    """Returns the most columns of a legend that fit a width in inches; 1 at least."""
-    widths = LEGEND_LETTER_INCHES * np.array([len(name) for name in names])
-    for columns in range(len(names), 1, -1):
+def _num_columns(named: list[tuple[str, str]], width: float) -> int:
+    """Returns the columns of a legend of as few lines as fit a width in inches."""
+    widths = LEGEND_LETTER_INCHES * np.array([len(name) for name, _ in named])
+    for lines in range(1, len(named)):
+        columns = -(-len(named) // lines)
         # As matplotlib fills them, one after the other.
         widest = [part.max() for part in np.array_split(widths, columns)]
         if sum(widest) + LEGEND_KEY_INCHES * columns <= width:
@@ -320,15 +329,18 @@ def _legend_columns(names: list[str], width: float) -> int:
     return 1
 
 
-def _add_legend(figure: Any, named: list[tuple[str, str]], columns: int) -> None:
-    """Names the colours under the panels."""
+def _add_legends(figure: Any, keys: list[tuple[list[tuple[str, str]], int]]) -> None:
+    """Names the colours under the panels, the last legend at the bottom."""
     patches = optional_packages.import_optional("matplotlib.patches", "display")
-    if named:
+    bottom = 0.0
+    for named, columns in keys[::-1]:
         handles = [patches.Patch(color=colour, label=name) for name, colour in named]
         figure.legend(
             handles=handles,
             loc="lower center",
+            bbox_to_anchor=(0.5, bottom / figure.get_figheight()),
             ncols=columns,
             frameon=False,
             fontsize=10,
         )
+        bottom += -(-len(named) // columns) * LEGEND_LINE_INCHES

@@ -94,7 +94,10 @@ def test_scores_that_are_no_numbers_end_an_inference(
             metrics = np.where(is_finite[:, None], 0.5, np.nan)
             metrics = np.broadcast_to(metrics, (4, len(METRIC_NAMES)))
             confusion = np.zeros((4, 3, 3, 3), np.int32)
-            return {"is_finite": is_finite, "metrics": metrics, "confusion": confusion}
+            return {
+                **{"is_finite": is_finite, "metrics": metrics, "confusion": confusion},
+                "counted": np.ones(4, np.float32),
+            }
 
         return eval_step
 
@@ -128,7 +131,8 @@ def test_a_validation_that_is_no_number_has_no_score(runs, monkeypatch, caplog):
     def eval_step(variables, arrays):
         is_finite = np.array([1, 0, 1, 0])
         metrics = np.where(is_finite[:, None], 0.5, np.nan) * np.ones(len(METRIC_NAMES))
-        return {"loss": np.nan, "metrics": metrics, "is_finite": is_finite}
+        results = {"loss": np.nan, "metrics": metrics, "is_finite": is_finite}
+        return {**results, "counted": np.ones(4, np.float32)}
 
     class Reports:
         def __init__(self):

@@ -16,6 +16,7 @@ from ctjax.base.constants import (
     METRIC_NAMES,
     NEUTRINO_SCORE_PRODUCT,
 )
+from ctjax.base.detector import COSMIC_TAGGER
 from ctjax.base.errors import UserError
 from ctjax.commands import (
     command_line,
@@ -371,7 +372,7 @@ def test_a_minibatch_looks_as_its_images_do(odd_file, odd_events):
                 views.append(
                     [
                         evaluated_event.view_of_minibatch(
-                            minibatch, results, place, SHAPE, 0
+                            minibatch, results, place, SHAPE, 0, COSMIC_TAGGER
                         )
                         for place in range(4)
                     ]
