@@ -91,8 +91,7 @@ def drift(
     of_neutrino = segments.origin == NEUTRINO
     kicks = rng.standard_normal((3, int(pieces.sum())), dtype=np.float32)
     limits = (
-        -length,
-        length if parameters.num_volumes == 2 else 0.0,
+        length,
         parameters.half_height_cm,
         parameters.depth_cm / 2,
         geometry.ticks_per_volume,
@@ -107,7 +106,7 @@ def make_points(
     pieces: np.ndarray,
     of_neutrino: np.ndarray,
     kicks: np.ndarray,
-    limits: tuple[float, float, float, float, int],
+    limits: tuple[float, float, float, int],
     per_tick: float,
 ) -> tuple[np.ndarray, ...]:
     """Cuts segments into points and drifts them; `native.drift` does the same.
@@ -119,14 +118,13 @@ def make_points(
       pieces: [S] int64, points of each segment, N in all.
       of_neutrino: [S] bool.
       kicks: [3, N] float32, standard normal: along the drift, in y and in z.
-      limits: lower and upper end of x from the cathode, half height, half depth (cm),
-        ticks of the window.
+      limits: drift length, half height, half depth (cm), ticks of the window.
       per_tick: ticks for a cm of drift.
 
     Returns:
       [N] arrays, the attributes of `Points`.
     """
-    low_x, high_x, half_height, half_depth, ticks = limits
+    length, half_height, half_depth, ticks = limits
     owner = np.repeat(np.arange(pieces.size), pieces)
     number = np.arange(owner.size) - (np.cumsum(pieces) - pieces)[owner]
     along = (number + np.float32(0.5)) * per_segment[6][owner]
@@ -135,8 +133,7 @@ def make_points(
     )
     tick = per_segment[7][owner] - np.abs(x) * np.float32(per_tick)
     inside = (
-        (x > low_x)
-        & (x < high_x)
+        (np.abs(x) < length)
         & (np.abs(y) < half_height)
         & (np.abs(z - half_depth) < half_depth)
         & (tick > 0)

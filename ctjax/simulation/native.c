@@ -27,7 +27,7 @@ enum { BACKGROUND, COSMIC, NEUTRINO };
 /* Cuts segments into points and drifts them, as drift.make_points does.
 
    whole is [12][num_segments], in the order of drift.PER_SEGMENT, and kicks [3][points];
-   limits are the ends of x, half height, half depth, and the first tick beyond the
+   limits are drift length, half height, half depth, and the first tick beyond the
    window; x is counted from the cathode.
    There are as many points as the sum of pieces. */
 void ctjax_drift(int64_t num_segments, int64_t num_points, const float *restrict whole,
@@ -36,8 +36,8 @@ void ctjax_drift(int64_t num_segments, int64_t num_points, const float *restrict
                  float per_tick, int32_t *restrict tick, uint8_t *restrict volume,
                  double *restrict y, double *restrict z, float *restrict charge,
                  float *restrict energy, uint8_t *restrict is_neutrino) {
-  double low_x = limits[0], high_x = limits[1], half_height = limits[2];
-  double half_depth = limits[3], ticks = limits[4];
+  double drift_length = limits[0], half_height = limits[1], half_depth = limits[2];
+  double ticks = limits[3];
   int64_t point = 0;
   for (int64_t i = 0; i < num_segments; i++) {
     float value[12];
@@ -47,8 +47,7 @@ void ctjax_drift(int64_t num_segments, int64_t num_points, const float *restrict
       double here[3];
       for (int32_t k = 0; k < 3; k++) here[k] = value[k] + along * value[3 + k];
       double at = value[7] - fabs(here[0]) * per_tick;
-      int32_t inside = (here[0] > low_x) & (here[0] < high_x) &
-                       (fabs(here[1]) < half_height) &
+      int32_t inside = (fabs(here[0]) < drift_length) & (fabs(here[1]) < half_height) &
                        (fabs(here[2] - half_depth) < half_depth) & (at > 0) &
                        (at < ticks);
       float kick = value[8] * kicks[point];

@@ -90,7 +90,7 @@ def drift(
     pieces: np.ndarray,
     of_neutrino: np.ndarray,
     kicks: np.ndarray,
-    limits: tuple[float, float, float, float, int],
+    limits: tuple[float, float, float, int],
     per_tick: float,
 ) -> tuple[np.ndarray, ...] | None:
     """Cuts segments into points as drift.make_points does; see there."""
@@ -137,6 +137,8 @@ def signal(
     """Makes pixels, pulses and labels as Readout.make_signal does; see there."""
     if routines is None:
         return None
+    if plane.volumes == 1 and volume.any():
+        raise ValueError("expected points of the one volume that the plane shows")
     most = 3 * tick.size
     pixels = np.empty(most, np.int64)
     pulses, labels = np.empty(most, np.float32), np.empty(most, np.float32)

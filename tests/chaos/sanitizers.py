@@ -213,6 +213,7 @@ def drive_simulation(library: str) -> int:
     """Simulates events of several shapes, with the loops in C and in numpy."""
     native_library.load = lambda _: ctypes.CDLL(library)
     from ctjax.simulation import native
+    from ctjax.simulation.detectors import DETECTORS
     from ctjax.simulation.events import Simulator
     from ctjax.simulation.parameters import SimulationParameters
 
@@ -226,6 +227,10 @@ def drive_simulation(library: str) -> int:
             {"image_shape": (320, 64), "ticks_per_row": 1},
             {"image_shape": (64, 64), "noise_pixels": ((6e5, 4e6),) * 3},
         )
+    ]
+    variants += [
+        dataclasses.replace(DETECTORS[name], image_shape=shape)
+        for name, shape in (("microboone", (48, 144)), ("two_tpcs", (96, 64)))
     ]
 
     def simulate(parameters: SimulationParameters, number: int) -> list[bytes]:

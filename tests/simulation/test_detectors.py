@@ -94,6 +94,16 @@ def test_small_images_show_the_whole_detector(name):
         np.testing.assert_allclose(*ends, atol=grid.pitch_cm)
 
 
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_column_has_wires_at_any_size(name):
+    parameters = DETECTORS[name]
+    divisor, widest = parameters.shape_divisor, parameters.image_shape[1]
+    for width in range(divisor, widest + 1, divisor):
+        scaled = dataclasses.replace(parameters, image_shape=(32, width))
+        for grid in make_geometry(scaled).planes:
+            assert grid.wired_columns == (0, grid.shape[1])
+
+
 @pytest.mark.parametrize("shape", [(1000, 3456), (1008, 3450), (0, 16)])
 def test_shapes_that_do_not_halve_are_refused(shape):
     parameters = dataclasses.replace(DETECTORS["microboone"], image_shape=shape)

@@ -150,6 +150,16 @@ def test_both_read_out_the_same_image(variant, number):
         assert not scratch.any()
 
 
+@needs_library
+def test_points_that_a_plane_does_not_show_are_refused():
+    parameters = VARIANTS["microboone"]
+    readout = Readout(parameters, make_geometry(parameters))
+    points = points_around(np.random.default_rng(1), parameters, readout.geometry, 9)
+    points.volume[4] = True
+    with pytest.raises(ValueError, match="points of the one volume"):
+        readout.image(np.random.default_rng(1), points, 0)
+
+
 def particles_around(rng, number):
     """Particles inside and around the volume, in all directions, of all energies."""
     position = rng.uniform(-1.2, 1.2, (3, number)) * [[200.0], [200.0], [250.0]]
@@ -226,7 +236,7 @@ def test_arrays_that_c_cannot_take_are_refused():
     segments = np.zeros((12, 2), np.float32)
     pieces, flags = np.array([1, 2]), np.zeros(2, bool)
     kicks = np.zeros((3, 3), np.float32)
-    limits = -200.0, 200.0, 200.0, 250.0, 2560
+    limits = 200.0, 200.0, 250.0, 2560
     good = [segments, pieces, flags, kicks, limits, 1.0]
     assert native.drift(*good)[0].size == 3
     for place, wrong in (

@@ -201,6 +201,7 @@ def test_planes_of_any_number_and_size(tmp_path_factory, sizes, data):
             group = file["Data/sparse2d_label_group"]
             assert tuple(group["extents"][event]) == (rows.start, len(sizes))
             table, voxels = group["voxel_extents"][rows], group["voxels"]
+            assert table["ID"].tolist() == list(range(len(sizes)))
             for row, (ids, labels) in zip(table, wanted, strict=True):
                 stored = voxels[row["first"] : row["first"] + row["N"]]
                 assert stored["id"].tolist() == ids.tolist()
