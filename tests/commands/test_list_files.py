@@ -2,6 +2,7 @@
 
 import io
 import json
+import runpy
 import shlex
 
 import h5py
@@ -11,7 +12,7 @@ import pytest
 from ctjax.commands import command_line, list_files, show, suggested_fields
 from ctjax.config import detectors
 from ctjax.data.larcv import listing
-from tests.support import larcv_fixtures
+from tests.support import ROOT, larcv_fixtures
 from tests.support.larcv_fixtures import (
     IMAGE_GROUP,
     LABEL_GROUP,
@@ -230,6 +231,25 @@ def test_files_of_other_detectors(case):
 def test_files_that_cannot_be_trained_on(case, words):
     text = describe(shared("cases", f"{case}.h5"))
     assert words in text and "Not to be trained on" in text
+
+
+def test_the_files_of_the_page_on_other_detectors(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["other_detectors.py", "--folder", str(tmp_path)])
+    runpy.run_path(str(ROOT / "examples/other_detectors.py"), run_name="__main__")
+    names = [f"class{number}" for number in range(1, 5)]
+    pairs = [f"{number}:class{number}" for number in range(1, 5)]
+    label_map = ",".join(["0:background", *pairs, "65535:ignore"])
+    assert {path.stem: suggest(path).fields for path in tmp_path.iterdir()} == {
+        "names": {"data.image_product": "wire", "data.label_product": "seg"},
+        "four_planes": {},
+        "five_classes": {
+            "data.classes": ",".join(["background", *names]),
+            "data.label_map": label_map,
+        },
+        "electrons": {"data.charge_scale": "1e-3"},
+        "bipolar": {},
+        "bad_events": {"data.on_bad_event": "skip"},
+    }
 
 
 def test_files_that_are_none_end_in_one_line(path, tmp_path, capsys):
