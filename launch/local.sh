@@ -16,6 +16,6 @@ script=launch/local.sh
 run=(exec)
 if [ -n "$dry" ]; then run=(printf '%q '); fi
 gpus=$(nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU' || true)
-describe "1 process on $gpus GPUs and $(nproc) hardware threads, not bound"
+describe "1 process on $gpus GPUs and $(nproc 2>/dev/null || echo all) hardware threads, not bound"
 "${run[@]}" env ${settings[@]+"${settings[@]}"} python -m ctjax.main --config "$configuration" "$@"
 echo # ends the line of a dry run
