@@ -21,7 +21,7 @@ RUNS = {
 """Mode, default configuration and meaning of the commands that are runs."""
 
 COMMANDS = {
-    "show": ("show", "draw an event, with predictions"),
+    "show": ("show", "draw an event, or list what files hold"),
     "report": ("report", "write the report page of one or several runs"),
     "simulate": ("simulate", "simulate events into larcv3 files"),
     "repack": ("repack", "write a larcv3 file again, faster to read"),

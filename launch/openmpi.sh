@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # One process for each GPU of one or several hosts, by Open MPI's mpirun:
 #   HOSTFILE=hosts.txt launch/openmpi.sh configs/scc21.py --config.run.minibatch_size=64
-# --dry-run as the first word prints the command instead of running it.
+# --dry-run as the first word prints the command, with counts and binding, instead of running
+# it, in a job or outside of one; --help prints this.
 #
 # HOSTFILE        a host a line, the first of them this one; its name, as that of the
 #                 configuration, from the root of ctjax. Without it: this host alone or, in a
@@ -13,12 +14,12 @@
 #
 # Hosts are alike, and have this folder, its data and the Python in use under the same
 # names. A GPU is chosen by ctjax, from the number of the process on its host.
+#
+# ROCm and XPU are not tried: only NVIDIA's GPUs and CPUs have been.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-dry=
-if [ "${1:-}" = --dry-run ]; then dry=yes; shift; fi
-configuration=${1:?usage: launch/openmpi.sh [--dry-run] CONFIGURATION [FIELDS...]}
-shift
+script=launch/openmpi.sh
+. launch/arguments.sh
 . launch/environment.sh
 
 gpus=$(nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU' || true)
@@ -33,9 +34,14 @@ if [ "$cores" -gt 0 ]; then
     # Each process has cores of its own, side by side: XLA starts threads for all cores that
     # a process may use, and memory stays near the cores.
     command+=(--map-by "$mapping:pe=$cores" --bind-to core)
+    binding="bound to $cores cores each"
 else
     command+=(--map-by "$mapping" --bind-to none)
+    binding="not bound"
 fi
+hosts="this host, or those of the job"
+if [ -n "${HOSTFILE:-}" ]; then hosts="the hosts of $HOSTFILE"; fi
+describe "$hosts: $ranks processes a host, $gpus GPUs a host, $binding"
 # The other hosts get nothing of this environment by themselves.
 for name in $(compgen -e | grep -E '^((JAX|XLA|NCCL|FI|UCX)_.*|CUDA_VISIBLE_DEVICES|LD_LIBRARY_PATH|PYTHONPATH)$'); do
     [[ " ${settings[*]}" == *" $name="* ]] || command+=(-x "$name=${!name}")

@@ -2,14 +2,17 @@
 # One process for each GPU of the hosts of a Slurm job, by srun. From the root of ctjax:
 #   sbatch --nodes=2 launch/slurm.sh configs/scc21.py --config.run.minibatch_size=64
 # with, as needed, --ntasks-per-node and --gpus-per-node (both the number of GPUs of a
-# host), --time, --partition, --account. --dry-run before the configuration prints the
-# command, in a job or outside of one, instead of running it.
+# host), and what a site wants: --time, --partition or --qos, --account, on Perlmutter
+# --constraint=gpu. --dry-run before the configuration prints the command, with counts and
+# binding, in a job or outside of one, instead of running it; --help prints this.
 #
 # One process a host, with all of its GPUs: --ntasks-per-node=1.
 # CPU processes: --gpus-per-node=0 --ntasks-per-node=N, N being the number of NUMA domains,
 # and the field --config.run.compute_mode=CPU.
 #
 # The environment of sbatch is that of the processes: activate Python's before.
+#
+# ROCm and XPU are not tried: only NVIDIA's GPUs and CPUs have been.
 #SBATCH --job-name=ctjax
 #SBATCH --output=ctjax-%j.log
 #SBATCH --nodes=1
@@ -30,10 +33,10 @@ root=$(dirname "$0")/..
 [ -d "$root/ctjax" ] || root=${SLURM_SUBMIT_DIR:-.}
 cd "$root"
 [ -d ctjax ] || { echo "launch/slurm.sh: expected to be submitted from the root of ctjax, not $PWD" >&2; exit 1; }
+script=launch/slurm.sh
+. launch/arguments.sh
 run=()
-if [ "${1:-}" = --dry-run ]; then run=(printf '%q '); shift; fi
-configuration=${1:?usage: launch/slurm.sh [--dry-run] CONFIGURATION [FIELDS...]}
-shift
+if [ -n "$dry" ]; then run=(printf '%q '); fi
 . launch/environment.sh
 
 # A task that ends badly leaves it to ctjax to end the others, which say whom they lost;
@@ -44,7 +47,17 @@ command=(srun --kill-on-bad-exit=0 --wait=60)
 tasks=${SLURM_TASKS_PER_NODE:-1}
 tasks=${tasks%%[!0-9]*} # of "4(x2)", two hosts of four
 cpus=${SLURM_CPUS_PER_TASK:-$((${SLURM_CPUS_ON_NODE:-0} / tasks))}
-if [ "$cpus" -gt 0 ]; then command+=(--cpus-per-task="$cpus" --cpu-bind=cores); fi
+binding="bound as Slurm does by itself"
+if [ "$cpus" -gt 0 ]; then
+    command+=(--cpus-per-task="$cpus" --cpu-bind=cores)
+    binding="bound to $cpus CPUs each"
+fi
+if [ -n "${SLURM_JOB_ID:-}" ]; then
+    counts="${SLURM_JOB_NUM_NODES:-1} hosts: $tasks processes a host, ${SLURM_GPUS_ON_NODE:-0} GPUs a host"
+else
+    counts="outside of a job; sbatch takes, unless told otherwise, 4 processes and 4 GPUs a host"
+fi
+describe "$counts, $binding"
 status=0
 "${run[@]}" env "${settings[@]}" "${command[@]}" python -m ctjax.main --config "$configuration" "$@" || status=$?
 if [ "${#run[@]}" -gt 0 ]; then echo; exit "$status"; fi # a dry run

@@ -12,7 +12,7 @@ from ctjax.commands import suggested_fields
 from ctjax.commands.suggested_fields import Suggestion
 from ctjax.data.larcv import listing
 from ctjax.data.larcv.errors import LarcvFileError
-from ctjax.data.larcv.listed_images import Images, Plane
+from ctjax.data.larcv.listed_images import Geometry, Images, Plane
 from ctjax.data.larcv.listing import Listing, Product
 
 INDENT = "  "
@@ -182,12 +182,11 @@ def _label_table(images: Images, is_chosen: bool, width: int) -> list[str]:
 
 def _describe_geometry(images: Images) -> Iterator[str]:
     """Describes image_sizes and origin, planes of the same together."""
-    planes: dict[object, list[Plane]] = {}
+    planes: dict[Geometry, list[Plane]] = {}
     for plane in images.planes:
         if plane.geometry is not None:
             planes.setdefault(plane.geometry, []).append(plane)
-    for geometry, same in planes.items():
-        sizes, origin = geometry  # type: ignore[misc]
+    for (sizes, origin), same in planes.items():
         ids = ", ".join(str(plane.projection) for plane in same[:MAX_IDS])
         who = f"plane{'' if len(same) == 1 else 's'} {ids}"
         who = "all planes" if len(same) == len(images.planes) else who
@@ -247,7 +246,8 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
         for column in range(len(headings))
     ]
     return [
-        INDENT + "  ".join(cell.rjust(size) for cell, size in zip(row, widths))  # noqa: B905
+        INDENT
+        + "  ".join(cell.rjust(size) for cell, size in zip(row, widths, strict=False))
         for row in table
     ]
 

@@ -1,7 +1,8 @@
 """`ctjax show --list`: its words, and that what it says to type is right."""
 
+import io
 import json
-import os
+import runpy
 import shlex
 
 import h5py
@@ -11,7 +12,7 @@ import pytest
 from ctjax.commands import command_line, list_files, show, suggested_fields
 from ctjax.config import detectors
 from ctjax.data.larcv import listing
-from tests.support import larcv_fixtures
+from tests.support import ROOT, larcv_fixtures
 from tests.support.larcv_fixtures import (
     IMAGE_GROUP,
     LABEL_GROUP,
@@ -232,6 +233,25 @@ def test_files_that_cannot_be_trained_on(case, words):
     assert words in text and "Not to be trained on" in text
 
 
+def test_the_files_of_the_page_on_other_detectors(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["other_detectors.py", "--folder", str(tmp_path)])
+    runpy.run_path(str(ROOT / "examples/other_detectors.py"), run_name="__main__")
+    names = [f"class{number}" for number in range(1, 5)]
+    pairs = [f"{number}:class{number}" for number in range(1, 5)]
+    label_map = ",".join(["0:background", *pairs, "65535:ignore"])
+    assert {path.stem: suggest(path).fields for path in tmp_path.iterdir()} == {
+        "names": {"data.image_product": "wire", "data.label_product": "seg"},
+        "four_planes": {},
+        "five_classes": {
+            "data.classes": ",".join(["background", *names]),
+            "data.label_map": label_map,
+        },
+        "electrons": {"data.charge_scale": "1e-3"},
+        "bipolar": {},
+        "bad_events": {"data.on_bad_event": "skip"},
+    }
+
+
 def test_files_that_are_none_end_in_one_line(path, tmp_path, capsys):
     other = tmp_path / "other.h5"
     other.write_text(json.dumps("no HDF5"))
@@ -257,16 +277,19 @@ def test_a_picture_or_a_list(words, message):
         show.main(words)
 
 
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
 def test_on_a_terminal_titles_are_bold_and_errors_red(path, monkeypatch):
     with changing(path, f"{LABEL_GROUP}/image_meta") as rows:
         rows["valid"][0] = 0
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    leader, follower = os.openpty()
-    with os.fdopen(leader, "rb") as screen, os.fdopen(follower, "w") as terminal:
-        monkeypatch.setattr("sys.stdout", terminal)
-        show.main(["--list", path])
-        terminal.flush()
-        text = os.read(screen.fileno(), 100_000).decode()
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    show.main(["--list", path])
+    text = terminal.getvalue()
     assert "\x1b[1mTo train on it\x1b[0m" in text
     assert "\x1b[31m  ! entry 0: valid = 0 in image_meta\x1b[0m" in text

@@ -50,7 +50,8 @@ def scripts(tmp_path):
     def make(library):
         script = (ROOT / "launch/host_memory.sh").read_text()
         (tmp_path / "launch").mkdir()
-        shutil.copy(ROOT / "launch/local.sh", tmp_path / "launch")
+        for name in ("local.sh", "arguments.sh"):
+            shutil.copy(ROOT / "launch" / name, tmp_path / "launch")
         (tmp_path / "launch/host_memory.sh").write_text(
             script.replace("libjemalloc.so.2", library)
         )

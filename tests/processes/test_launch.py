@@ -221,3 +221,44 @@ def test_pbs_outside_of_a_job(tmp_path):
     assert result.returncode == 1
     assert len(result.stderr.splitlines()) == 1
     assert "PBS_NODEFILE" in result.stderr
+    options = split(dry_run("pbs", tmp_path, gpus=2))[0]
+    assert (value(options, "-n"), value(options, "--ppn")) == ("2", "2")
+
+
+@pytest.mark.parametrize("script", ["local", "openmpi", "slurm", "pbs"])
+def test_help_outside_of_a_job(script, tmp_path):
+    result = launch(script, tmp_path, "--help")
+    assert result.returncode == 0 and not result.stderr
+    usage, empty, *text = result.stdout.splitlines()
+    assert usage == f"usage: launch/{script}.sh [--dry-run] CONFIGURATION [FIELDS...]"
+    assert not empty and text[0].startswith("One process")
+    assert text[-1].startswith("ROCm and XPU are not tried")
+    assert not any(line.startswith("#") for line in text)
+
+
+@pytest.mark.parametrize(
+    "script, changes, words",
+    [
+        ("local", {"gpus": 4}, "1 process on 4 GPUs and 16 hardware threads"),
+        ("openmpi", {"gpus": 4}, "4 processes a host, 4 GPUs a host, bound to 2 cores"),
+        ("openmpi", {"RANKS_PER_HOST": "16", "HOSTFILE": "h"}, "hosts of h: 16"),
+        ("openmpi", {"RANKS_PER_HOST": "16"}, "not bound"),
+        ("pbs", {"gpus": 4}, "1 hosts: 4 processes a host, 4 GPUs a host, bound to 4"),
+        ("slurm", {}, "outside of a job"),
+        (
+            "slurm",
+            {
+                "SLURM_JOB_ID": "1",
+                "SLURM_JOB_NUM_NODES": "2",
+                "SLURM_TASKS_PER_NODE": "4(x2)",
+                "SLURM_CPUS_ON_NODE": "64",
+                "SLURM_GPUS_ON_NODE": "4",
+            },
+            "2 hosts: 4 processes a host, 4 GPUs a host, bound to 16 CPUs each",
+        ),
+    ],
+)
+def test_a_dry_run_says_counts_and_binding(script, changes, words, tmp_path):
+    result = launch(script, tmp_path, "--dry-run", CONFIGURATION, **changes)
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"launch/{script}.sh: ") and words in line

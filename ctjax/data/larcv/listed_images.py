@@ -24,6 +24,9 @@ MAX_LABELS = 32
 
 MAX_SAMPLED_EVENTS = 256
 
+Geometry = tuple[tuple[float, float], tuple[float, float]]
+"""image_sizes and origin, each of wires and ticks, in the unit of the file."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Values:
@@ -57,8 +60,7 @@ class Plane:
       num_empty: images of those without a voxel.
       num_voxels: of all events.
       most_voxels: of one event.
-      geometry: image_sizes and origin, each of wires and ticks, in the unit of the
-        file; None where the file has none.
+      geometry: None where the file has none.
       values: of the voxels that were looked at; None where there were none.
     """
 
@@ -68,7 +70,7 @@ class Plane:
     num_empty: int
     num_voxels: int
     most_voxels: int
-    geometry: tuple[tuple[float, float], tuple[float, float]] | None
+    geometry: Geometry | None
     values: Values | None
 
 
