@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
+from ctjax.base.constants import IMAGE_PRODUCT, LABEL_PRODUCT
 from ctjax.commands import repack as repack_command
 from ctjax.data.larcv import disk_file, repack
 from ctjax.data.larcv.errors import LarcvFileError
@@ -68,6 +69,8 @@ def test_twice_and_without_labels(tmp_path, events):
 SIZES = [(24, 16), (24, 16), (34, 16), (5, 7), (1, 1), (40, 3)]
 """Wires and ticks of planes of all kinds."""
 
+DEFAULTS = IMAGE_PRODUCT, LABEL_PRODUCT
+
 
 def write_planes(path, sizes, number=4):
     """Products of other names, one of them with all labels up to 65535."""
@@ -114,6 +117,19 @@ def test_several_images_of_one_plane(tmp_path):
             with larcv_fixtures.changing(path, f"{group}/{table}") as rows:
                 rows[name] %= 2
     assert_repacked(path, tmp_path / "new.h5", wanted)
+
+
+def test_labels_need_not_match_the_images(path, tmp_path):
+    """A copy is no training: classes of a larger image, those of no pixel too."""
+    meta = f"{larcv_fixtures.LABEL_GROUP}/image_meta"
+    with larcv_fixtures.changing(path, meta) as rows:
+        rows["number_of_voxels"][:, 0] += 7
+    wanted = [read_plainly(path, name) for name in DEFAULTS]
+    repack.repack(path, str(tmp_path / "new.h5"))
+    for name, (events, sizes) in zip(DEFAULTS, wanted, strict=True):
+        found, found_sizes = read_plainly(tmp_path / "new.h5", name)
+        assert found_sizes == sizes
+        np.testing.assert_equal(found, events)
 
 
 def test_a_file_without_images_is_refused(tmp_path, capsys):
