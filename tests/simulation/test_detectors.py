@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import h5py
 import numpy as np
 import pytest
 
@@ -271,6 +272,10 @@ def test_files_hold_the_events(tmp_path, name):
             for (ids, values), image in zip(planes, event.planes, strict=True):
                 np.testing.assert_array_equal(ids, image.ids)
                 np.testing.assert_array_equal(values, getattr(image, attribute))
+    with h5py.File(path) as file:
+        meta = file[f"Data/sparse2d_{IMAGE_PRODUCT}_group/image_meta"]
+        planes = list(range(len(SHAPES[name])))
+        assert meta["projection_id"].tolist() == planes * 3
     neutrinos = read_neutrinos([str(path)])
     for neutrino, event in zip(neutrinos, made, strict=True):
         truth = event.interaction

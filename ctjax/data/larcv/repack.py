@@ -1,4 +1,4 @@
-"""Rewrites a larcv3 file with one chunk per event.
+"""Rewrites a larcv3 file with one chunk per event of each sparse2d product.
 
 larcv3 stores chunks of 1000 voxels, some 60 an event and product, each to be found,
 fetched and inflated by itself. Here every event begins with a chunk of its own, large
@@ -9,16 +9,19 @@ reads such files: it goes by `first` of an event and by the counts.
 import logging
 import math
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import h5py
 import numpy as np
 
-from ctjax.base.constants import IMAGE_PRODUCT, LABEL_PRODUCT
+from ctjax.base import regular_files
 from ctjax.data.larcv.disk_file import DiskFile
-from ctjax.data.larcv.file import LarcvFile, LarcvFileError
+from ctjax.data.larcv.errors import LarcvFileError, Place, as_larcv_error
+from ctjax.data.larcv.file import LarcvFile
+from ctjax.data.larcv.listing import split_name
 from ctjax.data.larcv.records import EXTENTS, ID_EXTENTS, VOXEL
-from ctjax.data.voxels import Voxels
+from ctjax.data.larcv.tables import find_member
 
 logger = logging.getLogger("ctjax")
 
@@ -36,8 +39,8 @@ INDEX_CHUNK = 16384
 def repack(source: str, target: str, *, filter_name: str = "gzip", level: int = 1):
     """Writes the events of a file with one chunk an event, and compares them after.
 
-    The target appears under its name only when it is complete and verified. Other
-    products are copied as they are.
+    The target appears under its name only when it is complete and verified. Products
+    that are not sparse2d are copied as they are.
 
     Args:
       source: larcv3 file.
@@ -55,18 +58,21 @@ def repack(source: str, target: str, *, filter_name: str = "gzip", level: int = 
     filters = dict(FILTERS[filter_name])
     if "compression" in filters:
         filters["compression_opts"] = level
-    with LarcvFile(source, charge_limit=math.inf) as events, DiskFile(target) as disk:
+    products = _find_products(source)
+    with DiskFile(target) as disk:
         try:
             with h5py.File(source, "r") as old, h5py.File(disk, "w") as new:
-                _copy_others(old, new)
-                for product in _products(events):
-                    _write_product(events, product, old, new, filters)
+                _copy_others(old, new, products)
+                for product, planes in products.items():
+                    with _open(source, product, planes) as events:
+                        _write_product(events, product, old, new, filters)
                     new.flush()
                     disk.check(target)
+                num_events = len(np.asarray(new["Events/event_id"]))
             disk.check(target)
             os.fsync(disk.fileno())
             disk.share()
-            _compare(source, disk.path, _products(events), target)
+            _compare(source, disk.path, products, target)
             _refuse_existing(target)
             os.replace(disk.path, target)
         except BaseException:
@@ -75,7 +81,7 @@ def repack(source: str, target: str, *, filter_name: str = "gzip", level: int = 
     logger.info(
         "%s: %d events, %.1f MB; was %.1f MB",
         target,
-        events.num_events,
+        num_events,
         os.path.getsize(target) / 1e6,
         os.path.getsize(source) / 1e6,
     )
@@ -86,22 +92,71 @@ def _refuse_existing(target: str) -> None:
         raise FileExistsError(f"{target}: found a file, expected none to write over")
 
 
-def _products(events: LarcvFile) -> tuple[str, ...]:
-    return (IMAGE_PRODUCT, LABEL_PRODUCT) if events.has_label else (IMAGE_PRODUCT,)
+def _find_products(source: str) -> dict[str, tuple[int, ...] | None]:
+    """Lists the sparse2d products of a file, in the order of their names.
+
+    Returns:
+      By producer the projection ids of an event's images where one has several of the
+      same plane; None where each plane is there once.
+
+    Raises:
+      LarcvFileError: where the file cannot be read, or has no such product.
+    """
+    place = Place(source)
+    found: dict[str, tuple[int, ...] | None] = {}
+    with as_larcv_error(place, "a readable file"):
+        kind = regular_files.other_kind(os.stat(source))
+        if kind is not None:
+            place.fail(kind, "a regular file")
+    with as_larcv_error(place, "an HDF5 file"), h5py.File(source, "r") as file:
+        data = find_member(file, "Data", place)
+        for name in map(str, data if isinstance(data, h5py.Group) else ()):
+            kind, product = split_name(name)
+            if kind == "sparse2d":
+                at_product = place.at(product=product)
+                group: Any = find_member(data, name, at_product)
+                with as_larcv_error(at_product, "a readable index"):
+                    found[product] = _repeated_planes(group)
+    if not found:
+        place.fail("no sparse2d product", "one at least")
+    return found
+
+
+def _repeated_planes(group: h5py.Group) -> tuple[int, ...] | None:
+    """Returns the planes of an event's images, None where none is there twice."""
+    extents: Any = group["extents"]
+    meta: Any = group["image_meta"]
+    first, number = (extents[name][:].astype(np.int64) for name in ("first", "N"))
+    planes = meta["projection_id"][:].astype(np.int64)
+    most: dict[int, int] = {}
+    for begin, count in zip(first.tolist(), number.tolist(), strict=True):
+        found = np.unique(planes[begin : begin + count], return_counts=True)
+        for plane, times in zip(*(part.tolist() for part in found), strict=True):
+            most[plane] = max(times, most.get(plane, 0))
+    if max(most.values(), default=1) == 1:
+        return None
+    return tuple(plane for plane in sorted(most) for _ in range(most[plane]))
+
+
+def _open(source: str, product: str, planes: tuple[int, ...] | None) -> LarcvFile:
+    """Opens a file to read one product, whatever it is, as it is stored."""
+    return LarcvFile(
+        source,
+        image_product=product,
+        # Not that of the labels, which would have to match.
+        label_product=product,
+        planes=None if planes is None else (planes,),
+        charge_limit=math.inf,
+    )
 
 
 def _group_name(product: str) -> str:
     return f"Data/sparse2d_{product}_group"
 
 
-def _read(events: LarcvFile, product: str, entry: int) -> Voxels:
-    read = events.read_image if product == IMAGE_PRODUCT else events.read_label
-    return read(entry)
-
-
-def _copy_others(old: h5py.File, new: h5py.File) -> None:
+def _copy_others(old: h5py.File, new: h5py.File, products: Iterable[str]) -> None:
     """Copies everything but the groups that are written anew."""
-    rewritten = {_group_name(p) for p in (IMAGE_PRODUCT, LABEL_PRODUCT)}
+    rewritten = {_group_name(product) for product in products}
     for name in old:
         if name != "Data":
             old.copy(name, new, expand_external=True)
@@ -146,7 +201,7 @@ def _write_product(
         **filters,
     )
     for entry, begin in enumerate(begins.tolist()):
-        stored = _read(events, product, entry)
+        stored = events.read_image(entry)
         block = np.zeros(min(chunk_rows, num_voxels - begin), VOXEL)
         block["id"][: len(stored.ids)] = stored.ids
         block["value"][: len(stored.ids)] = stored.values
@@ -171,7 +226,7 @@ def _gather_rows(
     return extents, table, meta[rows]
 
 
-def _compare(source: str, copy: str, products: tuple[str, ...], target: str) -> None:
+def _compare(source: str, copy: str, products: Iterable[str], target: str) -> None:
     """Raises LarcvFileError unless the copy holds the same events.
 
     Both are read by HDF5 itself and the rules of the format alone: a mistake of our

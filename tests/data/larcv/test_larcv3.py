@@ -161,6 +161,8 @@ def test_simulated_planes_of_other_number_and_size(read, tmp_path, name, columns
     assert seen == boxes.tolist() and 1 in seen
     neutrinos = [event[TRUTH[0]][0]["pdg"] for event in events]
     assert neutrinos == read_neutrinos([str(path)])["pdg"].tolist()
+    repack.repack(str(path), str(tmp_path / "repacked.h5"))
+    assert read(tmp_path / "repacked.h5", *IMAGES, *TRUTH) == events
 
 
 def test_classes_up_to_65535(read, tmp_path):

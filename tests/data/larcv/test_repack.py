@@ -8,10 +8,15 @@ import h5py
 import numpy as np
 import pytest
 
+from ctjax.base.constants import IMAGE_PRODUCT, LABEL_PRODUCT
 from ctjax.commands import repack as repack_command
 from ctjax.data.larcv import disk_file, repack
-from ctjax.data.larcv.file import LarcvFile, LarcvFileError
+from ctjax.data.larcv.errors import LarcvFileError
+from ctjax.data.larcv.file import LarcvFile
+from ctjax.data.larcv.records import PARTICLE, PlaneMeta
+from ctjax.data.larcv.writer import LarcvWriter
 from tests.support import larcv_fixtures
+from tests.support.larcv_plain import read_plainly
 from tests.support.larcv_reads import check_reads
 
 
@@ -59,6 +64,81 @@ def test_twice_and_without_labels(tmp_path, events):
             a, b = old.read_image(entry), new.read_image(entry)
             assert a.planes == b.planes
             np.testing.assert_array_equal(a.ids, b.ids)
+
+
+SIZES = [(24, 16), (24, 16), (34, 16), (5, 7), (1, 1), (40, 3)]
+"""Wires and ticks of planes of all kinds."""
+
+DEFAULTS = IMAGE_PRODUCT, LABEL_PRODUCT
+
+
+def write_planes(path, sizes, number=4):
+    """Products of other names, one of them with all labels up to 65535."""
+    metas = [PlaneMeta(size, (1.0, 1.0), (2.0, 3.0)) for size in sizes]
+    random = np.random.default_rng(len(sizes))
+    with LarcvWriter(path, metas, ("wire", "seg_mentation")) as out:
+        for event in range(number):
+            planes = []
+            for width, height in sizes:
+                count = random.integers(0, width * height + 1)
+                ids = random.choice(width * height, count, replace=False)
+                planes.append((np.sort(ids), random.integers(0, 65536, count)))
+            charges = [(ids, values * -0.5) for ids, values in planes]
+            out.append((1, 2, event), {"wire": charges, "seg_mentation": planes})
+    return [read_plainly(path, product) for product in ("wire", "seg_mentation")]
+
+
+def assert_repacked(path, target, wanted):
+    repack.repack(str(path), str(target))
+    for product, (events, sizes) in zip(("wire", "seg_mentation"), wanted, strict=True):
+        found, found_sizes = read_plainly(target, product)
+        assert found_sizes == sizes
+        for planes, others in zip(found, events, strict=True):
+            for one, other in zip(planes, others, strict=True):
+                np.testing.assert_array_equal(one, other)
+        totals = [sum(len(ids) for ids, _ in planes) for planes in events]
+        with h5py.File(target) as file:
+            chunks = file[f"Data/sparse2d_{product}_group/voxels"].chunks
+        assert chunks == (max(totals),)
+
+
+@pytest.mark.parametrize("number", range(1, 7))
+def test_planes_and_products_of_any_kind(tmp_path, number):
+    wanted = write_planes(tmp_path / "old.h5", SIZES[:number])
+    assert_repacked(tmp_path / "old.h5", tmp_path / "new.h5", wanted)
+
+
+def test_several_images_of_one_plane(tmp_path):
+    path = tmp_path / "old.h5"
+    wanted = write_planes(path, SIZES[:2] * 3)
+    for product in ("wire", "seg_mentation"):
+        group = f"Data/sparse2d_{product}_group"
+        for table, name in (("image_meta", "projection_id"), ("voxel_extents", "ID")):
+            with larcv_fixtures.changing(path, f"{group}/{table}") as rows:
+                rows[name] %= 2
+    assert_repacked(path, tmp_path / "new.h5", wanted)
+
+
+def test_labels_need_not_match_the_images(path, tmp_path):
+    """A copy is no training: classes of a larger image, those of no pixel too."""
+    meta = f"{larcv_fixtures.LABEL_GROUP}/image_meta"
+    with larcv_fixtures.changing(path, meta) as rows:
+        rows["number_of_voxels"][:, 0] += 7
+    wanted = [read_plainly(path, name) for name in DEFAULTS]
+    repack.repack(path, str(tmp_path / "new.h5"))
+    for name, (events, sizes) in zip(DEFAULTS, wanted, strict=True):
+        found, found_sizes = read_plainly(tmp_path / "new.h5", name)
+        assert found_sizes == sizes
+        np.testing.assert_equal(found, events)
+
+
+def test_a_file_without_images_is_refused(tmp_path, capsys):
+    path = tmp_path / "old.h5"
+    with LarcvWriter(path, [PlaneMeta((4, 3), (1.0, 1.0))], particles=("nu",)) as out:
+        out.append((1, 2, 3), {}, {"nu": np.zeros(1, PARTICLE)})
+    assert repack_command.main([str(path), str(tmp_path / "new.h5")]) == 1
+    assert "old.h5: found no sparse2d product" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["old.h5"]
 
 
 def test_refuses_an_existing_file(path, tmp_path, capsys):
