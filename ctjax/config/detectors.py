@@ -122,7 +122,7 @@ def _read_classes(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         name, sign, colour = item.strip().partition(":")
         if not sign:
             colour = COLOURS[number % len(COLOURS)]
-        is_name = _NAME.fullmatch(name) and name not in (IGNORE, OTHER)
+        is_name = _NAME.fullmatch(name) and name != IGNORE
         if not is_name or not _COLOUR.fullmatch(colour):
             raise ConfigError(
                 f"data.classes={text}: expected names as background,muon or "

@@ -142,7 +142,7 @@ def test_planes_as_entries_of_their_own(tmp_path, shapes):
         with open_source(file=file, data=Data(planes=planes)) as source:
             image, _ = read_all(source)
             ids_of_events = [source.event_id(entry).tolist() for entry in range(4)]
-        assert ids_of_events == [[1, 2, 0], [1, 2, 0], [1, 2, 1], [1, 2, 1]]
+        assert ids_of_events == [[7, 1, 100], [7, 1, 100], [7, 1, 101], [7, 1, 101]]
         assert source.detector.num_planes == 2
         for entry in range(4):
             event = events[entry // 2][2 * (entry % 2) :][:2]
