@@ -1,5 +1,6 @@
 """Weights of other planes and classes: what is taken of them, and what is refused."""
 
+import functools
 import json
 import logging
 import pathlib
@@ -15,7 +16,7 @@ from ctjax.models import torch_weights
 from ctjax.models.torch_weights import WeightsError
 from ctjax.outputs import checkpoint, saved_config
 from ctjax.outputs.saved_config import CheckpointError, DamagedError
-from ctjax.runs import parts
+from ctjax.runs import parts, train
 from tests.support import tiny
 
 FIVE = "background,track,shower,michel,delta"
@@ -231,3 +232,14 @@ def test_checkpoints_of_classes_that_are_none_are_refused():
     del item["config"]["data"]["classes"], item["config"]["data"]["planes"]
     detector = saved_config.from_item(item, "here").detector
     assert (detector.num_planes, detector.num_classes) == (3, 3)
+
+
+@pytest.mark.slow
+def test_fine_tuning_begins_with_weights_of_other_classes(of_five, tmp_path):
+    folder, theirs = of_five
+    changes = {"mode__optimizer__learning_rate": 1e-9, "run__iterations": 1}
+    config, ours = drawn(tmp_path, 1, mode__weights_location=folder, **changes)
+    state = train.run(config)
+    expected = {**theirs["params"], "bottleneck": ours["params"]["bottleneck"]}
+    compare = functools.partial(np.testing.assert_allclose, atol=1e-6)
+    jax.tree.map(compare, dict(state.params), expected)
