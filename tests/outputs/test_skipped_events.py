@@ -82,7 +82,7 @@ def test_a_skipped_event_has_a_row_and_counts_nowhere(tmp_path, said):
     counts = rows_of(tmp_path / "inference_confusion.csv")
     assert [row["plane0/muon_as_muon"] for row in counts] == ["5", "0", "5", "5"]
     (line,) = [m for m in said.messages if m.startswith("Skipped")]
-    assert line.startswith("Skipped 1 events (data.on_bad_event=skip)")
+    assert line.startswith("Skipped 1 event (data.on_bad_event=skip)")
     assert "entry 1: a.h5: entry 1: found nothing, expected planes" in line
     table = skipped.read_table(str(tmp_path / "inference_skipped.csv"))
     assert [(row["entry"], row["event"]) for row in table] == [("1", "101")]
