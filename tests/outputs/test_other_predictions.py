@@ -16,25 +16,28 @@ from tests.support.larcv_plain import read_plainly
 
 SHAPES = ((6, 9), (4, 12))
 IMAGE_SHAPE = (8, 16)
-DETECTOR = Detector(2, ("background", "muon", "pion"), ("#000000",) * 3, SHAPES)
 DATA = Data(image_product="wire", label_product="seg", classes="background,muon,pion")
-METAS = [PlaneMeta((w, h), (w / 2, h / 2), (p, 1)) for p, (h, w) in enumerate(SHAPES)]
 
 
-def source_of(detector=DETECTOR, bad_events=()):
+def source_of(shapes=SHAPES, bad_events=()):
+    """What predictions need to know of a source of events of three classes."""
+    classes, colours = tuple(DATA.classes.split(",")), ("#000000",) * 3
+    metas = [
+        PlaneMeta((w, h), (w / 2, h / 2), (p, 1)) for p, (h, w) in enumerate(shapes)
+    ]
     return types.SimpleNamespace(
-        detector=detector,
+        detector=Detector(len(shapes), classes, colours, shapes),
         image_shape=IMAGE_SHAPE,
         num_events=3,
         has_label=True,
         bad_events=dict.fromkeys(bad_events, "bad"),
-        plane_metas=lambda entry: METAS,
+        plane_metas=lambda entry: metas,
     )
 
 
-def made_results(random, number):
+def made_results(random, number, planes=len(SHAPES)):
     """Results of a step, dense, in which the padding holds what must not be written."""
-    shape = number, len(SHAPES), *IMAGE_SHAPE
+    shape = number, planes, *IMAGE_SHAPE
     return {
         "image": random.choice([0.0, 1.5, 7.0], shape).astype(np.float32),
         "score": random.random((*shape, 3)).astype(np.float32),
