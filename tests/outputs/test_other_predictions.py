@@ -35,7 +35,7 @@ def source_of(shapes=SHAPES, bad_events=()):
     )
 
 
-def made_results(random, number, planes=len(SHAPES)):
+def made_results(random, number, planes=2):
     """Results of a step, dense, in which the padding holds what must not be written."""
     shape = number, planes, *IMAGE_SHAPE
     return {

@@ -4,6 +4,7 @@ Needs an interpreter with the PyPI package `larcv`, which compiles C++ and wants
 older numpy than these tests: `CTJAX_LARCV_PYTHON=venv/bin/python pytest ...`.
 """
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -13,14 +14,20 @@ import sys
 import h5py
 import numpy as np
 import pytest
+from ctjax.simulation.detectors import DETECTORS
 
 from ctjax.base.constants import IMAGE_PRODUCT, LABEL_PRODUCT
 from ctjax.data.larcv import repack
 from ctjax.data.larcv.file import LarcvFile
+from ctjax.data.larcv.records import PlaneMeta
+from ctjax.data.larcv.truth import read_neutrinos
+from ctjax.data.larcv.writer import LarcvWriter
 from ctjax.runs import inference, train
 from ctjax.simulation.parameters import GENERATOR_VERSION, SimulationParameters
 from ctjax.simulation.production import write_events
+from tests.outputs import test_other_predictions as other
 from tests.support import ROOT, tiny
+from tests.support.larcv_plain import read_plainly
 from tests.support.larcv_writing import METAS, particles, planes, write
 
 READING = ROOT / "tests/support/larcv_reading.py"
@@ -135,6 +142,42 @@ def test_simulated_events_with_and_without_neutrino(read, simulated):
     assert 0 < without < 12 and boxes.size == 0
 
 
+@pytest.mark.parametrize("name, columns", [("microboone", 144), ("two_tpcs", 128)])
+def test_simulated_planes_of_other_number_and_size(read, tmp_path, name, columns):
+    path = tmp_path / "events.h5"
+    parameters = dataclasses.replace(DETECTORS[name], image_shape=(64, columns))
+    write_events(path, parameters, seed=1, events=8)
+    events = read(path, *IMAGES, *TRUTH)
+    with h5py.File(path) as file:
+        boxes = file["Data/bbox2d_bbox_neutrino_group/bbox_extents"]["N"]
+    for product in IMAGES:
+        wanted, sizes = read_plainly(path, product.partition("/")[2])
+        found = [plane for event in events for plane in event[product]]
+        assert [plane["shape"] for plane in found] == sizes
+        for plane, (ids, values) in zip(
+            found, [plane for event in wanted for plane in event], strict=True
+        ):
+            assert plane["ids"] == ids.tolist() and plane["values"] == values.tolist()
+    seen = [len(plane) for event in events for plane in event[TRUTH[1]]]
+    assert seen == boxes.tolist() and 1 in seen
+    neutrinos = [event[TRUTH[0]][0]["pdg"] for event in events]
+    assert neutrinos == read_neutrinos([str(path)])["pdg"].tolist()
+    repack.repack(str(path), str(tmp_path / "repacked.h5"))
+    assert read(tmp_path / "repacked.h5", *IMAGES, *TRUTH) == events
+
+
+def test_classes_up_to_65535(read, tmp_path):
+    path, classes = tmp_path / "a.h5", [0, 1, 4, 255, 256, 32768, 65534, 65535]
+    metas = [PlaneMeta((4, 3), (4.0, 3.0)), PlaneMeta((5, 7), (5.0, 7.0))]
+    ids = np.arange(8, dtype=np.uint64)
+    planes = [(ids, np.array(classes, np.uint16)), (ids + 27, np.array(classes, "f4"))]
+    with LarcvWriter(path, metas, ("labels",)) as out:
+        out.append((1, 2, 3), {"labels": planes})
+    (event,) = read(path, "sparse2d/labels")
+    for plane, (stored, _) in zip(event["sparse2d/labels"], planes, strict=True):
+        assert plane["values"] == classes and plane["ids"] == stored.tolist()
+
+
 def test_a_repacked_file(read, simulated, tmp_path):
     path = tmp_path / "repacked.h5"
     repack.repack(str(simulated), str(path))
@@ -173,3 +216,25 @@ def test_predictions(read, simulated, tmp_path):
                 assert product["ids"] == image["ids"]
             assert all(0 <= value <= 1 for value in found[0]["values"])
             assert set(found[2]["values"]) <= {0.0, 1.0, 2.0}
+
+
+@pytest.mark.parametrize("planes", [1, 2, 4, 6])
+def test_predictions_of_planes_of_other_number_and_size(read, tmp_path, planes):
+    """The second event is skipped, so that it is empty."""
+    shapes = tuple((8 - plane, 9 + plane) for plane in range(planes))
+    source = other.source_of(shapes, bad_events=[1])
+    results = other.made_results(np.random.default_rng(planes), 3, planes)
+    path = tmp_path / "predictions.h5"
+    names = other.write(path, results, [1, 0, 1], source)
+    events = read(path, *(f"sparse2d/{name}" for name in names))
+    assert [event["id"] for event in events] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    for name in names:
+        wanted, sizes = read_plainly(path, name)
+        assert sizes == [[width, height] for height, width in shapes] * 3
+        for number, (event, expected) in enumerate(zip(events, wanted, strict=True)):
+            found = event[f"sparse2d/{name}"]
+            assert [plane["shape"] for plane in found] == sizes[:planes]
+            for plane, (ids, values) in zip(found, expected, strict=True):
+                assert (len(ids) == 0) == (number == 1)
+                assert plane["ids"] == ids.tolist()
+                assert plane["values"] == values.tolist()
