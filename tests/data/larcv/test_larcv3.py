@@ -4,7 +4,6 @@ Needs an interpreter with the PyPI package `larcv`, which compiles C++ and wants
 older numpy than these tests: `CTJAX_LARCV_PYTHON=venv/bin/python pytest ...`.
 """
 
-import dataclasses
 import importlib.util
 import json
 import os
@@ -14,14 +13,10 @@ import sys
 import h5py
 import numpy as np
 import pytest
-from ctjax.simulation.detectors import DETECTORS
 
 from ctjax.base.constants import IMAGE_PRODUCT, LABEL_PRODUCT
 from ctjax.data.larcv import repack
 from ctjax.data.larcv.file import LarcvFile
-from ctjax.data.larcv.records import PlaneMeta
-from ctjax.data.larcv.truth import read_neutrinos
-from ctjax.data.larcv.writer import LarcvWriter
 from ctjax.runs import inference, train
 from ctjax.simulation.parameters import GENERATOR_VERSION, SimulationParameters
 from ctjax.simulation.production import write_events
@@ -140,42 +135,6 @@ def test_simulated_events_with_and_without_neutrino(read, simulated):
                 assert plane[0]["half_length"] == boxes["half_length"][0].tolist()
                 boxes = boxes[1:]
     assert 0 < without < 12 and boxes.size == 0
-
-
-@pytest.mark.parametrize("name, columns", [("microboone", 144), ("two_tpcs", 128)])
-def test_simulated_planes_of_other_number_and_size(read, tmp_path, name, columns):
-    path = tmp_path / "events.h5"
-    parameters = dataclasses.replace(DETECTORS[name], image_shape=(64, columns))
-    write_events(path, parameters, seed=1, events=8)
-    events = read(path, *IMAGES, *TRUTH)
-    with h5py.File(path) as file:
-        boxes = file["Data/bbox2d_bbox_neutrino_group/bbox_extents"]["N"]
-    for product in IMAGES:
-        wanted, sizes = read_plainly(path, product.partition("/")[2])
-        found = [plane for event in events for plane in event[product]]
-        assert [plane["shape"] for plane in found] == sizes
-        for plane, (ids, values) in zip(
-            found, [plane for event in wanted for plane in event], strict=True
-        ):
-            assert plane["ids"] == ids.tolist() and plane["values"] == values.tolist()
-    seen = [len(plane) for event in events for plane in event[TRUTH[1]]]
-    assert seen == boxes.tolist() and 1 in seen
-    neutrinos = [event[TRUTH[0]][0]["pdg"] for event in events]
-    assert neutrinos == read_neutrinos([str(path)])["pdg"].tolist()
-    repack.repack(str(path), str(tmp_path / "repacked.h5"))
-    assert read(tmp_path / "repacked.h5", *IMAGES, *TRUTH) == events
-
-
-def test_classes_up_to_65535(read, tmp_path):
-    path, classes = tmp_path / "a.h5", [0, 1, 4, 255, 256, 32768, 65534, 65535]
-    metas = [PlaneMeta((4, 3), (4.0, 3.0)), PlaneMeta((5, 7), (5.0, 7.0))]
-    ids = np.arange(8, dtype=np.uint64)
-    planes = [(ids, np.array(classes, np.uint16)), (ids + 27, np.array(classes, "f4"))]
-    with LarcvWriter(path, metas, ("labels",)) as out:
-        out.append((1, 2, 3), {"labels": planes})
-    (event,) = read(path, "sparse2d/labels")
-    for plane, (stored, _) in zip(event["sparse2d/labels"], planes, strict=True):
-        assert plane["values"] == classes and plane["ids"] == stored.tolist()
 
 
 def test_a_repacked_file(read, simulated, tmp_path):
