@@ -74,8 +74,8 @@ def report(
     ordered = [rows[entry] for entry in sorted(rows)]
     _write(path, ordered)
     logger.warning(
-        "Skipped %d events (data.on_bad_event=skip), which count nowhere: %s",
-        *(len(ordered), describe(ordered)),
+        "Skipped %d event%s (data.on_bad_event=skip), which count nowhere: %s",
+        *(len(ordered), "s" * (len(ordered) != 1), describe(ordered)),
     )
 
 

@@ -1,5 +1,7 @@
 """Reads an event as people look at it: the pixels that hold something, with classes."""
 
+import contextlib
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -7,9 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ctjax.base.detector import COSMIC_TAGGER, IGNORED, Detector, ImageShape
+from ctjax.config.choices import OnBadEvent
 from ctjax.config.detectors import IGNORE, read_detector
 from ctjax.config.fields import Data
 from ctjax.data import sources
+from ctjax.data.larcv.file import LarcvFileError
 from ctjax.data.larcv.truth import neutrino_name, read_neutrinos
 from ctjax.views.predicted import (
     EventViewError,
@@ -239,10 +243,17 @@ def _charges(
 def _open(
     paths: Sequence[str], data: Data | None, downsample: int = 0
 ) -> sources.EventSource:
-    """Opens files to look at them, whatever the charges that a run would refuse."""
-    return sources.open_source(
-        file=paths, downsample=downsample, data=data, charge_limit=math.inf
-    )
+    """Opens files to look at an event, whatever others or its charges are like."""
+    data = data or Data()
+    options: dict[str, Any] = {"file": paths, "downsample": downsample}
+    options["charge_limit"] = math.inf
+    try:
+        return sources.open_source(**options, data=data)
+    except LarcvFileError as error:
+        skips = dataclasses.replace(data, on_bad_event=OnBadEvent.SKIP)
+        with contextlib.suppress(LarcvFileError):
+            return sources.open_source(**options, data=skips)
+        raise error
 
 
 def _open_predictions(path: str) -> sources.EventSource:
@@ -268,6 +279,8 @@ def _view(
     values: Mapping[str, float] | None = None,
 ) -> EventView:
     """Reads an event of an open file, with what was predicted for it."""
+    if entry in source.bad_events:
+        raise EventViewError(source.bad_events[entry])
     height = np.int32(source.image_shape[0])
     planes = []
     for plane, pixels in enumerate(source.read_sparse(entry)):

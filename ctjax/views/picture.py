@@ -20,7 +20,7 @@ TOP_INCHES, BOTTOM_INCHES, GAP_INCHES = 1.1008, 0.86, 0.602
 """Of the title's three lines, of the legend's one line and the scale of the charges,
 and below each plane, for its numbers and the next title."""
 
-TITLE_LINE_INCHES, LEGEND_LINE_INCHES = 0.24, 0.22
+TITLE_LINE_INCHES, LEGEND_LINE_INCHES = 0.24, 0.26
 
 TITLE_LETTERS, LEGEND_LETTER_INCHES, LEGEND_KEY_INCHES = 8.6, 0.08, 0.68
 """Letters of a title in an inch; widths in a legend, a little too large."""

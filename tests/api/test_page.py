@@ -2,13 +2,14 @@
 
 import logging
 import re
+import types
 
 import numpy as np
 import pytest
 
 import ctjax
 from ctjax.base.errors import UserError
-from tests.support import ROOT, larcv_fixtures, small_runs
+from tests.support import ROOT, detector_files, larcv_fixtures, small_runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("page_of_the_api")]
 
@@ -50,11 +51,28 @@ def train(**changes):
     return ctjax.train("scc21", **sections)
 
 
+def test_the_lines_about_other_detectors_work(here):
+    shapes = [(8, 12), (6, 16)]
+    event = detector_files.make_event(np.random.default_rng(0), shapes, (0, 11, 13, 22))
+    detector_files.write("michels.h5", [event], shapes, image="wire", label="seg")
+    tagger = types.SimpleNamespace(
+        classify=lambda event: np.minimum(event.label, 2),
+        classes=("background", "muon", "michel"),
+    )
+    text = (ROOT / "docs" / "api.md").read_text()
+    _, lines, _ = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    names = {"ctjax": ctjax, "tagger": tagger}
+    exec(lines.replace("ctjax.metrics(", "metrics = ctjax.metrics("), names)
+    assert names["metrics"]["Michel_IoU"] == 1
+    most = max(charges.max() for _, charges, _ in event)
+    assert names["events"][0].charge.max() == pytest.approx(most / 100)
+
+
 def test_the_lines_of_the_page_work(here):
     train(output_dir="output/uresnet/first")
     text = (ROOT / "docs" / "api.md").read_text()
-    lines, last = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
-    assert "basicConfig" in last
+    lines, others, last = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    assert "basicConfig" in last and "label_map" in others
     names = {}
     exec(lines.replace('"iterations": 500', '"iterations": 5'), names)
     assert names["scores"].shape == (3, 8, 12, 3)

@@ -198,3 +198,19 @@ def test_other_predictions_are_refused(file, tmp_path):
     fields["label_map"] = "0:0,7:1,9:2"
     with pytest.raises(EventViewError, match=r"expected a predictions\.h5 of ctjax"):
         views_event.read_view(path, path, 0, fields)
+
+
+def test_events_beside_bad_ones_are_shown(tmp_path):
+    random = np.random.default_rng(0)
+    events = [detector_files.make_event(random, FIVE.plane_shapes) for _ in range(3)]
+    events[1] += events[0]
+    path = detector_files.write(tmp_path / "bad.h5", events, FIVE.plane_shapes)
+    view = views_event.read_view(path, "", 2)
+    assert [len(p.rows) for p in view.planes] == [len(ids) for ids, _, _ in events[2]]
+    with pytest.raises(EventViewError, match=r"bad\.h5, entry 1, product sbndwire"):
+        views_event.read_view(path, "", 1)
+    events = [events[1]]
+    path = detector_files.write(tmp_path / "worse.h5", events, FIVE.plane_shapes)
+    with pytest.raises(UserError, match=r"worse\.h5, entry 0, product") as caught:
+        views_event.read_view(path, "", 0)
+    assert "no event of the file" not in str(caught.value)

@@ -241,7 +241,7 @@ def _find_detector(launch: dict[str, Any], table: Table) -> Detector:
     if not planes or not names:
         return COSMIC_TAGGER
     # Names begin with a capital in the table, whatever they are.
-    names = [n.lower() if n[1:].islower() else n for n in names]
+    names = [n.lower() if n[1:] in ("", n[1:].lower()) else n for n in names]
     classes = ",".join([COSMIC_TAGGER.classes[0], *names])
     return read_detector(Data(planes=",".join(planes), classes=classes))
 

@@ -25,6 +25,7 @@ from ctjax.runs import inference, train
 from ctjax.simulation.detectors import DETECTORS
 from ctjax.simulation.parameters import GENERATOR_VERSION, SimulationParameters
 from ctjax.simulation.production import write_events
+from tests.outputs import test_other_predictions as other
 from tests.support import ROOT, tiny
 from tests.support.larcv_plain import read_plainly
 from tests.support.larcv_writing import METAS, particles, planes, write
@@ -215,3 +216,25 @@ def test_predictions(read, simulated, tmp_path):
                 assert product["ids"] == image["ids"]
             assert all(0 <= value <= 1 for value in found[0]["values"])
             assert set(found[2]["values"]) <= {0.0, 1.0, 2.0}
+
+
+@pytest.mark.parametrize("planes", [1, 2, 4, 6])
+def test_predictions_of_planes_of_other_number_and_size(read, tmp_path, planes):
+    """The second event is skipped, so that it is empty."""
+    shapes = tuple((8 - plane, 9 + plane) for plane in range(planes))
+    source = other.source_of(shapes, bad_events=[1])
+    results = other.made_results(np.random.default_rng(planes), 3, planes)
+    path = tmp_path / "predictions.h5"
+    names = other.write(path, results, [1, 0, 1], source)
+    events = read(path, *(f"sparse2d/{name}" for name in names))
+    assert [event["id"] for event in events] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    for name in names:
+        wanted, sizes = read_plainly(path, name)
+        assert sizes == [[width, height] for height, width in shapes] * 3
+        for number, (event, expected) in enumerate(zip(events, wanted, strict=True)):
+            found = event[f"sparse2d/{name}"]
+            assert [plane["shape"] for plane in found] == sizes[:planes]
+            for plane, (ids, values) in zip(found, expected, strict=True):
+                assert (len(ids) == 0) == (number == 1)
+                assert plane["ids"] == ids.tolist()
+                assert plane["values"] == values.tolist()
