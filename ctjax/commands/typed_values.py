@@ -28,6 +28,9 @@ SWITCHES = {
     **dict.fromkeys(("false", "f", "no", "n", "off", "0"), False),
 }
 
+SIGNED_LOG = ("data.img_transform", "signed_log")
+"""A word for the logarithm that keeps the sign, which is the one that there is."""
+
 NOTHING = ("None", "null", "Null", "NULL")
 
 
@@ -59,6 +62,8 @@ def read(name: str, text: str) -> Any:
     elif text in NOTHING or (option.if_unset is not None and text == "none"):
         return None
     _check_is_plain(name, text, is_quoted)
+    if (name, text) == SIGNED_LOG:
+        return True
     if kind is bool:
         if text.lower() not in SWITCHES:
             raise ConfigError(f"{name}: expected True or False, got {text!r}")

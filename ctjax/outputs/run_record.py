@@ -48,7 +48,7 @@ def save_config(config: Config) -> None:
     Also which libraries in C it uses, or what instead and why.
 
     Args:
-      config: of the run; its output folder exists.
+      config: of the run, whose output folder is made.
     """
     record = {
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
@@ -69,6 +69,7 @@ def save_config(config: Config) -> None:
         "config": fields.to_dict(config),
     }
     name = f"{config.mode.name.value}_config.json"
+    os.makedirs(config.output_dir, exist_ok=True)
     path = os.path.join(config.output_dir, name)
     with open(path, "w", encoding="utf-8") as file:
         json.dump(record, file, indent=1)

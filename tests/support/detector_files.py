@@ -40,7 +40,9 @@ def write(
     """
     ids = list(range(len(shapes))) if projection_ids is None else projection_ids
     with h5py.File(path, "w") as file:
-        table = np.array([(7, 1, 100 + entry) for entry in range(len(events))], EVENT_ID)
+        table = np.array(
+            [(7, 1, 100 + entry) for entry in range(len(events))], EVENT_ID
+        )
         write_table(file.create_group("Events"), "event_id", table, 8)
         for name, column in ((image, 1), (label, 2)):
             group = file.create_group(f"Data/sparse2d_{name}_group")
