@@ -185,7 +185,7 @@ def test_a_sparse_network_takes_images_of_any_size():
     assert model.image_rule() == (1, 1, "depth")
 
 
-@pytest.mark.parametrize("num_planes, num_classes", [(1, 2), (4, 5), (6, 16)])
+@pytest.mark.parametrize("num_planes, num_classes", [(1, 2), (6, 16)])
 @pytest.mark.parametrize("architecture", models.NETWORKS, ids=lambda a: a.value)
 def test_planes_and_classes_of_other_detectors(architecture, num_planes, num_classes):
     names = tuple(f"class{number}" for number in range(num_classes))

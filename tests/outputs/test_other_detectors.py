@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+import ctjax
 from ctjax.commands import command_line, export_weights, import_weights
 from ctjax.learning import optimizer, precision, sharding
 from ctjax.learning.state import make_state
@@ -232,6 +233,13 @@ def test_checkpoints_of_classes_that_are_none_are_refused():
     del item["config"]["data"]["classes"], item["config"]["data"]["planes"]
     detector = saved_config.from_item(item, "here").detector
     assert (detector.num_planes, detector.num_classes) == (3, 3)
+
+
+def test_a_loaded_network_has_the_classes_of_its_weights(of_five):
+    folder, theirs = of_five
+    tagger = ctjax.load(folder)
+    assert tagger.config.data.classes == FIVE
+    jax.tree.map(np.testing.assert_array_equal, tagger.variables, theirs)
 
 
 @pytest.mark.slow
