@@ -132,6 +132,17 @@ def test_a_picture_has_the_sizes_and_names_of_the_events(file):
         ctjax.draw(event, 2 * everywhere)
 
 
+def test_a_picture_has_no_box_of_what_is_predicted_in_the_padding(file):
+    classes = (*CLASSES, "rare")
+    event = ctjax.open(file, **{**OPENED, "classes": classes})[0]
+    beyond = np.where(event.label == IGNORED, 3, 0)
+    for plane, (height, width) in enumerate(SHAPES):
+        beyond[plane, :height, :width] = 0
+    assert (beyond == 3).any()
+    panels = [panel for panel in ctjax.draw(event, beyond).axes if panel.images]
+    assert len(panels) == 2 * 4
+
+
 @pytest.mark.slow
 def test_a_network_for_others_predicts_as_its_inference_does(file, tmp_path):
     fields = {
