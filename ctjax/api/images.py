@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ctjax.base.detector import BACKGROUND
+from ctjax.base.constants import BACKGROUND
 from ctjax.base.errors import UserError
 from ctjax.data.given_events import voxels_of
 from ctjax.data.minibatch import HostMinibatch, images_of_event

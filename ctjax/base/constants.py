@@ -1,14 +1,7 @@
 """Defines fixed facts of the data and the task, each with its source."""
 
-NUM_PLANES = 3
-"""Wire planes (projections) of one event; larcv projection ids are 0, 1, 2."""
-
 BACKGROUND, COSMIC, NEUTRINO = 0, 1, 2
 """Classes of a pixel, as the label product stores them."""
-
-NUM_CLASSES = 3
-
-CLASS_NAMES = ("background", "cosmic", "neutrino")
 
 IMAGE_PRODUCT = "sbndwire"
 """Producer of the sparse2d product that holds the charge of each pixel."""
@@ -25,30 +18,6 @@ FULL_IMAGE_SHAPE = (1280, 2048)
 
 Only synthetic and simulated data take their shape from here; files have their own.
 """
-
-PLANE_METRICS = (
-    "Total_Accuracy",
-    "Cosmic_IoU",
-    "Neutrino_IoU",
-    "Non_Bkg_Accuracy",
-    "mIoU",
-)
-"""Metrics of a plane, by CosmicTagger's names."""
-
-METRIC_NAMES = tuple(
-    f"{group}/{metric}"
-    for group in ("Average", *(f"plane{plane}" for plane in range(NUM_PLANES)))
-    for metric in PLANE_METRICS
-)
-"""Metrics of the mean of the planes, then of each plane, in CosmicTagger's order."""
-
-CONFUSION_NAMES = tuple(
-    f"plane{plane}/{true}_as_{found}"
-    for plane in range(NUM_PLANES)
-    for true in CLASS_NAMES
-    for found in CLASS_NAMES
-)
-"""Numbers of pixels by plane, true class and predicted class."""
 
 COSMIC_SCORE_PRODUCT = "cosmic_prediction"
 NEUTRINO_SCORE_PRODUCT = "neutrino_prediction"

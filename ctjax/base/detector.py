@@ -6,9 +6,6 @@ from functools import cached_property
 IGNORED = 255
 """In place of a class: of a pixel that neither loss nor metrics count."""
 
-BACKGROUND = 0
-"""The class of pixels without charge."""
-
 ImageShape = tuple[int, int]
 """Rows H and columns W."""
 

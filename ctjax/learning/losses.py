@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ctjax.base.detector import BACKGROUND, COSMIC_TAGGER, Detector
+from ctjax.base.constants import BACKGROUND
+from ctjax.base.detector import COSMIC_TAGGER, Detector
 from ctjax.base.sites import Sites
 from ctjax.config.choices import LossAverage, LossBalanceScheme
 from ctjax.config.detectors import LIGHT_WEIGHTS

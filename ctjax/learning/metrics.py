@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctjax.base.detector import BACKGROUND, COSMIC_TAGGER
-
-METRIC_NAMES = COSMIC_TAGGER.metric_names
+from ctjax.base.constants import BACKGROUND
+from ctjax.base.detector import COSMIC_TAGGER
 
 
 def event_metrics(counts: jax.Array) -> jax.Array:

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ctjax.base.detector import BACKGROUND, IGNORED
+from ctjax.base.constants import BACKGROUND
+from ctjax.base.detector import IGNORED
 from ctjax.base.sites import Sites
 
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from ctjax.base.detector import BACKGROUND, COSMIC_TAGGER, Detector
+from ctjax.base.constants import BACKGROUND
+from ctjax.base.detector import COSMIC_TAGGER, Detector
 from ctjax.base.sites import Sites
 from ctjax.learning import metrics, pixels, sharding
 from ctjax.learning.losses import LossFn

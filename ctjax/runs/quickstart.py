@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ctjax.base import user_cache
-from ctjax.base.detector import BACKGROUND
+from ctjax.base.constants import BACKGROUND
 from ctjax.base.errors import ConfigError
 from ctjax.config.detectors import read_detector
 from ctjax.config.fields import Config, ModeName

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from ctjax.base.detector import BACKGROUND, COSMIC_TAGGER, IGNORED, Detector
+from ctjax.base.constants import BACKGROUND
+from ctjax.base.detector import COSMIC_TAGGER, IGNORED, Detector
 
 # Okabe and Ito's colours (jfly.uni-koeln.de/color), which people with every kind of
 # colour vision can tell apart; grey for what is of no interest.

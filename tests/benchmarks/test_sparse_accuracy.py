@@ -7,7 +7,7 @@ import json
 import pytest
 
 from benchmarks import sparse_accuracy
-from ctjax.base.constants import CONFUSION_NAMES
+from ctjax.base.detector import COSMIC_TAGGER
 
 
 def write_table(path, names, rows):
@@ -20,11 +20,13 @@ def test_efficiency_and_purity_are_of_all_pixels_together(tmp_path):
     names = sparse_accuracy.MEASURES
     path = tmp_path / "inference_metrics.csv"
     write_table(path, names, [[0.2, 0.4, 0.0], [0.4, 0.6, 0.2]])
-    counts = [dict.fromkeys(CONFUSION_NAMES, 0) for _ in range(2)]
+    counts = [dict.fromkeys(COSMIC_TAGGER.confusion_names, 0) for _ in range(2)]
     counts[0] |= {"plane0/neutrino_as_neutrino": 3, "plane1/neutrino_as_cosmic": 1}
     counts[1] |= {"plane2/neutrino_as_neutrino": 3, "plane2/cosmic_as_neutrino": 6}
     path = tmp_path / "inference_confusion.csv"
-    write_table(path, CONFUSION_NAMES, [list(row.values()) for row in counts])
+    write_table(
+        path, COSMIC_TAGGER.confusion_names, [list(row.values()) for row in counts]
+    )
     found = sparse_accuracy.read_results(tmp_path)
     assert found == pytest.approx(
         {

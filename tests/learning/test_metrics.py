@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from ctjax.base import constants
+from ctjax.base.detector import COSMIC_TAGGER
 from ctjax.learning import metrics
 
 
@@ -14,9 +14,9 @@ def by_name(prediction, label):
 
 
 def test_names():
-    assert len(metrics.METRIC_NAMES) == 20
-    assert metrics.METRIC_NAMES[0] == "Average/Total_Accuracy"
-    assert metrics.METRIC_NAMES[-1] == "plane2/mIoU"
+    assert len(COSMIC_TAGGER.metric_names) == 20
+    assert COSMIC_TAGGER.metric_names[0] == "Average/Total_Accuracy"
+    assert COSMIC_TAGGER.metric_names[-1] == "plane2/mIoU"
 
 
 def test_by_hand():
@@ -95,6 +95,6 @@ def test_confusion_by_hand():
     assert counts.shape == (2, 3, 3, 3)
     assert counts[1, 2].tolist() == [[0, 1, 0], [0, 1, 1], [0, 0, 1]]
     assert counts[0, 0].tolist() == [[4, 0, 0], [0, 0, 0], [0, 0, 0]]
-    names = dict(zip(constants.CONFUSION_NAMES, counts[1].ravel(), strict=True))
+    names = dict(zip(COSMIC_TAGGER.confusion_names, counts[1].ravel(), strict=True))
     assert names["plane2/cosmic_as_neutrino"] == 1
     assert names["plane2/neutrino_as_cosmic"] == 0

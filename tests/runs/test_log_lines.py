@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ctjax import main
-from ctjax.base.constants import METRIC_NAMES
+from ctjax.base.detector import COSMIC_TAGGER
 from ctjax.data import pipeline
 from ctjax.outputs import log
 from tests.support import small_runs
@@ -200,7 +200,10 @@ def test_steps_of_inference(inferred):
 def test_report_of_inference(inferred):
     table = inferred.table("inference_metrics")
     assert [row["entry"] for row in table] == [3, 4, 5, 6, 7]
-    means = {name: np.mean([row[name] for row in table]) for name in METRIC_NAMES}
+    means = {
+        name: np.mean([row[name] for row in table])
+        for name in COSMIC_TAGGER.metric_names
+    }
     at = inferred.messages.index("Inference report: 2 batches processed for 5 entries.")
     assert inferred.messages[at + 1 :] == [
         "  Pixels without charge: predicted background (mode.mask_empty_pixels=True), "

@@ -122,7 +122,9 @@ def check_predictions(found, image, prediction):
                     charged.planes[plane]
                 ]
                 own = image[entry, plane, :height, :width]
-                np.testing.assert_array_equal(dense.reshape(width, height).T, own)
+                np.testing.assert_allclose(
+                    dense.reshape(width, height).T, own, rtol=1e-6
+                )
                 classes = np.zeros(height * width, np.uint8)
                 classes[classed.ids[classed.planes[plane]]] = classed.values[
                     classed.planes[plane]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ctjax import main
-from ctjax.base.constants import METRIC_NAMES
+from ctjax.base.detector import COSMIC_TAGGER
 from ctjax.data.sources import open_source
 from ctjax.outputs import checkpoint, checkpoint_saver, checksums
 from ctjax.outputs.saved_config import CheckpointError
@@ -92,7 +92,7 @@ def test_scores_that_are_no_numbers_end_an_inference(
             if len(steps_done) == 2:
                 is_finite[bad] = 0
             metrics = np.where(is_finite[:, None], 0.5, np.nan)
-            metrics = np.broadcast_to(metrics, (4, len(METRIC_NAMES)))
+            metrics = np.broadcast_to(metrics, (4, len(COSMIC_TAGGER.metric_names)))
             confusion = np.zeros((4, 3, 3, 3), np.int32)
             return {
                 **{"is_finite": is_finite, "metrics": metrics, "confusion": confusion},
@@ -130,7 +130,9 @@ def test_a_validation_that_is_no_number_has_no_score(runs, monkeypatch, caplog):
 
     def eval_step(variables, arrays):
         is_finite = np.array([1, 0, 1, 0])
-        metrics = np.where(is_finite[:, None], 0.5, np.nan) * np.ones(len(METRIC_NAMES))
+        metrics = np.where(is_finite[:, None], 0.5, np.nan) * np.ones(
+            len(COSMIC_TAGGER.metric_names)
+        )
         results = {"loss": np.nan, "metrics": metrics, "is_finite": is_finite}
         return {**results, "counted": np.ones(4, np.float32)}
 

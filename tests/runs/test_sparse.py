@@ -13,7 +13,6 @@ from ctjax.base.constants import (
     COSMIC_SCORE_PRODUCT,
     IMAGE_PRODUCT,
     LABEL_PRODUCT,
-    METRIC_NAMES,
     NEUTRINO_SCORE_PRODUCT,
 )
 from ctjax.base.detector import COSMIC_TAGGER
@@ -155,7 +154,7 @@ def test_losses_and_metrics_are_those_of_images(
         accuracies.append(values.mean(0))
     for table in ("train_metrics", "val_metrics"):
         assert run.column(table, "loss") == pytest.approx(losses, rel=1e-4)
-        for number, name in enumerate(METRIC_NAMES):
+        for number, name in enumerate(COSMIC_TAGGER.metric_names):
             expected = [values[number] for values in accuracies]
             assert run.column(table, name) == pytest.approx(expected, rel=1e-5)
     images = summaries.read_images(run.folder / "train")
@@ -269,7 +268,7 @@ def test_metrics_of_events_are_those_of_their_images(
     rows = run.table("inference_metrics")
     assert [row["entry"] for row in rows] == list(range(5))
     for row, expected in zip(rows, values, strict=True):
-        found = [row[name] for name in METRIC_NAMES]
+        found = [row[name] for name in COSMIC_TAGGER.metric_names]
         assert found == pytest.approx(expected.tolist(), rel=1e-5)
     found = [list(row.values())[4:] for row in run.table("inference_confusion")]
     np.testing.assert_array_equal(found, counts.reshape(5, -1))
@@ -349,7 +348,7 @@ def test_pooled_images(runs, truth, downsample):
     assert trained.losses == pytest.approx([expected], rel=1e-4)
     rows = runs.infer(**fields).table("inference_metrics")
     values, _ = metrics_by_hand(logits, label)
-    found = [[row[name] for name in METRIC_NAMES] for row in rows]
+    found = [[row[name] for name in COSMIC_TAGGER.metric_names] for row in rows]
     np.testing.assert_allclose(found, values, rtol=1e-5)
 
 
@@ -364,7 +363,7 @@ def test_a_minibatch_looks_as_its_images_do(odd_file, odd_events):
         for form in (SiteForm(1, 3, parts=2), Form.DENSE):
             with pipeline.minibatches(source, [np.arange(4)], form=form) as reader:
                 minibatch = next(reader)
-                results = {"metrics": np.zeros((4, len(METRIC_NAMES)))}
+                results = {"metrics": np.zeros((4, len(COSMIC_TAGGER.metric_names)))}
                 results |= {"prediction": prediction, "label": label}
                 if minibatch.sites is not None:
                     for name in ("prediction", "label"):

@@ -7,7 +7,8 @@ import h5py
 import numpy as np
 import pytest
 
-from ctjax.base.constants import IMAGE_PRODUCT, LABEL_PRODUCT, NUM_PLANES
+from ctjax.base.constants import IMAGE_PRODUCT, LABEL_PRODUCT
+from ctjax.base.detector import COSMIC_TAGGER
 
 SHAPE = (16, 24)
 """Rows and columns of the images, divisible by 8."""
@@ -66,7 +67,7 @@ def make_events(num_events=5, shape=SHAPE, seed=0, most=60):
     events = []
     for entry in range(num_events):
         planes = []
-        for plane in range(NUM_PLANES):
+        for plane in range(COSMIC_TAGGER.num_planes):
             count = 0 if (entry, plane) == (1, 2) else random.integers(1, most)
             ids = np.sort(random.choice(shape[0] * shape[1], count, replace=False))
             values = (5 + 50 * random.random(count)).astype(np.float32)
@@ -169,7 +170,12 @@ def changing(path, *names):
 def dense_truth(events, shape=SHAPE, downsample=0):
     """Images and labels by the rule in words, one voxel after another."""
     factor = 2**downsample
-    size = (len(events), NUM_PLANES, shape[0] // factor, shape[1] // factor)
+    size = (
+        len(events),
+        COSMIC_TAGGER.num_planes,
+        shape[0] // factor,
+        shape[1] // factor,
+    )
     image, label = np.zeros(size, np.float32), np.zeros(size, np.uint8)
     for entry, planes in enumerate(events):
         for plane, (ids, values, classes) in enumerate(planes):
