@@ -19,9 +19,5 @@ FULL_IMAGE_SHAPE = (1280, 2048)
 Only synthetic and simulated data take their shape from here; files have their own.
 """
 
-COSMIC_SCORE_PRODUCT = "cosmic_prediction"
-NEUTRINO_SCORE_PRODUCT = "neutrino_prediction"
-"""Producers of the scores, named as CosmicTagger's TensorFlow 1 code named them."""
-
 CLASS_PRODUCT = "cosmicseg_prediction"
 """Producer of the predicted class."""

@@ -230,14 +230,24 @@ def open_source(
     detector = read_detector(data)
     skips = data.on_bad_event is OnBadEvent.SKIP
     choices: Any = {"detector": detector, "pad_to": pad_to, "skip_bad_events": skips}
-    groups = read_planes(data)
     if synthetic:
         events = SyntheticEvents(
             image_shape, seed, num_events, detector.num_planes, detector.num_classes
         )
         return EventSource(events, downsample, **choices)
     paths = find_files([file] if isinstance(file, str | os.PathLike) else file)
-    files_options = {
+    source = LarcvFiles(paths, **_read_options(data, detector) | options)
+    try:
+        return EventSource(source, downsample, **choices)
+    except ValueError:
+        source.close()
+        raise
+
+
+def _read_options(data: Data, detector: Detector) -> dict[str, Any]:
+    """Returns those of `larcv.read_options.ReadOptions` that a configuration says."""
+    groups = read_planes(data)
+    return {
         "image_product": data.image_product,
         "label_product": data.label_product,
         "planes": None if groups is None else tuple(groups),
@@ -245,14 +255,8 @@ def open_source(
         "label_map": read_label_map(data),
         "charge_scale": data.charge_scale,
         "charge_limit": data.charge_limit,
-        "skip_bad_events": skips,
+        "skip_bad_events": data.on_bad_event is OnBadEvent.SKIP,
     }
-    source = LarcvFiles(paths, **files_options | options)
-    try:
-        return EventSource(source, downsample, **choices)
-    except ValueError:
-        source.close()
-        raise
 
 
 def _pooled_up(shape: ImageShape, downsample: int) -> ImageShape:

@@ -94,8 +94,7 @@ def make_loss(
       axis_name: of the mesh over which the minibatch is sharded; None where it is
         whole.
       average: what each plane's sum is divided by, the sum of the weights or the number
-        of pixels; in the latter case focal weights are a third, or one by the number
-        of classes.
+        of pixels; in the latter case focal weights are divided by K.
       detector: whether it has pixels that do not count, and its classes.
       class_weights: of the scheme light, [K].
 
@@ -108,10 +107,8 @@ def make_loss(
 
     Source:
       CosmicTagger, src/networks/torch/LossCalculator.py. It fails where a class is
-      absent from a minibatch; here every scheme is defined then. There each rank
-      weights its own pixels, and the loss depends on the number of ranks. The average
-      over pixels is v2.1's, where focal weights are means over the three classes of
-      what is not 0 for one of them.
+      absent from a minibatch, and the loss depends on the number of ranks. The average
+      over pixels is v2.1's, where focal weights are means over the classes.
     """
     pixel_weights = _PIXEL_WEIGHTS[scheme]
     is_over_pixels = average is LossAverage.PIXELS
@@ -126,12 +123,7 @@ def make_loss(
         sites: Sites | None = None,
     ) -> jax.Array:
         charge = charge if charged_pixels_only else None
-        if sites is None:
-            listed = pixels.of_images(logits, label, mask, charge)
-        else:
-            listed = pixels.of_sites(logits, label, mask, charge, sites)
-        if not detector.is_whole:
-            listed = pixels.without_ignored(listed)
+        listed = pixels.listed(logits, label, mask, charge, sites, detector)
         weights = pixel_weights(listed, axis_name, class_weights)
         entropy = pixel_cross_entropy(listed.logits, listed.label)
         total = listed.sum_planes(weights * entropy)

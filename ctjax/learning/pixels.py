@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ctjax.base.constants import BACKGROUND
-from ctjax.base.detector import IGNORED
+from ctjax.base.detector import IGNORED, Detector
 from ctjax.base.sites import Sites
 
 
@@ -29,6 +29,28 @@ class Pixels(NamedTuple):
     counted: jax.Array
     sum_planes: Callable[[jax.Array], jax.Array]
     of_planes: Callable[[jax.Array], jax.Array]
+
+
+def listed(
+    logits: jax.Array,
+    label: jax.Array,
+    mask: jax.Array,
+    charge: jax.Array | None,
+    sites: Sites | None,
+    detector: Detector,
+) -> Pixels:
+    """Lists the pixels of images, or of sites where there are some.
+
+    Those that the detector ignores count for nothing; see `of_images` and `of_sites`
+    for the rest.
+    """
+    if sites is None:
+        found = of_images(logits, label, mask, charge)
+    else:
+        found = of_sites(logits, label, mask, charge, sites)
+    if detector.is_whole:
+        return found
+    return found._replace(counted=found.counted * (found.label != IGNORED))
 
 
 def of_images(
@@ -108,12 +130,6 @@ def of_sites(
         sum_planes,
         lambda values: values[plane],
     )
-
-
-def without_ignored(pixels: Pixels) -> Pixels:
-    """Leaves out the pixels whose label is `IGNORED`."""
-    counted = pixels.counted * (pixels.label != IGNORED)
-    return pixels._replace(counted=counted)
 
 
 def count_planes(sites: Sites) -> int:

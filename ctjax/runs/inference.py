@@ -66,9 +66,8 @@ def run(config: Config, processes: Processes = SINGLE_PROCESS) -> dict[str, floa
     mesh = devices.select(config.run.compute_mode)
     devices.check_divisible(mesh, minibatch_size=config.run.minibatch_size)
     mode = config.mode
-    with runs_parts.open_events(
-        *(config.data, config.data.file, False, processes),
-        runs_parts.find_padding(config),
+    with runs_parts.open_for_network(
+        config, config.data.file, False, processes
     ) as source:
         config = runs_parts.with_planes(config, source, processes)
         events = source.image_shape, source.detector

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -97,10 +98,7 @@ def _train(
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
         source = enter(
-            parts.open_events(
-                *(config.data, config.data.file, True, processes),
-                parts.find_padding(config),
-            )
+            parts.open_for_network(config, config.data.file, True, processes)
         )
         config = parts.with_planes(config, source, processes)
         events = source.image_shape, source.detector
@@ -143,14 +141,17 @@ def _train(
             on_step=on_step,
         )
         loop = run_steps(training, state, compile_train_step(train_step, mesh))
-        done = loop.timings.done
-        timings.save_rank_timings(config.output_dir, processes.index, done)
-        if processes.is_first:
-            timings.save_timings(config.output_dir, "train", done)
-        log.log_totals(done["step_s"], done["images"], done["start_up_s"].sum())
+        _report_timings(config, processes, loop.timings.done)
         skipped_events.report_training(config, source, processes, start > 0)
     is_early = loop.is_stopped and loop.started < num_steps
     return loop.state, (request.reason or "another rank") if is_early else None
+
+
+def _report_timings(config: Config, processes: Processes, done: np.ndarray) -> None:
+    timings.save_rank_timings(config.output_dir, processes.index, done)
+    if processes.is_first:
+        timings.save_timings(config.output_dir, "train", done)
+    log.log_totals(done["step_s"], done["images"], done["start_up_s"].sum())
 
 
 def _log_what_is_trained(

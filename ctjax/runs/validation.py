@@ -67,23 +67,12 @@ def open_validation(
     if not config.data.aux_file or config.data.synthetic:
         yield lambda step, state, timings: []
         return
-    size = minibatch_size(config)
     _say_what_is_shared(config)
-    with parts.open_events(
-        *(config.data, config.data.aux_file, True, processes),
-        parts.find_padding(config),
+    with parts.open_for_network(
+        config, config.data.aux_file, True, processes
     ) as source:
         _check_planes(source, trained_on, config.data.aux_file)
-        entries = (
-            local_entries(
-                order.training_entries(
-                    source.num_events, size, config.data.seed, count
-                ),
-                processes.index,
-                processes.count,
-            )
-            for count in itertools.count(start // config.run.aux_iterations)
-        )
+        entries = _entries(config, source.num_events, start, processes)
         with parts.read_events(config, source, entries, mesh) as reader:
             evaluate = _compiling_apart(eval_step)
             names = source.detector.metric_names
@@ -105,6 +94,17 @@ def open_validation(
                 return [score] if is_usable else []
 
             yield validate
+
+
+def _entries(
+    config: Config, num_events: int, start: int, processes: Processes
+) -> Iterator[np.ndarray]:
+    """Yields the entries of this process in one validation after the other."""
+    for count in itertools.count(start // config.run.aux_iterations):
+        entries = order.training_entries(
+            num_events, minibatch_size(config), config.data.seed, count
+        )
+        yield local_entries(entries, processes.index, processes.count)
 
 
 def _check_planes(source: EventSource, trained_on: EventSource, name: str) -> None:

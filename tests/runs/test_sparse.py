@@ -10,10 +10,8 @@ import pytest
 from ctjax import models
 from ctjax.base.constants import (
     CLASS_PRODUCT,
-    COSMIC_SCORE_PRODUCT,
     IMAGE_PRODUCT,
     LABEL_PRODUCT,
-    NEUTRINO_SCORE_PRODUCT,
 )
 from ctjax.base.detector import COSMIC_TAGGER
 from ctjax.base.errors import UserError
@@ -282,8 +280,8 @@ def test_predictions_are_of_the_pixels_with_charge(runs, inferred, odd_events):
     charged = image != 0
     products = {
         IMAGE_PRODUCT: (image, charged),
-        COSMIC_SCORE_PRODUCT: (score[..., 1], charged),
-        NEUTRINO_SCORE_PRODUCT: (score[..., 2], charged),
+        "cosmic_prediction": (score[..., 1], charged),
+        "neutrino_prediction": (score[..., 2], charged),
         CLASS_PRODUCT: (logits.argmax(-1), charged),
         LABEL_PRODUCT: (label, charged | (label != 0)),
     }
@@ -309,7 +307,7 @@ def test_few_bits_and_other_devices_say_much_the_same(runs, inferred, precision)
     one = runs.infer(one_device=True, run__minibatch_size=3, **fields)
     assert one.table("inference_metrics") == inferred.table("inference_metrics")
     few = runs.infer(run__precision=precision, **fields)
-    for name in (COSMIC_SCORE_PRODUCT, NEUTRINO_SCORE_PRODUCT):
+    for name in ("cosmic_prediction", "neutrino_prediction"):
         both = few.predictions(name), inferred.predictions(name)
         for event, other in zip(*both, strict=True):
             for plane, expected in zip(event, other, strict=True):
@@ -328,7 +326,7 @@ def test_inference_goes_round_and_needs_no_labels(runs, inferred, odd_events):
     rows = run.table("inference_metrics")
     assert [row["entry"] for row in rows] == [0, 1, 2, 3, 4, 0, 1, 2]
     assert all(np.isnan(row["Average/mIoU"]) for row in rows)
-    found, expected = (r.predictions(COSMIC_SCORE_PRODUCT) for r in (run, inferred))
+    found, expected = (r.predictions("cosmic_prediction") for r in (run, inferred))
     for event, other in zip(found, [*expected, *expected[:3]], strict=True):
         for plane, wanted in zip(event, other, strict=True):
             assert plane["id"].tolist() == wanted["id"].tolist()

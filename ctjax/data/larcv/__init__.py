@@ -4,6 +4,8 @@ Reading:
 file         voxels of one event and product, checked
 truth        the true neutrino of each event
 index        where the voxels of each event lie
+plane_slots  which image of an event is which of the planes asked for
+read_options which products, planes and labels are read, and as what
 tables       one-dimensional datasets of named members, checked
 chunks       rows of a dataset, past HDF5's lock where possible
 chunk_order  signs that chunks have changed places
@@ -21,6 +23,7 @@ disk_file    a file on a disk that may be full
 
 Both:
 records      the record types, and tables that grow
+products     the names of groups
 filters      gzip and shuffle
 errors       the one error of a file that cannot be read
 """

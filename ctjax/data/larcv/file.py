@@ -6,7 +6,6 @@ several files or of the order of events.
 
 import logging
 import os
-import re
 from typing import Any
 
 import h5py
@@ -26,8 +25,9 @@ from ctjax.data.larcv.errors import (
     as_larcv_error,
 )
 from ctjax.data.larcv.fingerprint import digest, sample
-from ctjax.data.larcv.index import ProductIndex, read_index
+from ctjax.data.larcv.index import ProductIndex, find_max_voxels, read_index
 from ctjax.data.larcv.plane_slots import are_within, take_planes
+from ctjax.data.larcv.products import group_name, name_all
 from ctjax.data.larcv.read_options import (
     ReadOptions,
     read_charges,
@@ -260,7 +260,7 @@ class LarcvFile:
         self._readers: dict[str, RowReader] = {}
         bad = BadEvents(self._options.skip_bad_events)
         self._open_product(data, self._image, len(event_ids), bad)
-        label = find_member(data, _group_name(self._options.label_product), place)
+        label = find_member(data, group_name(self._options.label_product), place)
         self.has_label = label is not None
         is_asked_for = self._options.label_product != LABEL_PRODUCT
         if self.has_label or self._options.require_label or is_asked_for:
@@ -269,7 +269,7 @@ class LarcvFile:
             first = bad.reasons[bad.entries()[0]]
             raise LarcvFileError(f"{first}; and no event of the file is better")
         self._name_entries(event_ids, bad)
-        self.max_voxels = self._find_max_voxels()
+        self.max_voxels = find_max_voxels(*self._indices.values())
 
     def _name_entries(self, event_ids: np.ndarray, bad: BadEvents) -> None:
         """Makes the attributes of entries of those of events."""
@@ -295,13 +295,13 @@ class LarcvFile:
         self, data: h5py.Group, product: str, num_events: int, bad: BadEvents
     ) -> None:
         place = self._place.at(product=product)
-        name = _group_name(product)
+        name = group_name(product)
         group = find_member(data, name, place)
         if not isinstance(group, h5py.Group):
             found = "a dataset" if group is not None else "nothing"
             is_image = product == self._image
             field = "data.image_product" if is_image else "data.label_product"
-            there = _list_products(data)
+            there = name_all(data)
             place.fail(found, f"a group Data/{name}; {field} names one of {there}")
         voxels = open_table(group, "voxels", ("id", "value"), place)
         at_voxels = place.at(dataset="voxels")
@@ -322,21 +322,12 @@ class LarcvFile:
             *(place, self._mode, planes, bad),
         )
         expected = self._indices.get(self._image, index).plane_shapes
-        if index.plane_shapes != expected:
-            found, wanted = _first_difference(index.plane_shapes, expected)
-            place.at(dataset="image_meta").fail(
-                f"images of {found[0]} x {found[1]}", f"{wanted[0]} x {wanted[1]}"
-            )
+        for found, wanted in zip(index.plane_shapes, expected, strict=True):
+            if found != wanted:
+                place.at(dataset="image_meta").fail(
+                    f"images of {found[0]} x {found[1]}", f"{wanted[0]} x {wanted[1]}"
+                )
         self._indices[product], self._readers[product] = index, reader
-
-    def _find_max_voxels(self) -> int:
-        image = self._indices[self._image].counts_by_plane()
-        if not self.has_label:
-            return int(image.max())
-        label = self._indices[self._options.label_product].counts_by_plane()
-        # Equal counts mean the same pixels in every file seen; if not, the sparse
-        # minibatches grow once more.
-        return int(np.where(image == label, image, image + label).max())
 
     def _read(self, product: str, event: int, chosen: slice) -> Voxels:
         first, count, planes = self._indices[product].spans(event, chosen)
@@ -401,24 +392,6 @@ class LarcvFile:
                     place.fail("a file changed or replaced since", "the one opened")
         except LarcvFileError as error:
             raise ChangedFileError(str(error)) from error
-
-
-def _first_difference(
-    shapes: tuple[ImageShape, ...], expected: tuple[ImageShape, ...]
-) -> tuple[ImageShape, ImageShape]:
-    pairs = zip(shapes, expected, strict=True)
-    return next(pair for pair in pairs if pair[0] != pair[1])
-
-
-def _list_products(data: h5py.Group) -> str:
-    """Names the products of a file with their kinds, as the configuration would."""
-    found = (re.fullmatch("([^_]+)_(.+)_group", str(name)) for name in data)
-    names = sorted(f"{name[2]} ({name[1]})" for name in found if name)
-    return ", ".join(names) or "none, which is what the file has"
-
-
-def _group_name(product: str) -> str:
-    return f"sparse2d_{product}_group"
 
 
 def _file_state(status: os.stat_result) -> tuple[int, ...]:

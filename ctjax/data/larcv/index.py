@@ -108,6 +108,17 @@ class ProductIndex:
         return counts[:, :-1]
 
 
+def find_max_voxels(image: ProductIndex, label: ProductIndex | None = None) -> int:
+    """Returns the most voxels that image and label of one plane have together."""
+    counts = image.counts_by_plane()
+    if label is not None:
+        of_labels = label.counts_by_plane()
+        # Equal counts mean the same pixels in every file seen; if not, the sparse
+        # minibatches grow once more.
+        counts = np.where(counts == of_labels, counts, counts + of_labels)
+    return int(counts.max())
+
+
 def read_index(
     group: h5py.Group,
     num_events: int,
@@ -142,7 +153,8 @@ def read_index(
     for entry in _find_beyond(first, projections, len(table["N"]), at_extents, bad):
         projections[entry] = 0
     oddities = _check_ranges(first, projections, at_extents)
-    oddities += _find_unused(first, projections, len(table["N"]), at_extents)
+    if not bad.reasons:
+        oddities += _find_unused(first, projections, len(table["N"]), at_extents)
     row_start = np.append(0, np.cumsum(projections))
     rows = np.arange(row_start[-1]) + np.repeat(first - row_start[:-1], projections)
     entries = np.repeat(np.arange(num_events), projections)
@@ -150,33 +162,19 @@ def read_index(
     meta = {name: column[rows] for name, column in meta.items()}
     planes, shapes, slots = _check_meta(meta, entries, planes, at_meta, bad)
     place = place.at(dataset="voxel_extents")
-    for row in first_by_entry(table["N"] > MAX_PIXELS, entries).tolist():
-        # Beyond it the sums below might begin again at 0.
-        found = f"N = {table['N'][row]}"
-        bad.add(int(entries[row]), place, found, f"at most {MAX_PIXELS} voxels")
-    table["N"][np.isin(entries, bad.entries())] = 0
-    first_voxel = np.zeros(num_events, np.int64)
-    filled = projections > 0
-    first_voxel[filled] = table["first"][row_start[:-1][filled]]
-    totals = _sum_by_event(table["N"], row_start)
-    for entry in _find_beyond(first_voxel, totals, num_voxels, place, bad):
-        totals[entry] = 0
-    is_bad = np.isin(entries, bad.entries())
-    table["N"][is_bad] = 0
-    slots[is_bad] = NOT_CHOSEN
-    geometry = None
-    if "image_sizes" in meta and "origin" in meta:
-        geometry = np.stack([meta["image_sizes"], meta["origin"]], axis=1)
+    first_voxel, totals = _find_voxels(
+        table, entries, row_start, num_voxels, place, bad
+    )
+    slots[np.isin(entries, bad.entries())] = NOT_CHOSEN
+    counts, geometry = table["N"], _geometry(meta)
     index = ProductIndex(
-        planes, shapes, first_voxel, row_start, table["N"], slots, geometry
+        planes, shapes, first_voxel, row_start, counts, slots, geometry
     )
     oddities += _check_ranges(first_voxel, totals, place)
     if not bad.reasons:
         oddities += _find_unused(first_voxel, totals, num_voxels, place, chunk_rows)
-        expected = {
-            "first": _running_first(index, entries),
-            "ID": meta["projection_id"],
-        }
+        firsts = _running_first(index, entries)
+        expected = {"first": firsts, "ID": meta["projection_id"]}
         oddities += _check_columns(table, expected, entries, place)
     if mode.strict and oddities:
         raise LarcvFileError(oddities[0])
@@ -203,9 +201,48 @@ def _read_tables(
     return extents, table, meta
 
 
-def _sum_by_event(counts: np.ndarray, row_start: np.ndarray) -> np.ndarray:
+def _geometry(meta: dict[str, np.ndarray]) -> np.ndarray | None:
+    if "image_sizes" in meta and "origin" in meta:
+        return np.stack([meta["image_sizes"], meta["origin"]], axis=1)
+    return None
+
+
+def _find_voxels(
+    table: dict[str, np.ndarray],
+    entries: np.ndarray,
+    row_start: np.ndarray,
+    num_voxels: int,
+    place: Place,
+    bad: BadEvents,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Finds the rows of each event's voxels; bad events have none from here on.
+
+    Args:
+      table: `voxel_extents` in the order of the events.
+      entries: [R] int64, the event of each row.
+      row_start: [N + 1] int64, each event's first row.
+      num_voxels: rows of the table `voxels`.
+      place: of the table, for errors.
+      bad: takes events whose voxels go beyond that table.
+
+    Returns:
+      [N] int64 the first row of each event, and [N] int64 how many it has.
+    """
+    counts = table["N"]
+    for row in first_by_entry(counts > MAX_PIXELS, entries).tolist():
+        # Beyond it the sums below might begin again at 0.
+        found = f"N = {counts[row]}"
+        bad.add(int(entries[row]), place, found, f"at most {MAX_PIXELS} voxels")
+    counts[np.isin(entries, bad.entries())] = 0
+    first_voxel = np.zeros(len(row_start) - 1, np.int64)
+    filled = np.diff(row_start) > 0
+    first_voxel[filled] = table["first"][row_start[:-1][filled]]
     ends = np.append(0, np.cumsum(counts))
-    return ends[row_start[1:]] - ends[row_start[:-1]]
+    totals = ends[row_start[1:]] - ends[row_start[:-1]]
+    for entry in _find_beyond(first_voxel, totals, num_voxels, place, bad):
+        totals[entry] = 0
+    counts[np.isin(entries, bad.entries())] = 0
+    return first_voxel, totals
 
 
 def _running_first(index: ProductIndex, entries: np.ndarray) -> np.ndarray:

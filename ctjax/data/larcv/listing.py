@@ -17,13 +17,8 @@ from ctjax.data.larcv import listed_images
 from ctjax.data.larcv.errors import Place, as_larcv_error
 from ctjax.data.larcv.listed_images import Images
 from ctjax.data.larcv.listed_rows import noting
+from ctjax.data.larcv.products import KINDS, split_name
 from ctjax.data.larcv.tables import OpenMode, find_member, read_table
-
-KINDS = (
-    *("sparse2d", "sparse3d", "cluster2d", "cluster3d", "particle"),
-    *("bbox2d", "bbox3d", "image2d", "tensor1d", "tensor2d", "tensor3d", "tensor4d"),
-)
-"""Of the products that larcv3 writes, in the order of the listing."""
 
 UNSET_IDS = (-1, 2**63 - 1)
 """What event ids hold that were never set."""
@@ -207,16 +202,3 @@ def _read_product(
             images = listed_images.read(group, max_sample, place, mode, problems)
     unique = tuple(dict.fromkeys(problems))
     return Product(kind, producer, length, rows, images, unique)
-
-
-def split_name(group: str) -> tuple[str, str]:
-    """Splits the name of a group, `sparse2d_wire_group`, into kind and producer.
-
-    Returns:
-      Both; "" and the whole name where it is no product's.
-    """
-    kind, _, rest = group.partition("_")
-    producer, _, suffix = rest.rpartition("_")
-    if kind in KINDS and producer and suffix == "group":
-        return kind, producer
-    return "", group

@@ -19,7 +19,7 @@ from ctjax.base import regular_files
 from ctjax.data.larcv.disk_file import DiskFile
 from ctjax.data.larcv.errors import LarcvFileError, Place, as_larcv_error
 from ctjax.data.larcv.file import LarcvFile
-from ctjax.data.larcv.listing import split_name
+from ctjax.data.larcv.products import group_name, split_name
 from ctjax.data.larcv.records import EXTENTS, ID_EXTENTS, VOXEL
 from ctjax.data.larcv.tables import find_member
 
@@ -150,13 +150,9 @@ def _open(source: str, product: str, planes: tuple[int, ...] | None) -> LarcvFil
     )
 
 
-def _group_name(product: str) -> str:
-    return f"Data/sparse2d_{product}_group"
-
-
 def _copy_others(old: h5py.File, new: h5py.File, products: Iterable[str]) -> None:
     """Copies everything but the groups that are written anew."""
-    rewritten = {_group_name(product) for product in products}
+    rewritten = {group_name(product) for product in products}
     for name in old:
         if name != "Data":
             old.copy(name, new, expand_external=True)
@@ -170,8 +166,8 @@ def _write_product(
     events: LarcvFile, product: str, old: h5py.File, new: h5py.File, filters: dict
 ) -> None:
     """Writes the four tables, the projections of an event next to each other."""
-    group = new.create_group(_group_name(product))
-    extents, table, meta = _gather_rows(old, _group_name(product))
+    group = new.create_group(group_name(product))
+    extents, table, meta = _gather_rows(old, group_name(product))
     entries = np.repeat(np.arange(len(extents)), extents["N"])
     totals = np.bincount(entries, table["N"], len(extents)).astype(np.int64)
     chunk_rows = max(1, int(totals.max()))
@@ -249,7 +245,7 @@ def _compare(source: str, copy: str, products: Iterable[str], target: str) -> No
 
 def _plain_tables(file: h5py.File, product: str) -> dict[str, Any]:
     """Reads the index tables of a product, and opens its voxels."""
-    group: Any = file[_group_name(product)]
+    group: Any = file[group_name(product)]
     names = "extents", "voxel_extents", "image_meta"
     return {name: group[name][:] for name in names} | {"voxels": group["voxels"]}
 
