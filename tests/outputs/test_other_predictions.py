@@ -16,7 +16,11 @@ from tests.support.larcv_plain import read_plainly
 
 SHAPES = ((6, 9), (4, 12))
 IMAGE_SHAPE = (8, 16)
-DATA = Data(image_product="wire", label_product="seg", classes="background,muon,pion")
+ATTRIBUTES = {
+    **{"image_product": "wire", "label_product": "seg"},
+    **{"classes": "background,muon,pion", "label_map": "0:0,1:1,2:2,9:ignore"},
+}
+DATA = Data(**ATTRIBUTES)
 
 
 def source_of(shapes=SHAPES, bad_events=()):
@@ -52,10 +56,11 @@ def minibatch_of(mask):
     return HostMinibatch(np.arange(number), ids, np.array(mask, np.float32))
 
 
-def write(path, results, mask, source):
+def write(path, results, mask, source, attributes=None):
     products = predictions.name_products(DATA, source.detector, True)
     metas = predictions.metas_of(source)
-    with predictions.open_writer(str(path), metas, products, {}) as writer:
+    opened = predictions.open_writer(str(path), metas, products, attributes or {})
+    with opened as writer:
         minibatch = minibatch_of(mask)
         predictions.append_minibatch(writer, minibatch, results, source, products)
     return products.names()

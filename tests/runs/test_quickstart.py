@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+import ctjax
 from ctjax.base.detector import COSMIC_TAGGER
 from ctjax.base.errors import ConfigError
 from ctjax.config import resolve
@@ -17,7 +18,7 @@ from ctjax.data.larcv.records import PlaneMeta
 from ctjax.data.larcv.writer import LarcvWriter
 from ctjax.runs import quickstart
 from ctjax.simulation.benchmark_sets import BENCHMARK_SETS, BenchmarkFile
-from tests.support import ROOT, tiny
+from tests.support import ROOT, detector_files, tiny
 
 FILES = (BenchmarkFile("train", 5, 7), BenchmarkFile("validation", 3, 8))
 
@@ -169,6 +170,27 @@ def test_baselines_by_hand(known_file, tmp_path):
     assert everything[1] == named[0]
     threshold = float(chosen[0].split()[2])
     assert 1 <= threshold < 2 and chosen[1] == named[1]
+
+
+def test_baselines_of_another_detector_are_its_metrics(tmp_path):
+    shapes = ((16, 24), (8, 32))
+    random = np.random.default_rng(0)
+    events = [detector_files.make_event(random, shapes, (0, 1, 2, 3)) for _ in range(3)]
+    path = detector_files.write(tmp_path / "others.h5", events, shapes)
+    classes = "background,track,shower,michel"
+    config = make(
+        tmp_path / "out", data__file=path, data__aux_file=path,
+        data__classes=classes, data__downsample=0, run__minibatch_size=2,
+    )  # fmt: skip
+    (found,) = quickstart.threshold_metrics(config, path, [50.0])
+    opened = ctjax.open(path, classes=classes)
+    each = [ctjax.metrics(1 * (e.charge > 50), e.label, opened.classes) for e in opened]
+    for name, value in found.items():
+        mean = np.mean([values[name.removeprefix("Average/")] for values in each])
+        assert value == pytest.approx(mean)
+    assert "plane1/Michel_IoU" in found
+    name, _ = quickstart.baselines(config)
+    assert name == "every pixel with charge track"
 
 
 @pytest.mark.slow

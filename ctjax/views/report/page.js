@@ -81,7 +81,7 @@
     all(".plane").forEach((place, plane) => {
       const value = (name) => event.metrics[`plane${plane}/${name}`];
       place.querySelector(".metrics").textContent = value("mIoU") == null ? "" :
-        detector.metrics.map(([name, words]) => `${words}\u00a0${value(name).toFixed(3)}`).join(" · ");
+        detector.metrics.map(([name, words]) => `${words} ${value(name).toFixed(3)}`).join(" · ");
     });
     const there = { charge: true, truth: event.has_truth, prediction: event.has_prediction,
       errors: event.has_truth && event.has_prediction };

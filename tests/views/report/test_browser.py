@@ -1,14 +1,20 @@
 """The report page in a real Chromium without a window: it loads, switches and zooms."""
 
+import csv
+import json
 import os
 import shutil
 
 import numpy as np
 import pytest
 
+from ctjax.base.detector import COSMIC_TAGGER
 from ctjax.commands import simulate
 from ctjax.views import event as views_event
+from ctjax.views import legends
 from ctjax.views.report import events, records
+from ctjax.views.report import page as report_page
+from tests.outputs import test_other_predictions as other
 from tests.support import processes
 
 pytest.importorskip("bokeh", reason="extra [report] is not installed")
@@ -169,25 +175,26 @@ def test_the_browser_unpacks_what_was_predicted(desktop, report):
             str(report / "predictions.h5"), place, 2, ""
         )
         for plane, pixels in enumerate(view.planes):
-            kinds |= compare(desktop, plane, pixels, picked[number])
+            kinds |= compare(desktop, plane, pixels, picked[number], COSMIC_TAGGER)
     # An untrained network makes every kind of error, or nearly.
     assert len(kinds) >= 4
 
 
-def compare(page, plane, pixels, event):
+def compare(page, plane, pixels, event, detector):
     """Compares a plane's columns in the browser with its pixels; kinds of error."""
     source = f"Bokeh.documents[0].get_model_by_name('pixels{plane}')"
     columns = {
         name: np.array(page.evaluate(f"[...{source}.get_column('{name}')]"))
         for name in ("x", "y", *LAYERS)
     }
+    truth = legends.drawn(pixels.truth, detector)
     expected = {
         "x": 2 * pixels.columns + 1,
         "y": 2 * pixels.rows + 1,
         "charge": np.clip(pixels.charge, event["low"], event["high"]),
-        "truth": pixels.truth,
+        "truth": truth,
         "prediction": pixels.prediction,
-        "errors": views_event.pixel_kinds(pixels),
+        "errors": legends.error_table(detector)[truth, pixels.prediction],
     }
     at, expected_at = (np.lexsort((c["y"], c["x"])) for c in (columns, expected))
     assert len(at) == len(expected_at)
@@ -319,3 +326,53 @@ def test_on_a_phone(phone):
     assert high - low == pytest.approx(0.6 * 64)
     phone.wait_for_timeout(300)
     assert len(colours(phone, plane=1)) > 3
+
+
+SHAPES = ((8, 16), (6, 9), (4, 12), (8, 9))
+
+
+@pytest.fixture(scope="module")
+def of_others(tmp_path_factory):
+    """A folder with the page of predictions of four planes of different sizes."""
+    folder = tmp_path_factory.mktemp("others")
+    source = other.source_of(SHAPES)
+    results = other.made_results(np.random.default_rng(0), 2, len(SHAPES))
+    other.write(folder / "predictions.h5", results, [1, 1], source, other.ATTRIBUTES)
+    names = source.detector.metric_names
+    with open(folder / "inference_metrics.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["entry", "run", "subrun", "event", *names])
+        for entry in range(2):
+            ids = [3 * entry, 3 * entry + 1, 3 * entry + 2]
+            writer.writerow([entry, *ids, *np.full(len(names), 0.5 - entry / 10)])
+    data = {"planes": "0,1,2,3", "synthetic": True, "downsample": 1, **other.ATTRIBUTES}
+    config = {"config": {"data": data, "mode": {"write_predictions": True}}}
+    (folder / "inference_config.json").write_text(json.dumps(config))
+    report_page.write([str(folder)], str(folder / "report.html"))
+    return folder
+
+
+def test_planes_and_classes_of_others(browser, of_others):
+    opened, faults = open_page(
+        browser, of_others, viewport={"width": 1400, "height": 900}
+    )
+    picked = opened.evaluate(
+        "JSON.parse(document.getElementById('picked').textContent)"
+    )
+    view = views_event.read_predicted_view(str(of_others / "predictions.h5"), 0, 2, "")
+    assert view.detector.has_ignored and view.detector.classes[1] == "muon"
+    for plane, pixels in enumerate(view.planes):
+        compare(opened, plane, pixels, picked[0], view.detector)
+        # No padding is shown.
+        rows, columns = SHAPES[plane]
+        assert span(opened, f"ticks{plane}") == (0, 2 * rows)
+        assert span(opened, f"wires{plane}") == (0, 2 * columns)
+    opened.locator("[data-zoom=class]").click()
+    box = picked[0]["planes"][2]["box"]
+    assert [*span(opened, "ticks2"), *span(opened, "wires2")] == box
+    assert opened.locator("[data-zoom=class]").text_content() == "pion"
+    assert opened.locator("#which label").count() == 1 + len(SHAPES)
+    words = opened.locator(".plane .metrics").last.text_content()
+    assert words == "mIoU 0.500 · pion IoU 0.500 · muon IoU 0.500"
+    opened.context.close()
+    assert faults == []

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ctjax.base.detector import Detector
+from ctjax.data.larcv.truth import NEUTRINO_TYPE
 from ctjax.views import skipped
 from ctjax.views.report import events as report_events
 from ctjax.views.report import records, tables
@@ -124,3 +125,14 @@ def test_runs_of_several_detectors_are_side_by_side(record, tmp_path):
     text = (tmp_path / "page.html").read_text()
     for name in ("Michel IoU", "Neutrino IoU", "<th>michel</th>", "<th>neutrino</th>"):
         assert name in text
+
+
+def test_entries_of_one_event_have_its_neutrino(tmp_path, monkeypatch):
+    launch = {"planes": "0,1/2,3", "classes": TEXT, "synthetic": False}
+    launch |= {"data_directory": "", "file": "gone.h5"}
+    record = write_run(tmp_path / "apart", launch=launch)
+    two = np.zeros(2, NEUTRINO_TYPE)
+    two["energy_gev"] = 1, 2
+    monkeypatch.setattr(records.Record, "files", lambda self: ["gone.h5"])
+    monkeypatch.setattr(records, "read_neutrinos", lambda paths: two)
+    assert record.neutrinos["energy_gev"].tolist() == [1, 1, 2, 2]
