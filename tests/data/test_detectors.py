@@ -130,6 +130,14 @@ def test_planes_are_chosen_and_ordered(path, events, shapes):
         np.testing.assert_array_equal(image[entry], truth.astype(np.float32))
 
 
+def test_planes_that_no_field_names_are_said(tmp_path, events, shapes):
+    for ids, expected in (([0, 2, 5, 6], "0, or others"), ([4, 5, 6, 7], "others")):
+        path = detector_files.write(tmp_path / "f.h5", events, shapes, ids)
+        words = rf"projection_id = \d, expected {expected} by data\.planes"
+        with pytest.raises(LarcvFileError, match=words):
+            open_source(file=path)
+
+
 def test_planes_as_entries_of_their_own(tmp_path, shapes):
     sizes = [shapes[0], shapes[2]] * 2
     random = np.random.default_rng(1)
