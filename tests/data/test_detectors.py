@@ -230,6 +230,22 @@ def test_a_file_of_bad_events_is_refused(tmp_path, events, shapes):
         open_source(file=path, data=Data(on_bad_event=OnBadEvent.SKIP))
 
 
+def test_data_of_bad_events_is_refused_when_the_last_is_read(tmp_path, events, shapes):
+    # Nothing in the tables says so: all events of both files have a label that is none.
+    files = []
+    for name in ("f.h5", "g.h5"):
+        wrong = [
+            [(ids, charges, np.full(len(ids), 7)) for ids, charges, _ in event]
+            for event in events[:2]
+        ]
+        files.append(detector_files.write(tmp_path / name, wrong, shapes))
+    with open_source(file=files, data=Data(on_bad_event=OnBadEvent.SKIP)) as source:
+        for entry in (0, 3, 0, 1):
+            source.read_pooled(entry)
+        with pytest.raises(LarcvFileError, match=r"value 7.*; and no event is better"):
+            source.read_pooled(2)
+
+
 def test_a_changed_file_is_no_bad_event(path, events, shapes):
     with open_source(file=path, data=Data(on_bad_event=OnBadEvent.SKIP)) as source:
         os.replace(detector_files.write(f"{path}.new", events[:2], shapes), path)
