@@ -172,6 +172,19 @@ def test_a_plane_that_no_event_has_is_empty(path, caplog):
         open_source(file=path, data=Data(planes="6"))
 
 
+def test_labels_without_a_plane_are_refused(path):
+    with h5py.File(path, "a") as file:
+        for table, name in (("image_meta", "projection_id"), ("voxel_extents", "ID")):
+            rows = file[f"Data/sparse2d_sbnd_cosmicseg_group/{table}"]
+            values = rows[:]
+            values[name][values[name] == 2] = 9
+            rows[:] = values
+    with pytest.raises(LarcvFileError, match=r"seg.*found no image of plane 2 in any"):
+        open_source(file=path)
+    with open_source(file=path, data=Data(planes="0,1,3")) as source:
+        assert read_all(source)[1].any((0, 2, 3)).all()
+
+
 def test_products_by_name(tmp_path, events, shapes):
     path = detector_files.write(
         tmp_path / "f.h5", events, shapes, image="wire", label="seg"

@@ -6,7 +6,6 @@ several files or of the order of events.
 
 import logging
 import os
-import re
 from typing import Any
 
 import h5py
@@ -14,7 +13,6 @@ import numpy as np
 
 from ctjax.base import regular_files
 from ctjax.base.constants import LABEL_PRODUCT
-from ctjax.base.detector import ImageShape
 from ctjax.data import native
 from ctjax.data.larcv import chunk_order
 from ctjax.data.larcv.chunks import RowReader
@@ -26,8 +24,8 @@ from ctjax.data.larcv.errors import (
     as_larcv_error,
 )
 from ctjax.data.larcv.fingerprint import digest, sample
-from ctjax.data.larcv.index import ProductIndex, read_index
-from ctjax.data.larcv.plane_slots import are_within, take_planes
+from ctjax.data.larcv.index import ProductIndex, check_alike, read_index
+from ctjax.data.larcv.plane_slots import are_within, check_ids, take_planes
 from ctjax.data.larcv.read_options import (
     ReadOptions,
     read_charges,
@@ -35,7 +33,14 @@ from ctjax.data.larcv.read_options import (
     scaled,
 )
 from ctjax.data.larcv.records import PlaneMeta
-from ctjax.data.larcv.tables import OpenMode, find_member, open_table, read_table
+from ctjax.data.larcv.tables import (
+    OpenMode,
+    find_member,
+    list_products,
+    name_group,
+    open_table,
+    read_table,
+)
 from ctjax.data.voxels import Voxels
 
 logger = logging.getLogger("ctjax")
@@ -216,12 +221,6 @@ class LarcvFile:
         return image, label
 
     @property
-    def image_shape(self) -> ImageShape:
-        """Returns rows and columns that hold every plane."""
-        heights, widths = zip(*self.plane_shapes, strict=True)
-        return max(heights), max(widths)
-
-    @property
     def _image(self) -> str:
         return self._options.image_product
 
@@ -260,7 +259,7 @@ class LarcvFile:
         self._readers: dict[str, RowReader] = {}
         bad = BadEvents(self._options.skip_bad_events)
         self._open_product(data, self._image, len(event_ids), bad)
-        label = find_member(data, _group_name(self._options.label_product), place)
+        label = find_member(data, name_group(self._options.label_product), place)
         self.has_label = label is not None
         is_asked_for = self._options.label_product != LABEL_PRODUCT
         if self.has_label or self._options.require_label or is_asked_for:
@@ -295,13 +294,13 @@ class LarcvFile:
         self, data: h5py.Group, product: str, num_events: int, bad: BadEvents
     ) -> None:
         place = self._place.at(product=product)
-        name = _group_name(product)
+        name = name_group(product)
         group = find_member(data, name, place)
         if not isinstance(group, h5py.Group):
             found = "a dataset" if group is not None else "nothing"
             is_image = product == self._image
             field = "data.image_product" if is_image else "data.label_product"
-            there = _list_products(data)
+            there = list_products(data)
             place.fail(found, f"a group Data/{name}; {field} names one of {there}")
         voxels = open_table(group, "voxels", ("id", "value"), place)
         at_voxels = place.at(dataset="voxels")
@@ -321,12 +320,8 @@ class LarcvFile:
             *(group, num_events, reader.num_rows, reader.chunk_rows),
             *(place, self._mode, planes, bad),
         )
-        expected = self._indices.get(self._image, index).plane_shapes
-        if index.plane_shapes != expected:
-            found, wanted = _first_difference(index.plane_shapes, expected)
-            place.at(dataset="image_meta").fail(
-                f"images of {found[0]} x {found[1]}", f"{wanted[0]} x {wanted[1]}"
-            )
+        image = self._indices.get(self._image, index)
+        check_alike(index, image, place.at(dataset="image_meta"))
         self._indices[product], self._readers[product] = index, reader
 
     def _find_max_voxels(self) -> int:
@@ -358,13 +353,8 @@ class LarcvFile:
                 values = scaled(values, self._options)
             return Voxels(ids, values, planes, True)
         place = self._at_voxels(product, event)
-        stored = rows["id"]
-        for plane, size in zip(planes, sizes, strict=True):
-            ids = stored[plane]
-            if len(ids) and not 0 <= ids.min() <= ids.max() < size:
-                found = f"ids from {ids.min()} to {ids.max()}"
-                place.fail(found, f"0 to {size - 1}")
-        ids = stored.astype(np.int32)
+        check_ids(rows["id"], planes, sizes, place)
+        ids = rows["id"].astype(np.int32)
         ascending = all((ids[plane][1:] > ids[plane][:-1]).all() for plane in planes)
         if not ascending:
             self._judge_order(ids, first, planes, reader.chunk_rows, place)
@@ -401,24 +391,6 @@ class LarcvFile:
                     place.fail("a file changed or replaced since", "the one opened")
         except LarcvFileError as error:
             raise ChangedFileError(str(error)) from error
-
-
-def _first_difference(
-    shapes: tuple[ImageShape, ...], expected: tuple[ImageShape, ...]
-) -> tuple[ImageShape, ImageShape]:
-    pairs = zip(shapes, expected, strict=True)
-    return next(pair for pair in pairs if pair[0] != pair[1])
-
-
-def _list_products(data: h5py.Group) -> str:
-    """Names the products of a file with their kinds, as the configuration would."""
-    found = (re.fullmatch("([^_]+)_(.+)_group", str(name)) for name in data)
-    names = sorted(f"{name[2]} ({name[1]})" for name in found if name)
-    return ", ".join(names) or "none, which is what the file has"
-
-
-def _group_name(product: str) -> str:
-    return f"sparse2d_{product}_group"
 
 
 def _file_state(status: os.stat_result) -> tuple[int, ...]:

@@ -185,6 +185,27 @@ def read_index(
     return index
 
 
+def check_alike(label: ProductIndex, image: ProductIndex, place: Place) -> None:
+    """Checks that labels are of the planes of the charges, and of their sizes.
+
+    Raises:
+      LarcvFileError: they are not; all of a plane that only the labels lack would pass
+        for background.
+    """
+    for number in np.setdiff1d(
+        image.plane, np.append(label.plane, NOT_CHOSEN)
+    ).tolist():
+        plane = label.planes[number]
+        expected = "the planes of the charges (data.planes)"
+        place.fail(f"no image of plane {plane} in any event", expected)
+    shapes = zip(label.plane_shapes, image.plane_shapes, strict=True)
+    for (height, width), expected in shapes:
+        if (height, width) != expected:
+            place.fail(
+                f"images of {height} x {width}", f"{expected[0]} x {expected[1]}"
+            )
+
+
 def _read_tables(
     group: h5py.Group, num_events: int, place: Place, mode: OpenMode
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]]:

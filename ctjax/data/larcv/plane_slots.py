@@ -171,3 +171,13 @@ def are_within(ids: np.ndarray, planes: Sequence[slice], sizes: Sequence[int]) -
     """Says whether ids that ascend in each plane end within each plane's pixels."""
     last = [int(ids[p.stop - 1]) if p.stop > p.start else -1 for p in planes]
     return all(id < size for id, size in zip(last, sizes, strict=True))
+
+
+def check_ids(
+    ids: np.ndarray, planes: Sequence[slice], sizes: Sequence[int], place: Place
+) -> None:
+    """Raises LarcvFileError where ids in any order are beyond their plane's pixels."""
+    for plane, size in zip(planes, sizes, strict=True):
+        own = ids[plane]
+        if len(own) and not 0 <= own.min() <= own.max() < size:
+            place.fail(f"ids from {own.min()} to {own.max()}", f"0 to {size - 1}")

@@ -5,6 +5,7 @@ here whatever is not a plain table of numbers with every row stored is refused, 
 is what lies in another file: rows are read from this one.
 """
 
+import re
 from typing import Any, NamedTuple
 
 import h5py
@@ -201,3 +202,15 @@ def _check_layout(dtype: np.dtype, place: Place) -> None:
             orders.add(item.base.newbyteorder("=") == item.base)
     if len(orders) > 1:
         place.fail("members of both byte orders", "one byte order")
+
+
+def list_products(data: h5py.Group) -> str:
+    """Names the products of a file with their kinds, as the configuration would."""
+    found = (re.fullmatch("([^_]+)_(.+)_group", str(name)) for name in data)
+    names = sorted(f"{name[2]} ({name[1]})" for name in found if name)
+    return ", ".join(names) or "none, which is what the file has"
+
+
+def name_group(product: str) -> str:
+    """Returns the name of the group of a sparse2d product."""
+    return f"sparse2d_{product}_group"

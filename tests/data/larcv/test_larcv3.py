@@ -87,7 +87,7 @@ def assert_same_images(events, path, products=IMAGES):
                 for plane, found in zip(wanted.planes, event[name], strict=True):
                     assert found["ids"] == wanted.ids[plane].tolist()
                     assert found["values"] == wanted.values[plane].tolist()
-                    assert found["shape"] == list(file.image_shape[::-1])
+                    assert found["shape"] == list(file.plane_shapes[0][::-1])
 
 
 def test_products_of_the_writer(read, tmp_path):
