@@ -126,6 +126,8 @@ def _describe_images(
         yield ""
         yield from _label_table(images, product is suggestion.label, width)
     notes = []
+    if images.repeats > 1:
+        notes.append(f"images of each plane in an event: {images.repeats}")
     if images.num_empty:
         notes.append(f"events without a voxel: {images.num_empty:,}")
     for plane in images.planes:

@@ -66,10 +66,9 @@ def suggest(listing: Listing) -> Suggestion:
         _suggest_classes(made, label.images.labels)
     elif any(plane.values for plane in label.images.planes):
         made.notes.append(f"{label.name}: values that are no few whole numbers")
-    _suggest_planes(made, image.images, label.images if label else None)
+    obstacle = _suggest_planes(made, image.images, label.images if label else None)
     _suggest_charges(made, image.images)
     bad = _suggest_events(made, listing)
-    obstacle = ""
     if listing.problems or image.problems or (label and label.problems):
         obstacle = "see what is wrong above"
     elif len(bad) == listing.num_events:
@@ -97,25 +96,42 @@ def _choose(
     return max(products, key=rank, default=None)
 
 
-def _suggest_planes(made: Suggestion, image: Images, label: Images | None) -> None:
-    """Suggests the planes that both products have in the same size."""
+def _suggest_planes(made: Suggestion, image: Images, label: Images | None) -> str:
+    """Suggests the planes that both products have, and returns what is in the way."""
     sizes = {plane.projection: plane.size for plane in image.planes}
+    # As find_planes has it: what few events have is not read without being named.
+    most = max(plane.num_images for plane in image.planes)
+    rare = [p.projection for p in image.planes if 2 * p.num_images < most]
+    planes = [plane for plane in sizes if plane not in rare]
+    if rare:
+        made.notes.append(f"few events have planes {', '.join(map(str, rare))}")
     if label is not None:
         others = {plane.projection: plane.size for plane in label.planes}
-        common = [p for p in sizes if p in others and sizes[p] == others[p]]
-        if common and len(common) < len(sizes):
-            made.fields["data.planes"] = name_planes([common])
+        common = [p for p in planes if p in others and sizes[p] == others[p]]
+        if not common:
+            return "no plane has labels of its size"
+        if label.repeats != image.repeats:
+            return f"{image.repeats} images of a plane have {label.repeats} of labels"
+        if len(common) < len(planes):
             made.notes.append("other planes have no labels of their size")
-        elif not common:
-            made.notes.append("no plane has labels of its size")
-    number = len(sizes)
-    if "data.planes" not in made.fields and number > 3 and number % 3 == 0:
-        planes = list(sizes)
+        planes = common
+    number = len(planes)
+    if image.repeats > 1:
+        entries, one = [planes] * image.repeats, [planes * image.repeats]
+        made.fields["data.planes"] = name_planes(entries)
+        made.notes.append(
+            f"data.planes={name_planes(one)} makes one entry of each event, instead of "
+            f"{image.repeats}"
+        )
+    elif list(sizes) != list(range(number)) or number < len(sizes):
+        made.fields["data.planes"] = name_planes([planes])
+    elif number > 3 and number % 3 == 0:
         groups = [planes[first : first + 3] for first in range(0, number, 3)]
         made.notes.append(
             f"data.planes={name_planes(groups)} makes {len(groups)} entries of each "
             f"event, one of each three planes, instead of one of {number}"
         )
+    return ""
 
 
 def _suggest_classes(made: Suggestion, counts: dict[int, int]) -> None:

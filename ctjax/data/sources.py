@@ -131,7 +131,8 @@ class EventSource:
           Ids ascending, each once in a plane; classes None without labels.
 
         Raises:
-          LarcvFileError: where the event cannot be read.
+          LarcvFileError: where the event cannot be read; where events are skipped, all
+            have been found bad.
         """
         try:
             image, label = self._source.read_voxels(entry)
@@ -141,6 +142,8 @@ class EventSource:
             if entry not in self.bad_events or entry in self._source.bad_entries:
                 logger.warning("Skipped: %s", error)
             self.bad_events[entry] = str(error)
+            if len(self.bad_events) == self.num_events:
+                raise LarcvFileError(f"{error}; and no event is better") from error
             nothing = no_voxels(self.detector.num_planes)
             image, label = nothing, nothing._replace(values=np.zeros(0, np.uint8))
         shapes, rows = self._source.plane_shapes, self._stored_shape[0]

@@ -11,8 +11,10 @@ import pytest
 
 from ctjax.commands import command_line, list_files, show, suggested_fields
 from ctjax.config import detectors
+from ctjax.config.fields import Data
+from ctjax.data import sources
 from ctjax.data.larcv import listing
-from tests.support import ROOT, larcv_fixtures
+from tests.support import ROOT, detector_files, larcv_fixtures
 from tests.support.larcv_fixtures import (
     IMAGE_GROUP,
     LABEL_GROUP,
@@ -206,6 +208,7 @@ CASES = {
         "data.label_map": "0:background,1:cosmic,2:neutrino,65535:ignore",
     },
     "xl_old": {"data.label_product": "oldseg"},
+    "six": {"data.planes": "0,1,2/0,1,2"},
 }
 
 
@@ -221,16 +224,62 @@ def test_files_of_other_detectors(case):
 
 
 @needs_shared
+def test_a_file_that_cannot_be_trained_on():
+    text = describe(shared("cases", "vds.h5"))
+    assert "rows outside this file" in text and "Not to be trained on" in text
+
+
+SHAPES = [(6, 8), (6, 8), (4, 8)]
+
+
 @pytest.mark.parametrize(
-    "case, words",
+    "ids, planes",
     [
-        ("six", "several images of one plane (0, 1, 2)"),
-        ("vds", "rows outside this file"),
+        ([0, 1, 2], None),
+        ([0, 2, 5], "0,2,5"),
+        ([1, 2, 3], "1,2,3"),
+        ([0, 0, 0], "0/0/0"),
+        ([0, 1, 2, 0, 1, 2], "0,1,2/0,1,2"),
     ],
 )
-def test_files_that_cannot_be_trained_on(case, words):
-    text = describe(shared("cases", f"{case}.h5"))
-    assert words in text and "Not to be trained on" in text
+def test_what_is_said_to_type_of_planes_reads_them(tmp_path, ids, planes):
+    shapes = SHAPES[:1] * 3 if ids == [0, 0, 0] else SHAPES * (len(ids) // 3)
+    random = np.random.default_rng(0)
+    events = [detector_files.make_event(random, shapes) for _ in range(3)]
+    path = detector_files.write(tmp_path / "f.h5", events, shapes, ids)
+    found = suggest(path)
+    assert found.fields.get("data.planes") == planes and not found.obstacle
+    with sources.open_source(file=path, data=Data(planes=planes)) as source:
+        assert source.detector.num_planes == len(set(ids))
+        charges = sum(
+            float(source.read_pooled(entry)[0].values.sum(dtype=float))
+            for entry in range(source.num_events)
+        )
+    stored = sum(plane[1].sum(dtype=float) for event in events for plane in event)
+    assert charges == pytest.approx(stored)
+
+
+def test_bad_planes_of_few_events(tmp_path):
+    random = np.random.default_rng(0)
+    events = [detector_files.make_event(random, SHAPES) for _ in range(5)]
+    path = detector_files.write(tmp_path / "f.h5", [*events, events[0] * 2], SHAPES)
+    assert suggest(path).fields == {"data.on_bad_event": "skip"}
+    # The size of the first event is not that of most.
+    for group in (IMAGE_GROUP, LABEL_GROUP):
+        with changing(path, f"{group}/image_meta") as rows:
+            rows["number_of_voxels"][0] = 48, 32
+    assert "1 were" not in describe(path) and "2 were found bad" in describe(path)
+    for group in (IMAGE_GROUP, LABEL_GROUP):
+        with changing(path, f"{group}/image_meta") as rows:
+            rows["projection_id"][0] = 9
+    assert suggest(path).fields["data.planes"] == "0,1,2"
+    assert suggest(path).notes[0] == "few events have planes 9"
+
+
+def test_labels_of_other_sizes_are_in_the_way(path):
+    with changing(path, f"{LABEL_GROUP}/image_meta") as rows:
+        rows["number_of_voxels"] = 48, 32
+    assert suggest(path).obstacle == "no plane has labels of its size"
 
 
 def test_the_files_of_the_page_on_other_detectors(tmp_path, monkeypatch):

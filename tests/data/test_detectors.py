@@ -130,6 +130,14 @@ def test_planes_are_chosen_and_ordered(path, events, shapes):
         np.testing.assert_array_equal(image[entry], truth.astype(np.float32))
 
 
+def test_planes_that_no_field_names_are_said(tmp_path, events, shapes):
+    for ids, expected in (([0, 2, 5, 6], "0, or others"), ([4, 5, 6, 7], "others")):
+        path = detector_files.write(tmp_path / "f.h5", events, shapes, ids)
+        words = rf"projection_id = \d, expected {expected} by data\.planes"
+        with pytest.raises(LarcvFileError, match=words):
+            open_source(file=path)
+
+
 def test_planes_as_entries_of_their_own(tmp_path, shapes):
     sizes = [shapes[0], shapes[2]] * 2
     random = np.random.default_rng(1)
@@ -162,6 +170,19 @@ def test_a_plane_that_no_event_has_is_empty(path, caplog):
     assert "no event has an image of plane 5" in caplog.text
     with pytest.raises(LarcvFileError, match=r"found images of planes 0, 1, 2, 3"):
         open_source(file=path, data=Data(planes="6"))
+
+
+def test_labels_without_a_plane_are_refused(path):
+    with h5py.File(path, "a") as file:
+        for table, name in (("image_meta", "projection_id"), ("voxel_extents", "ID")):
+            rows = file[f"Data/sparse2d_sbnd_cosmicseg_group/{table}"]
+            values = rows[:]
+            values[name][values[name] == 2] = 9
+            rows[:] = values
+    with pytest.raises(LarcvFileError, match=r"seg.*found no image of plane 2 in any"):
+        open_source(file=path)
+    with open_source(file=path, data=Data(planes="0,1,3")) as source:
+        assert read_all(source)[1].any((0, 2, 3)).all()
 
 
 def test_products_by_name(tmp_path, events, shapes):
@@ -220,6 +241,22 @@ def test_a_file_of_bad_events_is_refused(tmp_path, events, shapes):
     path = detector_files.write(tmp_path / "f.h5", [e * 2 for e in events], shapes)
     with pytest.raises(LarcvFileError, match="no event of the file is better"):
         open_source(file=path, data=Data(on_bad_event=OnBadEvent.SKIP))
+
+
+def test_data_of_bad_events_is_refused_when_the_last_is_read(tmp_path, events, shapes):
+    # Nothing in the tables says so: all events of both files have a label that is none.
+    files = []
+    for name in ("f.h5", "g.h5"):
+        wrong = [
+            [(ids, charges, np.full(len(ids), 7)) for ids, charges, _ in event]
+            for event in events[:2]
+        ]
+        files.append(detector_files.write(tmp_path / name, wrong, shapes))
+    with open_source(file=files, data=Data(on_bad_event=OnBadEvent.SKIP)) as source:
+        for entry in (0, 3, 0, 1):
+            source.read_pooled(entry)
+        with pytest.raises(LarcvFileError, match=r"value 7.*; and no event is better"):
+            source.read_pooled(2)
 
 
 def test_a_changed_file_is_no_bad_event(path, events, shapes):

@@ -6,6 +6,7 @@ truth        the true neutrino of each event
 index        where the voxels of each event lie
 plane_slots  which image of an event is which of the planes asked for
 read_options which products, planes and labels are read, and as what
+row_ranges   which rows of a table events have, checked
 tables       one-dimensional datasets of named members, checked
 chunks       rows of a dataset, past HDF5's lock where possible
 chunk_order  signs that chunks have changed places

@@ -13,7 +13,6 @@ import numpy as np
 
 from ctjax.base import regular_files
 from ctjax.base.constants import LABEL_PRODUCT
-from ctjax.base.detector import ImageShape
 from ctjax.data import native
 from ctjax.data.larcv import chunk_order
 from ctjax.data.larcv.chunks import RowReader
@@ -25,8 +24,13 @@ from ctjax.data.larcv.errors import (
     as_larcv_error,
 )
 from ctjax.data.larcv.fingerprint import digest, sample
-from ctjax.data.larcv.index import ProductIndex, find_max_voxels, read_index
-from ctjax.data.larcv.plane_slots import are_within, take_planes
+from ctjax.data.larcv.index import (
+    ProductIndex,
+    check_alike,
+    find_max_voxels,
+    read_index,
+)
+from ctjax.data.larcv.plane_slots import are_within, check_ids, take_planes
 from ctjax.data.larcv.products import group_name, name_all
 from ctjax.data.larcv.read_options import (
     ReadOptions,
@@ -35,7 +39,12 @@ from ctjax.data.larcv.read_options import (
     scaled,
 )
 from ctjax.data.larcv.records import PlaneMeta
-from ctjax.data.larcv.tables import OpenMode, find_member, open_table, read_table
+from ctjax.data.larcv.tables import (
+    OpenMode,
+    find_member,
+    open_table,
+    read_table,
+)
 from ctjax.data.voxels import Voxels
 
 logger = logging.getLogger("ctjax")
@@ -216,12 +225,6 @@ class LarcvFile:
         return image, label
 
     @property
-    def image_shape(self) -> ImageShape:
-        """Returns rows and columns that hold every plane."""
-        heights, widths = zip(*self.plane_shapes, strict=True)
-        return max(heights), max(widths)
-
-    @property
     def _image(self) -> str:
         return self._options.image_product
 
@@ -321,12 +324,8 @@ class LarcvFile:
             *(group, num_events, reader.num_rows, reader.chunk_rows),
             *(place, self._mode, planes, bad),
         )
-        expected = self._indices.get(self._image, index).plane_shapes
-        for found, wanted in zip(index.plane_shapes, expected, strict=True):
-            if found != wanted:
-                place.at(dataset="image_meta").fail(
-                    f"images of {found[0]} x {found[1]}", f"{wanted[0]} x {wanted[1]}"
-                )
+        image = self._indices.get(self._image, index)
+        check_alike(index, image, place.at(dataset="image_meta"))
         self._indices[product], self._readers[product] = index, reader
 
     def _read(self, product: str, event: int, chosen: slice) -> Voxels:
@@ -349,13 +348,8 @@ class LarcvFile:
                 values = scaled(values, self._options)
             return Voxels(ids, values, planes, True)
         place = self._at_voxels(product, event)
-        stored = rows["id"]
-        for plane, size in zip(planes, sizes, strict=True):
-            ids = stored[plane]
-            if len(ids) and not 0 <= ids.min() <= ids.max() < size:
-                found = f"ids from {ids.min()} to {ids.max()}"
-                place.fail(found, f"0 to {size - 1}")
-        ids = stored.astype(np.int32)
+        check_ids(rows["id"], planes, sizes, place)
+        ids = rows["id"].astype(np.int32)
         ascending = all((ids[plane][1:] > ids[plane][:-1]).all() for plane in planes)
         if not ascending:
             self._judge_order(ids, first, planes, reader.chunk_rows, place)

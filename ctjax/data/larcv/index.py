@@ -22,6 +22,12 @@ from ctjax.data.larcv.plane_slots import (
     first_by_entry,
 )
 from ctjax.data.larcv.records import PlaneMeta
+from ctjax.data.larcv.row_ranges import (
+    check_columns,
+    check_ranges,
+    find_beyond,
+    find_unused,
+)
 from ctjax.data.larcv.tables import OpenMode, read_table
 
 logger = logging.getLogger("ctjax")
@@ -150,11 +156,11 @@ def read_index(
     extents, table, meta = _read_tables(group, num_events, place, mode)
     first, projections = extents["first"], extents["N"]
     at_extents, at_meta = place.at(dataset="extents"), place.at(dataset="image_meta")
-    for entry in _find_beyond(first, projections, len(table["N"]), at_extents, bad):
+    for entry in find_beyond(first, projections, len(table["N"]), at_extents, bad):
         projections[entry] = 0
-    oddities = _check_ranges(first, projections, at_extents)
+    oddities = check_ranges(first, projections, at_extents)
     if not bad.reasons:
-        oddities += _find_unused(first, projections, len(table["N"]), at_extents)
+        oddities += find_unused(first, projections, len(table["N"]), at_extents)
     row_start = np.append(0, np.cumsum(projections))
     rows = np.arange(row_start[-1]) + np.repeat(first - row_start[:-1], projections)
     entries = np.repeat(np.arange(num_events), projections)
@@ -170,17 +176,38 @@ def read_index(
     index = ProductIndex(
         planes, shapes, first_voxel, row_start, counts, slots, geometry
     )
-    oddities += _check_ranges(first_voxel, totals, place)
+    oddities += check_ranges(first_voxel, totals, place)
     if not bad.reasons:
-        oddities += _find_unused(first_voxel, totals, num_voxels, place, chunk_rows)
+        oddities += find_unused(first_voxel, totals, num_voxels, place, chunk_rows)
         firsts = _running_first(index, entries)
         expected = {"first": firsts, "ID": meta["projection_id"]}
-        oddities += _check_columns(table, expected, entries, place)
+        oddities += check_columns(table, expected, entries, place)
     if mode.strict and oddities:
         raise LarcvFileError(oddities[0])
     for oddity in oddities:
         logger.warning("%s; larcv3 reads this, but would not have written it", oddity)
     return index
+
+
+def check_alike(label: ProductIndex, image: ProductIndex, place: Place) -> None:
+    """Checks that labels are of the planes of the charges, and of their sizes.
+
+    Raises:
+      LarcvFileError: they are not; all of a plane that only the labels lack would pass
+        for background.
+    """
+    for number in np.setdiff1d(
+        image.plane, np.append(label.plane, NOT_CHOSEN)
+    ).tolist():
+        plane = label.planes[number]
+        expected = "the planes of the charges (data.planes)"
+        place.fail(f"no image of plane {plane} in any event", expected)
+    shapes = zip(label.plane_shapes, image.plane_shapes, strict=True)
+    for (height, width), expected in shapes:
+        if (height, width) != expected:
+            place.fail(
+                f"images of {height} x {width}", f"{expected[0]} x {expected[1]}"
+            )
 
 
 def _read_tables(
@@ -239,7 +266,7 @@ def _find_voxels(
     first_voxel[filled] = table["first"][row_start[:-1][filled]]
     ends = np.append(0, np.cumsum(counts))
     totals = ends[row_start[1:]] - ends[row_start[:-1]]
-    for entry in _find_beyond(first_voxel, totals, num_voxels, place, bad):
+    for entry in find_beyond(first_voxel, totals, num_voxels, place, bad):
         totals[entry] = 0
     counts[np.isin(entries, bad.entries())] = 0
     return first_voxel, totals
@@ -250,119 +277,6 @@ def _running_first(index: ProductIndex, entries: np.ndarray) -> np.ndarray:
     before = np.append(0, np.cumsum(index.voxel_count))[:-1]
     begins = np.append(before, 0)[index.row_start[:-1]]
     return before + (index.first_voxel - begins)[entries]
-
-
-def _check_columns(
-    table: dict[str, np.ndarray],
-    expected: dict[str, np.ndarray],
-    entries: np.ndarray,
-    place: Place,
-) -> list[str]:
-    """Compares the columns that larcv3 ignores with those that it follows."""
-    oddities = []
-    for name, values in expected.items():
-        wrong = np.flatnonzero(table[name] != values)
-        if wrong.size:
-            row = wrong[0]
-            oddities.append(
-                f"{place.at(entry=int(entries[row]))}: found {name} = "
-                f"{table[name][row]}, expected {values[row]}"
-            )
-    return oddities
-
-
-def _find_beyond(
-    first: np.ndarray, count: np.ndarray, length: int, place: Place, bad: BadEvents
-) -> list[int]:
-    """Finds events whose range goes beyond a table.
-
-    Args:
-      first: [N] int64, row of the table.
-      count: [N] int64, rows.
-      length: of the table.
-      place: of the table with the ranges, for errors.
-      bad: takes the events.
-    """
-    is_beyond = ((count > length) | (first > length - count)) & (count != 0)
-    beyond = np.flatnonzero(is_beyond).tolist()
-    for entry in beyond:
-        found = f"first = {first[entry]} and N = {count[entry]}"
-        bad.add(entry, place, found, f"a range of a table of {length} rows")
-    return beyond
-
-
-def _check_ranges(first: np.ndarray, count: np.ndarray, place: Place) -> list[str]:
-    """Checks that events have ranges of a table of their own.
-
-    Args:
-      first: [N] int64, row of the table.
-      count: [N] int64, rows, none beyond the table.
-      place: of the table with the ranges, for errors.
-
-    Returns:
-      What is unusual: rows used by several events, or before those of an earlier one.
-
-    Raises:
-      LarcvFileError: for two ranges that overlap in part.
-    """
-    used = np.flatnonzero(count > 0)
-    starts, index, inverse = np.unique(
-        first[used], return_index=True, return_inverse=True
-    )
-    ends = starts + count[used][index]
-    shorter = np.flatnonzero(count[used] != count[used][index][inverse])
-    overlapping = np.flatnonzero(ends[:-1] > starts[1:])
-    if shorter.size or overlapping.size:
-        entry = int(used[shorter[0]] if shorter.size else used[index[overlapping[0]]])
-        found = f"first = {first[entry]} and N = {count[entry]}"
-        place.at(entry=entry).fail(found, "no rows in common with another event")
-    oddities = []
-    if len(starts) != len(used):
-        oddities.append(
-            f"{place}: found several events with the same rows, expected rows of their "
-            "own"
-        )
-    if (np.diff(index) < 0).any():
-        entry = int(used[index[np.flatnonzero(np.diff(index) < 0)[0]]])
-        oddities.append(
-            f"{place.at(entry=entry)}: found rows before those of an earlier event, "
-            "expected the order of the events"
-        )
-    return oddities
-
-
-def _find_unused(
-    first: np.ndarray, count: np.ndarray, length: int, place: Place, chunk_rows: int = 0
-) -> list[str]:
-    """Says of a table whether it has rows of no event.
-
-    Args:
-      first: [N] int64, row of the table.
-      count: [N] int64, rows.
-      length: of the table.
-      place: of the table with the ranges.
-      chunk_rows: an event may begin with a chunk, after unused rows; 0 if not.
-    """
-    used = count > 0
-    starts, index = np.unique(first[used], return_index=True)
-    row = _find_unused_row(starts, starts + count[used][index], length, chunk_rows)
-    if row is None:
-        return []
-    return [f"{place}: found row {row} used by no event, expected an event for each"]
-
-
-def _find_unused_row(
-    starts: np.ndarray, ends: np.ndarray, length: int, chunk_rows: int
-) -> int | None:
-    """Finds the first row of a table between ranges that ascend; None for none.
-
-    Rows before a range that begins with a chunk are not looked at.
-    """
-    stops, begins = np.append(0, ends), np.append(starts, length)
-    unused = begins > stops
-    if chunk_rows:
-        unused[:-1] &= starts % chunk_rows != 0
-    return int(stops[np.argmax(unused)]) if unused.any() else None
 
 
 def _check_meta(

@@ -17,6 +17,7 @@ from ctjax.data.larcv.listed_rows import (
     noting,
     read_rows,
 )
+from ctjax.data.larcv.plane_slots import find_usual_size
 from ctjax.data.larcv.tables import OpenMode, open_table
 
 MAX_LABELS = 32
@@ -55,7 +56,7 @@ class Plane:
 
     Attributes:
       projection: its id.
-      size: wires and ticks, of the first event that has the plane; None if unknown.
+      size: wires and ticks, of most events that have the plane; None if unknown.
       num_images: events that have it.
       num_empty: images of those without a voxel.
       num_voxels: of all events.
@@ -86,6 +87,7 @@ class Images:
       problems: a line for each kind of what is wrong with them.
       num_sampled_events: those whose voxels were read.
       num_sampled_voxels: of these events.
+      repeats: images of one plane that most events have.
     """
 
     planes: tuple[Plane, ...]
@@ -95,6 +97,7 @@ class Images:
     problems: tuple[str, ...]
     num_sampled_events: int
     num_sampled_voxels: int
+    repeats: int
 
     @property
     def num_voxels(self) -> int:
@@ -161,6 +164,7 @@ def read(
         tuple(rows.problems),
         len(entries),
         num_sampled,
+        rows.repeats,
     )
 
 
@@ -225,7 +229,7 @@ def _list_plane(rows: Rows, plane: int, sampled: list[np.ndarray]) -> Plane:
     counts = rows.count[here]
     size = geometry = None
     if rows.size is not None:
-        wires, ticks = rows.size[here[0]].tolist()
+        wires, ticks = find_usual_size(rows.size[here]).tolist()
         size = wires, ticks
     if rows.geometry is not None:
         sizes, origin = map(tuple, rows.geometry[here[0]].tolist())

@@ -13,6 +13,7 @@ import numpy as np
 from ctjax.config.detectors import MAX_PLANES
 from ctjax.data.larcv.errors import LarcvFileError, Place, as_larcv_error
 from ctjax.data.larcv.index import MAX_PIXELS
+from ctjax.data.larcv.plane_slots import find_usual_size
 from ctjax.data.larcv.tables import OpenMode, read_table
 
 
@@ -40,6 +41,7 @@ class Rows:
       is_bad: [N] bool, of the events: something is wrong.
       is_lost: [N] bool: there is no telling which voxels are theirs.
       problems: a line for each kind of what is wrong with events.
+      repeats: images of one plane that most events have.
     """
 
     entry: np.ndarray
@@ -51,6 +53,7 @@ class Rows:
     is_bad: np.ndarray
     is_lost: np.ndarray
     problems: list[str]
+    repeats: int = 1
 
     def refuse(self, entries: np.ndarray, what: str) -> None:
         """Notes what is wrong with some events; nothing for none."""
@@ -126,10 +129,13 @@ def check_rows(rows: Rows, num_voxels: int | None) -> None:
         rows.refuse(rows.entry[unknown], f"projection_id = {found}, {expected}")
     key = rows.entry * MAX_PLANES + np.clip(rows.plane, 0, MAX_PLANES - 1)
     _, inverse, seen = np.unique(key, return_inverse=True, return_counts=True)
-    twice = (seen[inverse] > 1) & ~unknown
-    if twice.any():
-        planes = ", ".join(map(str, np.unique(rows.plane[twice])))
-        rows.refuse(rows.entry[twice], f"several images of one plane ({planes})")
+    # Several where most events have them are those of several TPCs.
+    rows.repeats = int(np.bincount(seen, minlength=2).argmax()) or 1
+    number = "several" if rows.repeats == 1 else f"not {rows.repeats}"
+    wrong = (seen[inverse] != rows.repeats) & ~unknown
+    if wrong.any():
+        planes = ", ".join(map(str, np.unique(rows.plane[wrong])))
+        rows.refuse(rows.entry[wrong], f"{number} images of one plane ({planes})")
     if num_voxels is not None:
         stop = rows.start + rows.count
         beyond = (rows.count > 0) & ((rows.start < 0) | (stop > num_voxels))
@@ -144,7 +150,7 @@ def check_rows(rows: Rows, num_voxels: int | None) -> None:
     rows.refuse(rows.entry[wrong], f"number_of_voxels not of 1 to {MAX_PIXELS} pixels")
     for plane in np.unique(rows.plane[~unknown]):
         here = np.flatnonzero(rows.plane == plane)
-        other = here[(rows.size[here] != rows.size[here[0]]).any(axis=1)]
+        other = here[(rows.size[here] != find_usual_size(rows.size[here])).any(axis=1)]
         if other.size:
             wires, ticks = rows.size[other[0]]
             found = f"plane {plane} of another size, {wires} x {ticks}"

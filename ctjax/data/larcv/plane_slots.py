@@ -66,8 +66,8 @@ def find_slots(
     for row in first_by_entry(wrong, entries):
         plane = int(projection_ids[row])
         if plane not in seen:
-            more = "" if chosen else ", or data.planes"
-            expected = f"0 to {len(chosen) - 1}{more}"
+            usual = f"{', '.join(map(str, chosen))}, or " if chosen else ""
+            expected = f"{usual}others by data.planes"
             bad.add(int(entries[row]), place, f"projection_id = {plane}", expected)
             continue
         count = int((projection_ids[entries == entries[row]] == plane).sum())
@@ -112,11 +112,7 @@ def find_shapes(
             shapes.append(None)
             continue
         sizes = number_of_voxels[rows]
-        found, first, counts = np.unique(
-            sizes, axis=0, return_index=True, return_counts=True
-        )
-        # Of two that are as frequent, the one that comes first.
-        usual = found[np.lexsort((first, -counts))[0]]
+        usual = find_usual_size(sizes)
         other = (sizes != usual).any(1)
         for row in rows[first_by_entry(other, entries[rows])].tolist():
             bad.add(
@@ -128,6 +124,15 @@ def find_shapes(
         # The file counts wires first; images have drift ticks as rows.
         shapes.append((int(usual[1]), int(usual[0])))
     return shapes
+
+
+def find_usual_size(sizes: np.ndarray) -> np.ndarray:
+    """Returns the size, [2], that most of the images of a plane have, [R, 2]."""
+    found, first, counts = np.unique(
+        sizes, axis=0, return_index=True, return_counts=True
+    )
+    # Of two that are as frequent, the one that comes first.
+    return found[np.lexsort((first, -counts))[0]]
 
 
 def first_by_entry(is_wrong: np.ndarray, entries: np.ndarray) -> np.ndarray:
@@ -166,3 +171,13 @@ def are_within(ids: np.ndarray, planes: Sequence[slice], sizes: Sequence[int]) -
     """Says whether ids that ascend in each plane end within each plane's pixels."""
     last = [int(ids[p.stop - 1]) if p.stop > p.start else -1 for p in planes]
     return all(id < size for id, size in zip(last, sizes, strict=True))
+
+
+def check_ids(
+    ids: np.ndarray, planes: Sequence[slice], sizes: Sequence[int], place: Place
+) -> None:
+    """Raises LarcvFileError where ids in any order are beyond their plane's pixels."""
+    for plane, size in zip(planes, sizes, strict=True):
+        own = ids[plane]
+        if len(own) and not 0 <= own.min() <= own.max() < size:
+            place.fail(f"ids from {own.min()} to {own.max()}", f"0 to {size - 1}")

@@ -96,8 +96,7 @@ def _find_products(source: str) -> dict[str, tuple[int, ...] | None]:
     """Lists the sparse2d products of a file, in the order of their names.
 
     Returns:
-      By producer the projection ids of an event's images where one has several of the
-      same plane; None where each plane is there once.
+      By producer the projection ids of an event's images, see `_named_planes`.
 
     Raises:
       LarcvFileError: where the file cannot be read, or has no such product.
@@ -116,14 +115,18 @@ def _find_products(source: str) -> dict[str, tuple[int, ...] | None]:
                 at_product = place.at(product=product)
                 group: Any = find_member(data, name, at_product)
                 with as_larcv_error(at_product, "a readable index"):
-                    found[product] = _repeated_planes(group)
+                    found[product] = _named_planes(group)
     if not found:
         place.fail("no sparse2d product", "one at least")
     return found
 
 
-def _repeated_planes(group: h5py.Group) -> tuple[int, ...] | None:
-    """Returns the planes of an event's images, None where none is there twice."""
+def _named_planes(group: h5py.Group) -> tuple[int, ...] | None:
+    """Returns the planes of an event's images where reading has to be told them.
+
+    That is, where one is there twice, or where they have other numbers than 0 and up;
+    but a plane of few events is damage. None for all others.
+    """
     extents: Any = group["extents"]
     meta: Any = group["image_meta"]
     first, number = (extents[name][:].astype(np.int64) for name in ("first", "N"))
@@ -133,7 +136,10 @@ def _repeated_planes(group: h5py.Group) -> tuple[int, ...] | None:
         found = np.unique(planes[begin : begin + count], return_counts=True)
         for plane, times in zip(*(part.tolist() for part in found), strict=True):
             most[plane] = max(times, most.get(plane, 0))
-    if max(most.values(), default=1) == 1:
+    _, counts = np.unique(planes, return_counts=True)
+    is_gapless = sorted(most) == list(range(len(most)))
+    is_damage = not is_gapless and 2 * counts.min() < counts.max()
+    if max(most.values(), default=1) == 1 and (is_gapless or is_damage):
         return None
     return tuple(plane for plane in sorted(most) for _ in range(most[plane]))
 
@@ -152,7 +158,7 @@ def _open(source: str, product: str, planes: tuple[int, ...] | None) -> LarcvFil
 
 def _copy_others(old: h5py.File, new: h5py.File, products: Iterable[str]) -> None:
     """Copies everything but the groups that are written anew."""
-    rewritten = {group_name(product) for product in products}
+    rewritten = {f"Data/{group_name(product)}" for product in products}
     for name in old:
         if name != "Data":
             old.copy(name, new, expand_external=True)
@@ -166,8 +172,8 @@ def _write_product(
     events: LarcvFile, product: str, old: h5py.File, new: h5py.File, filters: dict
 ) -> None:
     """Writes the four tables, the projections of an event next to each other."""
-    group = new.create_group(group_name(product))
-    extents, table, meta = _gather_rows(old, group_name(product))
+    group = new.create_group(f"Data/{group_name(product)}")
+    extents, table, meta = _gather_rows(old, f"Data/{group_name(product)}")
     entries = np.repeat(np.arange(len(extents)), extents["N"])
     totals = np.bincount(entries, table["N"], len(extents)).astype(np.int64)
     chunk_rows = max(1, int(totals.max()))
@@ -245,7 +251,7 @@ def _compare(source: str, copy: str, products: Iterable[str], target: str) -> No
 
 def _plain_tables(file: h5py.File, product: str) -> dict[str, Any]:
     """Reads the index tables of a product, and opens its voxels."""
-    group: Any = file[group_name(product)]
+    group: Any = file[f"Data/{group_name(product)}"]
     names = "extents", "voxel_extents", "image_meta"
     return {name: group[name][:] for name in names} | {"voxels": group["voxels"]}
 

@@ -49,7 +49,7 @@ def test_good_file(path, events):
     check_reads(path, events, downsamples=(0, 1, 2, 3), strict=True)
     with LarcvFile(path) as file:
         assert (file.path, file.num_events) == (path, 5)
-        assert file.image_shape == larcv_fixtures.SHAPE
+        assert file.plane_shapes == (larcv_fixtures.SHAPE,) * 3
         assert file.has_label
         assert file.event_ids.dtype == np.int64
         assert file.event_ids.tolist() == [[7, 1, 100 + e] for e in range(5)]

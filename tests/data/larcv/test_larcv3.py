@@ -25,8 +25,8 @@ from ctjax.runs import inference, train
 from ctjax.simulation.detectors import DETECTORS
 from ctjax.simulation.parameters import GENERATOR_VERSION, SimulationParameters
 from ctjax.simulation.production import write_events
-from tests.outputs import test_other_predictions as other
 from tests.support import ROOT, tiny
+from tests.support import other_predictions as other
 from tests.support.larcv_plain import read_plainly
 from tests.support.larcv_writing import METAS, particles, planes, write
 
@@ -87,7 +87,7 @@ def assert_same_images(events, path, products=IMAGES):
                 for plane, found in zip(wanted.planes, event[name], strict=True):
                     assert found["ids"] == wanted.ids[plane].tolist()
                     assert found["values"] == wanted.values[plane].tolist()
-                    assert found["shape"] == list(file.image_shape[::-1])
+                    assert found["shape"] == list(file.plane_shapes[0][::-1])
 
 
 def test_products_of_the_writer(read, tmp_path):

@@ -108,14 +108,22 @@ def test_planes_and_products_of_any_kind(tmp_path, number):
     assert_repacked(tmp_path / "old.h5", tmp_path / "new.h5", wanted)
 
 
-def test_several_images_of_one_plane(tmp_path):
+@pytest.mark.parametrize(
+    "sizes, ids",
+    [
+        (SIZES[:2] * 3, [0, 1, 0, 1, 0, 1]),
+        (SIZES[:3], [0, 2, 5]),
+        (SIZES[:3], [1, 2, 3]),
+    ],
+)
+def test_planes_of_other_numbers(tmp_path, sizes, ids):
     path = tmp_path / "old.h5"
-    wanted = write_planes(path, SIZES[:2] * 3)
+    wanted = write_planes(path, sizes)
     for product in ("wire", "seg_mentation"):
         group = f"Data/sparse2d_{product}_group"
         for table, name in (("image_meta", "projection_id"), ("voxel_extents", "ID")):
             with larcv_fixtures.changing(path, f"{group}/{table}") as rows:
-                rows[name] %= 2
+                rows[name] = np.take(ids, rows[name])
     assert_repacked(path, tmp_path / "new.h5", wanted)
 
 

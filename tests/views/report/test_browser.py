@@ -14,7 +14,7 @@ from ctjax.views import event as views_event
 from ctjax.views import legends
 from ctjax.views.report import events, records
 from ctjax.views.report import page as report_page
-from tests.outputs import test_other_predictions as other
+from tests.support import other_predictions as other
 from tests.support import processes
 
 pytest.importorskip("bokeh", reason="extra [report] is not installed")
