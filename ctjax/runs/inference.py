@@ -25,7 +25,14 @@ from ctjax.learning.one_behind import one_behind
 from ctjax.learning.state import count_parameters
 from ctjax.learning.steps import StepOptions, make_eval_step
 from ctjax.models import PixelNetwork
-from ctjax.outputs import checkpoint, checksums, older_results, predictions
+from ctjax.outputs import (
+    checkpoint,
+    checksums,
+    older_results,
+    predictions,
+    run_record,
+    timings,
+)
 from ctjax.outputs.inference_reports import InferenceReports
 from ctjax.outputs.predictions import PREDICTIONS
 from ctjax.processes import join
@@ -85,10 +92,12 @@ def run(config: Config, processes: Processes = SINGLE_PROCESS) -> dict[str, floa
         variables, weights = _restore(
             config, sharding.replicate(variables, mesh), processes
         )
+        weights_sum = checksums.sum_arrays(variables)
+        runs_parts.record_parts(config, source, variables, mesh, processes)
         options = runs_parts.make_step_options(config, *events)
         eval_step = _compiled_step(config, model, options, mesh)
         entries = _choose_entries(config, source.num_events, processes)
-        writer = _open_predictions(config, source, variables, weights, processes)
+        writer = _open_predictions(config, source, weights, weights_sum, processes)
         with InferenceReports(
             config, source, len(entries), processes, writer
         ) as reports:
@@ -101,7 +110,34 @@ def run(config: Config, processes: Processes = SINGLE_PROCESS) -> dict[str, floa
             )
         if mode.write_predictions and processes.count > 1:
             _join_predictions(config, source, entries, processes)
-    return reports.report_averages()
+        averages = reports.report_averages()
+        if processes.is_first:
+            found = {"from": weights, "sha256": weights_sum}
+            _record_results(config, reports.timings.done, averages, found)
+    return averages
+
+
+def _record_results(
+    config: Config,
+    done: np.ndarray,
+    averages: dict[str, float],
+    weights: dict[str, str],
+) -> None:
+    """Adds to the record of the run what has come of it.
+
+    Args:
+      config: of the run.
+      done: [N] of `timings.TIMING_TYPE`.
+      averages: of the metrics.
+      weights: where they are "from", and their "sha256".
+    """
+    run_record.add(
+        config,
+        steps={"first": 0, "end": len(done)},
+        images_per_s=timings.find_rates(done),
+        metrics=averages,
+        weights=weights,
+    )
 
 
 def _choose_entries(
@@ -271,8 +307,8 @@ def _start_steps(
 def _open_predictions(
     config: Config,
     source: EventSource,
-    variables: dict[str, Any],
     weights: str,
+    weights_sum: str,
     processes: Processes,
 ) -> AbstractContextManager[LarcvWriter] | None:
     """Opens the file of this process's predictions, where they are asked for."""
@@ -281,9 +317,7 @@ def _open_predictions(
     path = os.path.join(config.output_dir, PREDICTIONS)
     if processes.count > 1:
         path = predictions.part_path(path, processes.index)
-    attributes = predictions.provenance(
-        config, source, weights, checksums.sum_arrays(variables)
-    )
+    attributes = predictions.provenance(config, source, weights, weights_sum)
     products = predictions.name_products(config.data, source.detector, source.has_label)
     metas = predictions.metas_of(source)
     return predictions.open_writer(path, metas, products, attributes)
