@@ -16,7 +16,7 @@ from ctjax.data.minibatch import HostMinibatch
 from ctjax.data.sources import EventSource
 from ctjax.learning import metrics, sharding
 from ctjax.learning.precision import POLICIES
-from ctjax.outputs import log, metrics_table, progress, summaries
+from ctjax.outputs import log, metrics_table, progress, summaries, trackers
 from ctjax.views import evaluated_event, picture
 
 logger = logging.getLogger("ctjax")
@@ -85,6 +85,7 @@ class TrainReports:
             name: summaries.open_summary(folder, name, steps.start)
             for name in ("train", "test")
         }
+        self._tracked = trackers.TrackedRun(config)
         summaries.add_config(
             self._summaries["train"],
             fields.to_dict(config),
@@ -102,7 +103,7 @@ class TrainReports:
             )
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, kind: type | None, *exception: Any) -> None:
         """Closes everything."""
         self._stack.close()
         if not self._is_first:
@@ -111,6 +112,7 @@ class TrainReports:
         self._val_table.close()
         for summary in self._summaries.values():
             summary.close()
+        self._tracked.close(kind is None)
 
     def wants_images(self, step: int) -> bool:
         """Says whether this step's summary has images."""
@@ -249,3 +251,4 @@ class TrainReports:
     def _summarize(self, kind, step, scalars):
         for name, value in scalars.items():
             self._summaries[kind].add_scalar(name, value, step)
+        self._tracked.send(kind, step, scalars)
