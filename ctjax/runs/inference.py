@@ -92,12 +92,11 @@ def run(config: Config, processes: Processes = SINGLE_PROCESS) -> dict[str, floa
         variables, weights = _restore(
             config, sharding.replicate(variables, mesh), processes
         )
-        weights_sum = checksums.sum_arrays(variables)
         runs_parts.record_parts(config, source, variables, mesh, processes)
         options = runs_parts.make_step_options(config, *events)
         eval_step = _compiled_step(config, model, options, mesh)
         entries = _choose_entries(config, source.num_events, processes)
-        writer = _open_predictions(config, source, weights, weights_sum, processes)
+        writer = _open_predictions(config, source, weights, processes)
         with InferenceReports(
             config, source, len(entries), processes, writer
         ) as reports:
@@ -112,8 +111,7 @@ def run(config: Config, processes: Processes = SINGLE_PROCESS) -> dict[str, floa
             _join_predictions(config, source, entries, processes)
         averages = reports.report_averages()
         if processes.is_first:
-            found = {"from": weights, "sha256": weights_sum}
-            _record_results(config, reports.timings.done, averages, found)
+            _record_results(config, reports.timings.done, averages, weights)
     return averages
 
 
@@ -190,11 +188,11 @@ def _compiled_step(
 
 def _restore(
     config: Config, variables: dict[str, Any], processes: Processes
-) -> tuple[dict[str, Any], str]:
+) -> tuple[dict[str, Any], dict[str, str]]:
     """Restores the weights of `mode.weights_location` or of the output folder.
 
     Returns:
-      The variables, and in words where they are from.
+      The variables, in words where they are "from", and their "sha256".
     """
     location = config.mode.weights_location or config.output_dir
     try:
@@ -207,9 +205,11 @@ def _restore(
         if config.mode.weights_location or not config.data.synthetic or is_there:
             raise
         logger.warning("No checkpoint in %s: random weights", location)
-        return variables, f"random, run.seed={config.run.seed}"
-    logger.info("Restored weights of step %d from %s", step, location)
-    return restored, f"{os.path.abspath(location)}, step {step}"
+        restored, found = variables, f"random, run.seed={config.run.seed}"
+    else:
+        logger.info("Restored weights of step %d from %s", step, location)
+        found = f"{os.path.abspath(location)}, step {step}"
+    return restored, {"from": found, "sha256": checksums.sum_arrays(restored)}
 
 
 def _check_finite(
@@ -307,8 +307,7 @@ def _start_steps(
 def _open_predictions(
     config: Config,
     source: EventSource,
-    weights: str,
-    weights_sum: str,
+    weights: dict[str, str],
     processes: Processes,
 ) -> AbstractContextManager[LarcvWriter] | None:
     """Opens the file of this process's predictions, where they are asked for."""
@@ -317,7 +316,9 @@ def _open_predictions(
     path = os.path.join(config.output_dir, PREDICTIONS)
     if processes.count > 1:
         path = predictions.part_path(path, processes.index)
-    attributes = predictions.provenance(config, source, weights, weights_sum)
+    attributes = predictions.provenance(
+        config, source, weights["from"], weights["sha256"]
+    )
     products = predictions.name_products(config.data, source.detector, source.has_label)
     metas = predictions.metas_of(source)
     return predictions.open_writer(path, metas, products, attributes)
