@@ -114,14 +114,15 @@ def run(
         if processes.is_first:
             if config.mode.name is ModeName.INFERENCE:
                 older_results.set_aside(config.output_dir)
-            run_record.save_config(config)
-        # Imported late: the IO test needs neither jax nor a device.
-        mode = importlib.import_module(f"ctjax.runs.{config.mode.name.value}")
-        try:
-            result = mode.run(config, processes)
-        except Interrupted as stop:
-            logger.warning("Stopped by %s", stop)
-            raise
+        is_kept = processes.is_first
+        with run_record.keep(config) if is_kept else contextlib.nullcontext():
+            # Imported late: the IO test needs neither jax nor a device.
+            mode = importlib.import_module(f"ctjax.runs.{config.mode.name.value}")
+            try:
+                result = mode.run(config, processes)
+            except Interrupted as stop:
+                logger.warning("Stopped by %s", stop)
+                raise
         if processes.is_first:
             report.write_after_run(config.output_dir)
     return result

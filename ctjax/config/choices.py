@@ -135,6 +135,14 @@ class OnNonfinite(enum.Enum):
     SKIP = "skip"
 
 
+class Tracker(enum.Enum):
+    """Where the numbers of a training are sent beside TensorBoard's files."""
+
+    NONE = "none"
+    WANDB = "wandb"
+    MLFLOW = "mlflow"
+
+
 class OnBadEvent(enum.Enum):
     """What a run does with an event that cannot be read."""
 

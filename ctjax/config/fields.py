@@ -31,6 +31,7 @@ from ctjax.config.choices import (
     OptimizerName,
     Precision,
     Remat,
+    Tracker,
     Upsampling,
 )
 from ctjax.config.option import option, plain_type
@@ -290,6 +291,11 @@ class Mode:
     summary_iteration: int = option(1, "steps between TensorBoard summaries", 1)
     no_summary_images: bool = option(
         True, "leave event displays out of TensorBoard; else every 25th summary has one"
+    )
+    tracker: Tracker = option(
+        Tracker.NONE,
+        "tracker of experiments that gets a training's summaries, too; its package is "
+        "that of the extra of this name, its account and address that of the user",
     )
     mask_empty_pixels: bool = option(
         True, "predict background wherever there is no charge (CosmicTagger: False)"

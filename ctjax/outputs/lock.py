@@ -19,6 +19,7 @@ FILE = "run.lock"
 
 LEFT_BEHIND = (
     "*_metrics.csv.partial",
+    "*_config.json.partial",
     "inference_confusion.csv.partial",
     "predictions.h5.unfinished",
     "predictions.h5.rank*",

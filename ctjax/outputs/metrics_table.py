@@ -17,7 +17,13 @@ class MetricsTable:
       path: of the file.
     """
 
-    def __init__(self, path: str, columns: Sequence[str], before: int | None = None):
+    def __init__(
+        self,
+        path: str,
+        columns: Sequence[str],
+        before: int | None = None,
+        may_lack: int = 0,
+    ):
         """Opens the file.
 
         Args:
@@ -25,9 +31,11 @@ class MetricsTable:
           columns: names; the first holds the step or the entry.
           before: keep the rows of a former run whose first column is less; None
             begins anew. A file that is damaged, or no such table, is moved aside.
+          may_lack: last columns that tables of earlier versions do not have; their
+            rows get nan there.
         """
         self.path = path
-        kept = [] if before is None else _rows_before(path, columns, before)
+        kept = [] if before is None else _rows_before(path, columns, before, may_lack)
         # Written beside and renamed, so that no interruption loses the old rows.
         with open(f"{path}.partial", "w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([list(columns), *kept])
@@ -67,7 +75,9 @@ class MetricsTable:
             self._has_failed = True
 
 
-def _rows_before(path: str, columns: Sequence[str], before: int) -> list[list[str]]:
+def _rows_before(
+    path: str, columns: Sequence[str], before: int, may_lack: int
+) -> list[list[str]]:
     """Reads the rows of a former run; moves a file aside that has more than these."""
     if not os.path.lexists(path):
         return []
@@ -80,6 +90,9 @@ def _rows_before(path: str, columns: Sequence[str], before: int) -> list[list[st
             header, *rows = list(csv.reader(io.StringIO(content))) or [list(columns)]
         except csv.Error as error:
             header, damage = list(columns), str(error)
+        if may_lack and header == list(columns[:-may_lack]):
+            header = list(columns)
+            rows = [[*row, *["nan"] * may_lack] for row in rows]
         if header != list(columns):
             damage, rows = f"columns {','.join(header)[:80]}", []
         # The last row of a run that was killed may be cut.

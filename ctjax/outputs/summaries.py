@@ -3,8 +3,10 @@
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from ctjax.config import dotted
 
 logger = logging.getLogger("ctjax")
 
@@ -34,6 +36,29 @@ def open_summary(output_dir: str, name: str, start: int) -> Any:
     for method in ("write_event", "flush", "close"):
         setattr(file, method, _without_disk_errors(getattr(file, method), name))
     return summary
+
+
+def add_config(
+    summary: Any, values: Mapping[str, Any], metrics: Sequence[str], step: int
+) -> None:
+    """Writes a configuration: as text, and as the hyperparameters of this run.
+
+    Args:
+      summary: of `open_summary`.
+      values: sections of options, as `fields.to_dict` returns them.
+      metrics: tags of the scalars that are shown beside the hyperparameters.
+      step: first step of this start.
+    """
+    from tensorboardX.summary import hparams  # slow to import, as above
+
+    options = dotted.flatten(values)
+    lines = [f"| {name} | {value} |" for name, value in options.items()]
+    text = "\n".join(["| field | value |", "|---|---|", *lines])
+    summary.add_text("config", text, step)
+    # add_hparams would begin another run of TensorBoard's, named by the seconds. The
+    # last part says that the run has ended well, which nobody knows yet.
+    for part in hparams(options, dict.fromkeys(metrics, 0.0))[:2]:
+        summary.file_writer.add_summary(part)
 
 
 def _without_disk_errors(method: Callable, name: str) -> Callable:

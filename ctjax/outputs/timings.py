@@ -84,6 +84,28 @@ class StepTimings:
         return wait_s, step_s
 
 
+def find_rates(timings: np.ndarray, skipped: int = 1) -> dict[str, float | int]:
+    """Returns images per second over the steps of a run.
+
+    Args:
+      timings: [N] of `TIMING_TYPE`.
+      skipped: first steps that are left out, where there are others.
+
+    Returns:
+      "steps" that count, "mean", which is all images by all seconds of these, and
+      "median" of the steps' own rates; empty without any step.
+    """
+    counted = timings[skipped:] if len(timings) > skipped else timings
+    if not len(counted):
+        return {}
+    images, step_s = counted["images"], counted["step_s"]
+    return {
+        "steps": len(counted),
+        "mean": float(images.sum() / step_s.sum()),
+        "median": float(np.median(images / step_s)),
+    }
+
+
 def save_timings(output_dir: str, name: str, timings: np.ndarray) -> None:
     """Writes `profiles/<name>_timings.npy`.
 

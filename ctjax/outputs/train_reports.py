@@ -3,21 +3,27 @@
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ctjax.base import optional_packages
+from ctjax.config import fields
 from ctjax.config.fields import Config
 from ctjax.data.minibatch import HostMinibatch
 from ctjax.data.sources import EventSource
 from ctjax.learning import metrics, sharding
 from ctjax.learning.precision import POLICIES
-from ctjax.outputs import log, metrics_table, progress, summaries
+from ctjax.outputs import log, metrics_table, progress, summaries, trackers
 from ctjax.views import evaluated_event, picture
 
 logger = logging.getLogger("ctjax")
+
+STEP_COLUMNS = ("time_s", "images_per_s", "grad_norm")
+"""Of the training's table, behind the metrics: Unix time of the report, rate of the
+step and norm of its gradient, which tables of version 0.1 do not have."""
 
 IMAGE_SUMMARIES = 25  # summaries between two with images, as CosmicTagger
 
@@ -28,7 +34,12 @@ def event_names(minibatch: HostMinibatch) -> str:
 
 
 class TrainReports:
-    """Reports from a training run's first process; others only warn."""
+    """Reports from a training run's first process; others only warn.
+
+    Attributes:
+      last: step, loss and metrics of the last step ("train") and of the last validation
+        ("validation"), as far as there were any; empty in other processes.
+    """
 
     def __init__(
         self,
@@ -45,6 +56,7 @@ class TrainReports:
           steps: from the first one of this start to the last one of the run.
           is_first: whether this process is the first one of the run.
         """
+        self.last: dict[str, dict[str, float]] = {}
         self._mode = config.mode
         self._is_first = is_first
         self._stack = contextlib.ExitStack()
@@ -61,7 +73,10 @@ class TrainReports:
         folder = config.output_dir
         columns = ("step", "loss", *source.detector.metric_names)
         self._train_table = metrics_table.MetricsTable(
-            os.path.join(folder, "train_metrics.csv"), columns, before=steps.start
+            os.path.join(folder, "train_metrics.csv"),
+            (*columns, *STEP_COLUMNS),
+            before=steps.start,
+            may_lack=len(STEP_COLUMNS),
         )
         self._val_table = metrics_table.MetricsTable(
             os.path.join(folder, "val_metrics.csv"), columns, before=steps.start + 1
@@ -70,6 +85,13 @@ class TrainReports:
             name: summaries.open_summary(folder, name, steps.start)
             for name in ("train", "test")
         }
+        self._tracked = trackers.TrackedRun(config)
+        summaries.add_config(
+            self._summaries["train"],
+            fields.to_dict(config),
+            ("loss", *log.LOGGED_METRICS),
+            steps.start,
+        )
 
     def __enter__(self) -> "TrainReports":
         """Shows the bar of progress, where there is a terminal."""
@@ -81,7 +103,7 @@ class TrainReports:
             )
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, kind: type | None, *exception: Any) -> None:
         """Closes everything."""
         self._stack.close()
         if not self._is_first:
@@ -90,6 +112,7 @@ class TrainReports:
         self._val_table.close()
         for summary in self._summaries.values():
             summary.close()
+        self._tracked.close(kind is None)
 
     def wants_images(self, step: int) -> bool:
         """Says whether this step's summary has images."""
@@ -113,7 +136,12 @@ class TrainReports:
         self._advance(step + 1)
         loss, named = float(results["loss"]), self._named(results["metrics"])
         images = int(results["num_events"])
-        self._train_table.write([step, loss, *named.values()])
+        grad_norm, images_per_s = float(results["grad_norm"]), images / step_s
+        # Of ten digits, more than a float keeps in the table.
+        now = f"{time.time():.3f}"
+        row = [step, loss, *named.values(), now, images_per_s, grad_norm]
+        self._train_table.write(row)
+        self.last["train"] = {"step": step, "loss": loss, **named}
         if step % self._mode.logging_iteration == 0:
             speed = log.rate(images, wait_s, step_s)
             values = {"loss": loss}
@@ -123,9 +151,9 @@ class TrainReports:
         if step % self._mode.summary_iteration == 0:
             extra = {
                 "learning_rate": float(results["learning_rate"]),
-                "grad_norm": float(results["grad_norm"]),
+                "grad_norm": grad_norm,
                 "loss_scale": float(results["loss_scale"]),
-                "images_per_second": images / step_s,
+                "images_per_second": images_per_s,
                 "global_step_per_sec": 1 / step_s,
                 "step_time": step_s,
                 "io_fetch_time": wait_s,
@@ -176,6 +204,7 @@ class TrainReports:
             return
         named = self._named(mean)
         self._val_table.write([step, loss, *named.values()])
+        self.last["validation"] = {"step": step, "loss": loss, **named}
         self._log("test", step, {"loss": loss}, named, None)
         self._summarize("test", step, {"loss": loss, **named})
 
@@ -222,3 +251,4 @@ class TrainReports:
     def _summarize(self, kind, step, scalars):
         for name, value in scalars.items():
             self._summaries[kind].add_scalar(name, value, step)
+        self._tracked.send(kind, step, scalars)

@@ -25,7 +25,14 @@ from ctjax.learning.one_behind import one_behind
 from ctjax.learning.state import count_parameters
 from ctjax.learning.steps import StepOptions, make_eval_step
 from ctjax.models import PixelNetwork
-from ctjax.outputs import checkpoint, checksums, older_results, predictions
+from ctjax.outputs import (
+    checkpoint,
+    checksums,
+    older_results,
+    predictions,
+    run_record,
+    timings,
+)
 from ctjax.outputs.inference_reports import InferenceReports
 from ctjax.outputs.predictions import PREDICTIONS
 from ctjax.processes import join
@@ -84,10 +91,11 @@ def run(config: Config, processes: Processes = SINGLE_PROCESS) -> dict[str, floa
         variables, weights = _restore(
             config, sharding.replicate(variables, mesh), processes
         )
+        runs_parts.record_parts(config, source, variables, mesh, processes)
         options = runs_parts.make_step_options(config, *events)
         eval_step = _compiled_step(config, model, options, mesh)
         entries = _choose_entries(config, source.num_events, processes)
-        writer = _open_predictions(config, source, variables, weights, processes)
+        writer = _open_predictions(config, source, weights, processes)
         with InferenceReports(
             config, source, len(entries), processes, writer
         ) as reports:
@@ -100,7 +108,33 @@ def run(config: Config, processes: Processes = SINGLE_PROCESS) -> dict[str, floa
             )
         if mode.write_predictions and processes.count > 1:
             _join_predictions(config, source, entries, processes)
-    return reports.report_averages()
+        averages = reports.report_averages()
+        if processes.is_first:
+            _record_results(config, reports.timings.done, averages, weights)
+    return averages
+
+
+def _record_results(
+    config: Config,
+    done: np.ndarray,
+    averages: dict[str, float],
+    weights: dict[str, str],
+) -> None:
+    """Adds to the record of the run what has come of it.
+
+    Args:
+      config: of the run.
+      done: [N] of `timings.TIMING_TYPE`.
+      averages: of the metrics.
+      weights: where they are "from", and their "sha256".
+    """
+    run_record.add(
+        config,
+        steps={"first": 0, "end": len(done)},
+        images_per_s=timings.find_rates(done),
+        metrics=averages,
+        weights=weights,
+    )
 
 
 def _choose_entries(
@@ -153,11 +187,11 @@ def _compiled_step(
 
 def _restore(
     config: Config, variables: dict[str, Any], processes: Processes
-) -> tuple[dict[str, Any], str]:
+) -> tuple[dict[str, Any], dict[str, str]]:
     """Restores the weights of `mode.weights_location` or of the output folder.
 
     Returns:
-      The variables, and in words where they are from.
+      The variables, in words where they are "from", and their "sha256".
     """
     location = config.mode.weights_location or config.output_dir
     try:
@@ -170,9 +204,11 @@ def _restore(
         if config.mode.weights_location or not config.data.synthetic or is_there:
             raise
         logger.warning("No checkpoint in %s: random weights", location)
-        return variables, f"random, run.seed={config.run.seed}"
-    logger.info("Restored weights of step %d from %s", step, location)
-    return restored, f"{os.path.abspath(location)}, step {step}"
+        restored, found = variables, f"random, run.seed={config.run.seed}"
+    else:
+        logger.info("Restored weights of step %d from %s", step, location)
+        found = f"{os.path.abspath(location)}, step {step}"
+    return restored, {"from": found, "sha256": checksums.sum_arrays(restored)}
 
 
 def _check_finite(
@@ -270,8 +306,7 @@ def _start_steps(
 def _open_predictions(
     config: Config,
     source: EventSource,
-    variables: dict[str, Any],
-    weights: str,
+    weights: dict[str, str],
     processes: Processes,
 ) -> AbstractContextManager[LarcvWriter] | None:
     """Opens the file of this process's predictions, where they are asked for."""
@@ -281,7 +316,7 @@ def _open_predictions(
     if processes.count > 1:
         path = predictions.part_path(path, processes.index)
     attributes = predictions.provenance(
-        config, source, weights, checksums.sum_arrays(variables)
+        config, source, weights["from"], weights["sha256"]
     )
     products = predictions.name_products(config.data, source.detector, source.has_label)
     metas = predictions.metas_of(source)

@@ -11,8 +11,13 @@ from ctjax.config.fields import Config
 from ctjax.config.file_names import file_patterns
 from ctjax.data import pipeline, sources
 from ctjax.data.order import local_entries, wrapped_entries
-from ctjax.outputs import progress
-from ctjax.outputs.timings import StepTimings, save_rank_timings, save_timings
+from ctjax.outputs import progress, run_record
+from ctjax.outputs.timings import (
+    StepTimings,
+    find_rates,
+    save_rank_timings,
+    save_timings,
+)
 from ctjax.processes import join, launchers
 from ctjax.processes.join import SINGLE_PROCESS, Processes
 from ctjax.runs.event_form import choose_form
@@ -62,6 +67,12 @@ def run(config: Config, processes: Processes = SINGLE_PROCESS) -> dict[str, floa
         "images_per_s": images / total_s if total_s else 0.0,
         "wait_s": float(timings["wait_s"].sum()),
     }
+    if processes.is_first:
+        run_record.add(
+            config,
+            steps={"first": 0, "end": len(timings)},
+            images_per_s=find_rates(timings, skipped=0),
+        )
     logger.info("Total IO Time: %.4fs", total_s)
     logger.info("Total images read per batch: %d", size)
     logger.info("Average Image IO Throughput: %.3f images/s", figures["images_per_s"])
@@ -81,6 +92,14 @@ def _read(config: Config, processes: Processes) -> np.ndarray:
     ) as source:
         if processes.count > 1:
             join.check_alike(source.describe())
+        hosts = run_record.count_hosts(processes)
+        if processes.is_first:
+            run_record.add(
+                config,
+                hosts=hosts,
+                processes=processes.count,
+                data=run_record.describe_events(source),
+            )
         logger.info(
             "Reading %d events of %d x %d pixels: %d process%s of %d threads",
             source.num_events,

@@ -1,5 +1,6 @@
 """Makes the parts that training and inference share, from a configuration."""
 
+import collections
 import dataclasses
 import logging
 from collections.abc import Iterable
@@ -12,8 +13,9 @@ from jax.sharding import Mesh
 from ctjax import models
 from ctjax.base.detector import COSMIC_TAGGER, Detector
 from ctjax.base.errors import ConfigError
+from ctjax.base.native_library import CONVOLUTIONS
 from ctjax.commands import import_weights
-from ctjax.config import detectors
+from ctjax.config import detectors, fields
 from ctjax.config.fields import Config, Data, Kernels, OnNonfinite
 from ctjax.config.file_names import file_patterns
 from ctjax.data import pipeline, sources
@@ -123,8 +125,52 @@ def with_planes(config: Config, source: EventSource, processes: Processes) -> Co
     data = dataclasses.replace(config.data, planes=planes)
     config = dataclasses.replace(config, data=data)
     if processes.is_first:
-        run_record.save_config(config)
+        run_record.add(config, config=fields.to_dict(config))
     return config
+
+
+def record_parts(
+    config: Config,
+    source: EventSource,
+    variables: dict[str, Any],
+    mesh: Mesh,
+    processes: Processes,
+) -> None:
+    """Adds to the record of a run what it computes with: data, network, devices.
+
+    Args:
+      config: of the run.
+      source: of its events.
+      variables: of its network.
+      mesh: of its devices.
+      processes: of the run, all of which must call this.
+    """
+    hosts = run_record.count_hosts(processes)
+    if not processes.is_first:
+        return
+    kinds = collections.Counter(device.device_kind for device in mesh.devices.flat)
+    run_record.add(
+        config,
+        devices=dict(kinds),
+        hosts=hosts,
+        processes=processes.count,
+        kernels=_kernels_in_use(config),
+        parameters=state.count_parameters(variables["params"]),
+        data=run_record.describe_events(source),
+    )
+
+
+def _kernels_in_use(config: Config) -> str:
+    """Says in a word who computes the convolutions that there is a choice for."""
+    asked = getattr(config.network, "kernels", None)
+    if asked is Kernels.COLUMNS:
+        return asked.value
+    if jax.default_backend() == "cpu":
+        return run_record.in_use(CONVOLUTIONS)
+    if asked is not Kernels.AUTO or jax.default_backend() != "gpu":
+        return Kernels.XLA.value if asked is None else asked.value
+    lacking = gpu.missing()
+    return "fused" if lacking is None else f"columns, as fused expects {lacking}"
 
 
 def read_events(

@@ -23,7 +23,7 @@ from ctjax.data import order, pipeline
 from ctjax.data.larcv.disk_file import BusyError
 from ctjax.learning import metrics
 from ctjax.learning.minibatch import make_input
-from ctjax.outputs import log
+from ctjax.outputs import log, older_results, run_record
 from ctjax.processes import launchers
 from ctjax.processes.join import SINGLE_PROCESS, Processes
 from ctjax.runs import inference, parts, train
@@ -75,11 +75,18 @@ def run(
         )
         config = dataclasses.replace(config, data=data)
     training = dataclasses.replace(config.mode, name=ModeName.TRAIN)
-    state = train.run(dataclasses.replace(config, mode=training))
+    training_config = dataclasses.replace(config, mode=training)
+    with run_record.keep(training_config):
+        state = train.run(training_config)
+    # Before its own record is there, which is not to be set aside.
+    older_results.set_aside(config.output_dir)
+    with run_record.keep(_for_report(config)):
+        averages = inference.run(_for_report(config))
     report = {
-        f"network after {int(state.step)} steps": inference.run(_for_report(config)),
+        f"network after {int(state.step)} steps": averages,
         **baselines(config),
     }
+    run_record.add(config, metrics=report)
     _log_report(config, report)
     logger.info("Quickstart took %.0f seconds", time.perf_counter() - start)
     return report

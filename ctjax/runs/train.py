@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -20,14 +19,21 @@ from ctjax.learning.compiled import compile_eval_step, compile_train_step
 from ctjax.learning.precision import POLICIES
 from ctjax.learning.state import TrainState, count_parameters, make_state
 from ctjax.learning.steps import make_eval_step, make_train_step
-from ctjax.outputs import checkpoint, log, skipped_events, timings
+from ctjax.outputs import (
+    checkpoint,
+    checksums,
+    log,
+    run_record,
+    skipped_events,
+    timings,
+)
 from ctjax.outputs.train_reports import TrainReports
 from ctjax.processes import join, stop_requests, watchdog
 from ctjax.processes.join import SINGLE_PROCESS, Processes
 from ctjax.processes.stop_requests import Interrupted, StopRequest
 from ctjax.runs import parts, validation
 from ctjax.runs.profiling import StepTrace
-from ctjax.runs.training_loop import Training, run_steps
+from ctjax.runs.training_loop import Loop, Training, run_steps
 from ctjax.runs.validation import open_validation
 
 logger = logging.getLogger("ctjax")
@@ -104,6 +110,7 @@ def _train(
         events = source.image_shape, source.detector
         model, variables = parts.make_network(config, *events)
         _log_what_is_trained(config, variables, mesh, processes)
+        parts.record_parts(config, source, variables, mesh, processes)
         schedule, update = _make_update_rule(config, source.num_events, num_steps)
         state = _first_state(config, saver, variables, update, mesh, processes)
         start = int(state.step)
@@ -141,17 +148,10 @@ def _train(
             on_step=on_step,
         )
         loop = run_steps(training, state, compile_train_step(train_step, mesh))
-        _report_timings(config, processes, loop.timings.done)
+        _report_end(config, reports, loop, processes)
         skipped_events.report_training(config, source, processes, start > 0)
     is_early = loop.is_stopped and loop.started < num_steps
     return loop.state, (request.reason or "another rank") if is_early else None
-
-
-def _report_timings(config: Config, processes: Processes, done: np.ndarray) -> None:
-    timings.save_rank_timings(config.output_dir, processes.index, done)
-    if processes.is_first:
-        timings.save_timings(config.output_dir, "train", done)
-    log.log_totals(done["step_s"], done["images"], done["start_up_s"].sum())
 
 
 def _log_what_is_trained(
@@ -171,6 +171,25 @@ def _log_what_is_trained(
             "expected none, and a smaller run.minibatch_size for less memory",
             remat.value,
         )
+
+
+def _report_end(
+    config: Config, reports: TrainReports, loop: Loop, processes: Processes
+) -> None:
+    """Writes timings, the closing lines and, into the record, what has come of it."""
+    done = loop.timings.done
+    timings.save_rank_timings(config.output_dir, processes.index, done)
+    if processes.is_first:
+        timings.save_timings(config.output_dir, "train", done)
+        checksum = checksums.sum_arrays(loop.state.variables)
+        run_record.add(
+            config,
+            steps={"first": loop.started - len(done), "end": loop.started},
+            images_per_s=timings.find_rates(done),
+            metrics=reports.last,
+            weights={"step": loop.started, "sha256": checksum},
+        )
+    log.log_totals(done["step_s"], done["images"], done["start_up_s"].sum())
 
 
 def _log_what_counts(config: Config, processes: Processes) -> None:

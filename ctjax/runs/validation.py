@@ -21,7 +21,7 @@ from ctjax.learning import metrics, sharding
 from ctjax.learning.compiled import compile_ahead
 from ctjax.learning.state import TrainState
 from ctjax.learning.steps import EvalStep
-from ctjax.outputs import checkpoint
+from ctjax.outputs import checkpoint, run_record
 from ctjax.outputs.timings import StepTimings
 from ctjax.outputs.train_reports import TrainReports
 from ctjax.processes.join import Processes
@@ -72,6 +72,9 @@ def open_validation(
         config, config.data.aux_file, True, processes
     ) as source:
         _check_planes(source, trained_on, config.data.aux_file)
+        if processes.is_first:
+            events = run_record.describe_events(source)
+            run_record.add(config, validation_data=events)
         entries = _entries(config, source.num_events, start, processes)
         with parts.read_events(config, source, entries, mesh) as reader:
             evaluate = _compiling_apart(eval_step)

@@ -10,6 +10,7 @@ from tests.support import ROOT
 
 OURS = (
     "train_metrics.csv.partial",
+    "train_config.json.partial",
     "inference_confusion.csv.partial",
     "predictions.h5.unfinished",
     "predictions.h5.rank3",

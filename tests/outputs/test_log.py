@@ -43,6 +43,18 @@ def test_table_of_other_columns_or_cut_rows_is_not_mixed(tmp_path):
     assert rows(f"{path}.damaged") == [["step", "loss"], ["0", "1"]]
 
 
+def test_rows_of_a_table_without_the_last_columns_are_kept(tmp_path, caplog):
+    path = tmp_path / "t.csv"
+    path.write_text("step,loss\n0,1.5\n1,2\n2,3")
+    for _ in range(2):  # with the columns the second time
+        columns = ("step", "loss", "time_s", "grad_norm")
+        table = metrics_table.MetricsTable(str(path), columns, before=9, may_lack=2)
+        table.close()
+        assert rows(path)[1:] == [["0", "1.5", "nan", "nan"], ["1", "2", "nan", "nan"]]
+    assert rows(path)[0] == ["step", "loss", "time_s", "grad_norm"]
+    assert not caplog.records and os.listdir(tmp_path) == ["t.csv"]
+
+
 @pytest.mark.parametrize(
     "content, kept",
     [

@@ -7,7 +7,7 @@ import pytest
 from ctjax.base.detector import COSMIC_TAGGER
 from ctjax.outputs import summaries
 from tests.support import small_runs
-from tests.support.summaries import read_scalars
+from tests.support.summaries import read_plugins, read_scalars
 
 pytestmark = pytest.mark.xdist_group("runs_of_summaries")
 
@@ -73,6 +73,22 @@ def test_a_run_that_goes_on_goes_on_with_the_steps(runs, tmp_path):
     losses = run.scalars("train")["loss"]
     assert list(losses) == [0, 1, 2, 3]
     assert list(losses.values()) == pytest.approx(run.losses, rel=1e-6)
+
+
+def test_configuration_as_text_and_hyperparameters(run):
+    """In the folder of the training's scalars, and in no other."""
+    (text,) = (v for p, _, _, v in read_plugins(run.folder / "train") if p == "text")
+    table = text.tensor.string_val[0].decode()
+    assert "\n| mode.optimizer.learning_rate | 0.0001 |\n" in table
+    content = b"".join(
+        value.metadata.plugin_data.content
+        for plugin, _, _, value in read_plugins(run.folder / "train")
+        if plugin == "hparams"
+    )
+    for name in ("mode.optimizer.learning_rate", "network.depth", "Average/mIoU"):
+        assert name.encode() in content
+    assert read_plugins(run.folder / "test") == []
+    assert not [path for path in (run.folder / "train").iterdir() if path.is_dir()]
 
 
 def test_two_runs_within_a_second_leave_two_files(tmp_path):

@@ -35,6 +35,21 @@ def test_start_up_is_in_no_step_and_images_are_those_that_exist(clock):
     ]
 
 
+@pytest.mark.parametrize("skipped, steps, mean", [(1, 3, 2.0), (0, 4, 4 / 3)])
+def test_rates_of_a_run(skipped, steps, mean):
+    rows = np.zeros(4, timings.TIMING_TYPE)
+    rows["step_s"], rows["images"] = [5, 1, 1, 2], [4, 4, 2, 2]
+    rates = timings.find_rates(rows, skipped)
+    assert rates == {
+        "steps": steps,
+        "mean": pytest.approx(mean),
+        "median": rates["median"],
+    }
+    assert rates["median"] == (2.0 if skipped else 1.5)
+    assert timings.find_rates(rows[:1])["mean"] == 0.8
+    assert timings.find_rates(rows[:0]) == {}
+
+
 def test_files_of_the_run_and_of_each_process(clock, tmp_path):
     measured = timings.StepTimings(1)
     clock.now += 2

@@ -1,5 +1,6 @@
 """Several real processes under mpirun, against one process with as many devices."""
 
+import json
 import re
 import shutil
 import signal
@@ -100,6 +101,10 @@ def test_the_first_process_alone_reports(two_processes):
     log = (folder / "process.log").read_text()
     assert log.count("train Step 3 metrics") == 1
     assert len(list((folder / "train").glob("events.out.tfevents*"))) == 1
+    record = json.loads((folder / "train_config.json").read_text())
+    assert (record["processes"], record["hosts"]) == (2, 1)
+    assert sum(record["devices"].values()) == 2
+    assert record["ended"]["how"] == "finished"
 
 
 def test_four_processes_go_on_where_two_ended(reference, two_processes, tmp_path):

@@ -1,6 +1,7 @@
 """The quickstart: simulated once, resumed, and its baselines worked by hand."""
 
 import csv
+import json
 import logging
 import os
 import subprocess
@@ -87,6 +88,17 @@ def test_simulates_trains_and_reports_then_goes_on(few_events, tmp_path, caplog)
     assert "Step 3 of 3: done before" in caplog.text
     assert [*again][1:] == [*report][1:]
     assert [path.stat().st_mtime_ns for path in paths] == made
+
+    def record(name):
+        return json.loads((tmp_path / "out" / name).read_text("utf-8"))
+
+    # Each inference keeps its own; a start that does nothing leaves those before it.
+    for name in ("inference_config.json", "older_inferences/1/inference_config.json"):
+        assert record(name)["ended"]["how"] == "finished"
+    starts = record("train_config.json")["former_starts"]
+    assert [s["steps"] for s in starts] == [
+        {"first": 0, "end": 2}, {"first": 2, "end": 3},
+    ]  # fmt: skip
 
 
 def test_another_generator_makes_files_of_its_own(few_events, monkeypatch):

@@ -51,10 +51,17 @@ def test_a_row_a_step_and_the_files_of_a_run(unbroken):
     rows = read_table(folder, "train_metrics.csv")
     assert [int(row["step"]) for row in rows] == list(range(6))
     assert list(rows[0])[:3] == ["step", "loss", "Average/Total_Accuracy"]
-    assert len(rows[0]) == 22
+    assert len(rows[0]) == 25
+    assert list(rows[0])[-3:] == ["time_s", "images_per_s", "grad_norm"]
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
     timings = np.load(folder / "profiles" / "train_timings.npy")
     assert len(timings) == 6 and np.all(timings["step_s"] > 0)
+    rates = [float(row["images_per_s"]) for row in rows]
+    assert rates == pytest.approx(4 / timings["step_s"], rel=1e-6)
+    ends = timings["begin_s"] + timings["start_up_s"] + timings["step_s"]
+    times = [float(row["time_s"]) for row in rows]
+    assert times == pytest.approx(ends, abs=5) and times == sorted(times)
+    assert all(float(row["grad_norm"]) > 0 for row in rows)
     assert list((folder / "train").glob("events.out.tfevents*"))
 
 

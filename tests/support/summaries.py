@@ -3,6 +3,7 @@
 import collections
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 from tensorboardX.proto.event_pb2 import Event
 
@@ -26,6 +27,16 @@ def read_scalars(folder: pathlib.Path) -> dict[str, dict[int, float]]:
                 assert event.step not in found[value.tag], (value.tag, event.step)
                 found[value.tag][event.step] = value.simple_value
     return dict(found)
+
+
+def read_plugins(folder: pathlib.Path) -> list[tuple[str, str, int, Any]]:
+    """Returns plugin, tag, step and value of what is neither scalar nor picture."""
+    return [
+        (value.metadata.plugin_data.plugin_name, value.tag, event.step, value)
+        for event in read_events(folder)
+        for value in event.summary.value
+        if value.metadata.plugin_data.plugin_name
+    ]
 
 
 def read_images(folder: pathlib.Path) -> dict[tuple[str, int], bytes]:

@@ -1,5 +1,9 @@
 """Each field of the section `mode`, changed, changes what it should in a run."""
 
+import sys
+import types
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -140,6 +144,24 @@ def test_summary_iteration(runs):
         scalars = runs.train(run__iterations=4, **changes).scalars("train")
         for tag in ("loss", "Average/mIoU", "learning_rate", "grad_norm"):
             assert list(scalars[tag]) == steps
+
+
+def test_tracker(runs, monkeypatch):
+    sent = []
+    wandb: Any = types.ModuleType("wandb")
+    wandb.Settings = dict
+    wandb.init = lambda **options: types.SimpleNamespace(
+        log=lambda scalars, step: sent.append((step, scalars)),
+        finish=lambda exit_code: sent.append(exit_code),
+    )
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    run = runs.train(mode__tracker="wandb")
+    *steps, status = sent
+    assert [step for step, _ in steps] == [0, 1] and status == 0
+    losses = [scalars["train/loss"] for _, scalars in steps]
+    assert losses == pytest.approx(run.losses, rel=1e-6)
+    runs.train()
+    assert len(sent) == 3
 
 
 def test_no_summary_images(runs):
