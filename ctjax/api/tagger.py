@@ -121,7 +121,7 @@ class Tagger:
           UserError: another shape or type, a charge or a score that is not finite, or
             an event that was halved otherwise than those of the training.
 
-        Example:
+        Examples:
           >>> tagger = ctjax.load("output/uresnet/first")
           >>> tagger.predict(events[3].charge).shape
           (3, 640, 1024, 3)
