@@ -4,6 +4,7 @@ events      opens files as a sequence of events
 event       one of them
 loading     loads a network with its weights
 tagger      the network, which predicts
+exporting   writes a network as a program of its own
 evaluation  compares predicted with true classes
 pictures    draws events
 saving      writes predictions into a file

@@ -36,7 +36,7 @@ def metrics(
     Raises:
       UserError: there is no label, or shapes or values are not those of classes.
 
-    Example:
+    Examples:
       >>> ctjax.metrics(tagger.classify(event.charge), event.label)["Neutrino_IoU"]
       0.61
       >>> classes = tagger.classify(event.charge)

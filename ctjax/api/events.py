@@ -225,7 +225,7 @@ def open(
       ConfigError: planes, classes or labels are not as said.
       UserError: the images cannot be halved so often.
 
-    Example:
+    Examples:
       >>> events = ctjax.open("cosmic_tagging_*.h5", downsample=1)
       >>> events[3].charge.shape
       (3, 640, 1024)

@@ -56,16 +56,18 @@ def pad_to_network(minibatch: HostMinibatch, model: PixelNetwork) -> HostMinibat
     """Adds rows and columns of zeros to images that the network does not take."""
     if minibatch.image is None or minibatch.label is None:
         return minibatch  # sites, of which no image is made
-    divisor, smallest, _ = model.image_rule()
-    added = [
-        max(smallest, -(-size // divisor) * divisor) - size
-        for size in minibatch.image.shape[-2:]
-    ]
+    added = added_to_network(minibatch.image.shape[-2:], model)
     if not any(added):
         return minibatch
     widths = [(0, 0), (0, 0), *((0, number) for number in added)]
     image, label = (np.pad(a, widths) for a in (minibatch.image, minibatch.label))
     return minibatch._replace(image=image, label=label)
+
+
+def added_to_network(shape: tuple[int, ...], model: PixelNetwork) -> list[int]:
+    """Returns how many rows and columns images need beyond theirs, (H, W)."""
+    divisor, smallest, _ = model.image_rule()
+    return [max(smallest, -(-size // divisor) * divisor) - size for size in shape]
 
 
 def score_image(

@@ -55,7 +55,7 @@ def load(
         of another network.
       ConfigError: there is no such configuration, or a value that cannot be used.
 
-    Example:
+    Examples:
       >>> ctjax.load("weights.npz", config="scc21")
     """
     location = home.expand(os.fspath(path))

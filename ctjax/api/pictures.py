@@ -29,7 +29,7 @@ def draw(event: Event, classes: Any = None) -> Any:
       UserError: `classes` does not fit the event.
       MissingExtraError: matplotlib is not installed.
 
-    Example:
+    Examples:
       >>> ctjax.draw(event, tagger.classify(event.charge)).savefig("event.png")
     """
     if not isinstance(event, Event):

@@ -32,7 +32,7 @@ def save_predictions(
       LarcvFileError: an event cannot be read.
       OSError: the file cannot be written.
 
-    Example:
+    Examples:
       >>> ctjax.save_predictions("predictions.h5", events, tagger)
     """
     name = home.expand(os.fspath(path))

@@ -9,10 +9,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from ctjax.api import exporting
 from ctjax.api.event import Event
 from ctjax.api.events import Events
 from ctjax.api.images import class_image, given_voxels, pad_to_network, score_image
-from ctjax.base.detector import Detector
+from ctjax.base.constants import FULL_IMAGE_SHAPE
+from ctjax.base.detector import Detector, ImageShape
 from ctjax.base.errors import UserError
 from ctjax.config.detectors import read_detector
 from ctjax.config.fields import Config
@@ -121,7 +123,7 @@ class Tagger:
           UserError: another shape or type, a charge or a score that is not finite, or
             an event that was halved otherwise than those of the training.
 
-        Example:
+        Examples:
           >>> tagger = ctjax.load("output/uresnet/first")
           >>> tagger.predict(events[3].charge).shape
           (3, 640, 1024, 3)
@@ -186,6 +188,40 @@ class Tagger:
             )
 
         return evaluated()
+
+    def export(
+        self,
+        path: str | os.PathLike,
+        image_shape: ImageShape | None = None,
+    ) -> None:
+        """Writes a program that predicts without ctjax, wherever there is jax.
+
+        It takes charges, [B, P, H, W] float32 of any number B of events, and returns
+        what `predict` does, [B, P, H, W, K] float32; weights, transformation and mask
+        are in it. CPUs, GPUs and TPUs run it.
+
+        Args:
+          path: file to write, StableHLO as `jax.export` serializes it. One that is
+            there is replaced.
+          image_shape: rows H and columns W; None for those of SBND, 1280 x 2048, halved
+            as often as the images of the training.
+
+        Raises:
+          UserError: a sparse network, which takes lists of pixels and no images, or no
+            shape of an image.
+          OSError: the file cannot be written.
+
+        Examples:
+          >>> tagger.export("tagger.stablehlo", events.image_shape)
+          >>> with open("tagger.stablehlo", "rb") as file:
+          ...     program = jax.export.deserialize(bytearray(file.read()))
+          >>> scores = program.call(np.stack([events[0].charge]))
+        """
+        if image_shape is None:
+            halved = self.config.data.downsample
+            image_shape = (FULL_IMAGE_SHAPE[0] >> halved, FULL_IMAGE_SHAPE[1] >> halved)
+        model = self._model.clone(detector=self.detector)
+        exporting.export(path, self.config, model, self.variables, image_shape)
 
     def __repr__(self) -> str:
         """Names network and weights."""

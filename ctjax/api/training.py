@@ -70,7 +70,7 @@ def train(
       Interrupted: a signal, such as a notebook's button, or run.max_time has stopped
         it, and its state is saved.
 
-    Example:
+    Examples:
       >>> run = ctjax.train("scc21", data={"file": "train.h5"}, run={"iterations": 500})
       >>> run.metrics["loss"][-1]
     """

@@ -9,5 +9,6 @@ cpu_sparse   convolutions of lists of active sites there (cpu_sparse.h)
 gpu          convolutions with bias, residual sum and activation on GPUs
 gpu_programs their programs, in Triton
 sparse       which implementation computes a convolution of a list of active sites
+portable     whether XLA alone computes, in programs that go elsewhere
 activation   the activation, which all of them compute
 """

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctjax.models.kernels import cpu
+from ctjax.models.kernels import cpu, portable
 from ctjax.models.kernels.activation import SLOPE
 
 DIMENSION_NUMBERS = ("NHWC", "HWIO", "NHWC")
@@ -40,7 +40,7 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
       [N, H, W, F], of the type of `x`.
     """
     size, features = kernel.shape[0], x.shape[-1]
-    if _is_small(x, kernel):
+    if portable.is_wanted() or _is_small(x, kernel):
         return plain(x, kernel)
     if cpu.serve(x, kernel.shape[-1], size):
         return on_cpu(cpu.convolve, plain)(x, kernel)
@@ -77,7 +77,9 @@ def convolve_biased(
 def takes_bias(x: jax.Array, kernel: jax.Array) -> bool:
     """Says whether `convolve_biased` is faster than separate passes."""
     size, outputs = kernel.shape[0], kernel.shape[-1]
-    return not _is_small(x, kernel) and cpu.serve_biased(x, outputs, size)
+    if portable.is_wanted() or _is_small(x, kernel):
+        return False
+    return cpu.serve_biased(x, outputs, size)
 
 
 def plain_biased(

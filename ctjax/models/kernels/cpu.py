@@ -20,6 +20,7 @@ import numpy as np
 
 from ctjax.base import native_library
 from ctjax.base.errors import UserError
+from ctjax.models.kernels import portable
 from ctjax.processes import launchers
 
 logger = logging.getLogger("ctjax")
@@ -173,6 +174,7 @@ def serve_gradient(x: jax.Array, outputs: int, size: int) -> bool:
         is_faster
         and size <= MAX_SIZE
         and jax.default_backend() == "cpu"
+        and not portable.is_wanted()
         and are_usable()
     )
 
@@ -183,6 +185,7 @@ def serve_passes(x: jax.Array) -> bool:
         x.dtype == jnp.bfloat16
         and x.shape[-1] % LANES == 0
         and jax.default_backend() == "cpu"
+        and not portable.is_wanted()
         and are_usable()
     )
 
