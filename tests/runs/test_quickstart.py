@@ -17,6 +17,8 @@ from ctjax.data.larcv.records import PlaneMeta
 from ctjax.data.larcv.writer import LarcvWriter
 from ctjax.runs import quickstart
 from ctjax.simulation.benchmark_sets import BENCHMARK_SETS, BenchmarkFile
+from ctjax.views.report import events as report_events
+from ctjax.views.report import records
 from tests.support import ROOT, tiny
 
 FILES = (BenchmarkFile("train", 5, 7), BenchmarkFile("validation", 3, 8))
@@ -67,6 +69,15 @@ def test_simulates_trains_and_reports_then_goes_on(few_events, tmp_path, caplog)
     for name in report:
         assert caplog.text.count(f"{name}  ") == 1
     assert "mode.mask_empty_pixels=" in caplog.text
+    # Of each of the three predictions, and of the inference's own report.
+    assert caplog.text.count(" neutrino: efficiency ") == 4
+    assert "minutes on two cores" in caplog.text
+    assert "Images per second, train: " in caplog.text
+    record = records.read_record(str(tmp_path / "out"))
+    assert record.option("inference", "data", "file") == record.option(
+        "train", "data", "aux_file"
+    )
+    assert len(report_events.pack_events([record], 1)) == FILES[1].events
 
     paths = sorted(few_events.iterdir())
     assert [path.name for path in paths] == [
@@ -155,7 +166,9 @@ def test_baselines_by_hand(known_file, tmp_path):
         tmp_path, data__file=known_file, data__aux_file=known_file,
         data__downsample=0, run__minibatch_size=2,
     )  # fmt: skip
-    named = quickstart.threshold_metrics(config, known_file, [0.0, 1.0, 3.0, 9.0])
+    counted = quickstart.threshold_counts(config, known_file, [0.0, 1.0, 3.0, 9.0])
+    assert counted.shape == (4, 3, 3, 3, 3)
+    named = [quickstart.average(counts, COSMIC_TAGGER) for counts in counted]
     # Of 4, 3, 1 and 0 pixels called cosmic 2, 2, 0 and 0 are; there are 2.
     for values, iou in zip(named, (2 / 4, 2 / 3, 0, 0), strict=True):
         assert values["plane1/Cosmic_IoU"] == pytest.approx(iou)
@@ -166,9 +179,10 @@ def test_baselines_by_hand(known_file, tmp_path):
 
     everything, chosen = quickstart.baselines(config).items()
     assert everything[0] == "every pixel with charge cosmic"
-    assert everything[1] == named[0]
+    np.testing.assert_array_equal(everything[1], counted[0])
     threshold = float(chosen[0].split()[2])
-    assert 1 <= threshold < 2 and chosen[1] == named[1]
+    assert 1 <= threshold < 2
+    np.testing.assert_array_equal(chosen[1], counted[1])
 
 
 @pytest.mark.slow

@@ -40,8 +40,9 @@ def times(records: list[Record]) -> list[dict[str, Any]]:
     """Finds where the time of each run and mode went.
 
     Returns:
-      A row for each: run, mode, steps, seconds in all and in three parts, and images
-      per second after the first step (None if the minibatch size is not known).
+      A row for each: run, mode, steps, seconds in all and in three parts, and mean and
+      median of the images per second after the first step (None if the minibatch size
+      is not known).
     """
     rows = []
     for record in records:
@@ -58,9 +59,10 @@ def times(records: list[Record]) -> list[dict[str, Any]]:
                 # By a version whose first step took longer because of compilation.
                 compile_s = max(0.0, first - usual) if mode != "iotest" else 0.0
             wait = min(float(wait_s.sum()), total - compile_s)
-            rate = None
+            rate = median_rate = None
             if images is not None and rest_s:
                 rate = float(images[1:].sum()) / rest_s
+                median_rate = float(np.median(images[1:] / step_s[1:]))
             rows.append(
                 {
                     "run": record.name,
@@ -74,6 +76,7 @@ def times(records: list[Record]) -> list[dict[str, Any]]:
                     ],
                     "median_s": usual,
                     "images_per_s": rate,
+                    "median_images_per_s": median_rate,
                 }
             )
     return rows
