@@ -1,17 +1,19 @@
 """The report page in a real Chromium without a window: it loads, switches and zooms."""
 
 import os
+import re
 import shutil
 
 import numpy as np
 import pytest
 
+from ctjax.base.detector import COSMIC_TAGGER
 from ctjax.commands import simulate
 from ctjax.views import event as views_event
+from ctjax.views import legends
 from ctjax.views.report import events, records
 from tests.support import processes
 
-pytest.importorskip("bokeh", reason="extra [report] is not installed")
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed"
 )
@@ -187,7 +189,7 @@ def compare(page, plane, pixels, event):
         "charge": np.clip(pixels.charge, event["low"], event["high"]),
         "truth": pixels.truth,
         "prediction": pixels.prediction,
-        "errors": views_event.pixel_kinds(pixels),
+        "errors": legends.error_table(COSMIC_TAGGER)[pixels.truth, pixels.prediction],
     }
     at, expected_at = (np.lexsort((c["y"], c["x"])) for c in (columns, expected))
     assert len(at) == len(expected_at)
@@ -319,3 +321,40 @@ def test_on_a_phone(phone):
     assert high - low == pytest.approx(0.6 * 64)
     phone.wait_for_timeout(300)
     assert len(colours(phone, plane=1)) > 3
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_is_cut_and_every_count_is_readable_in_the_dark(browser, report, width):
+    page, faults = open_page(
+        browser,
+        report,
+        viewport={"width": width, "height": 844},
+        color_scheme="dark",
+    )
+    cut = """() => [...document.querySelectorAll(".scroll")]
+      .filter((box) => box.scrollWidth > box.clientWidth + 1)
+      .map((box) => box.innerText)"""
+    assert page.evaluate(cut) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    cells = page.locator(".confusion td").all()
+    styles = page.evaluate("""() => [...document.querySelectorAll(".confusion td")].map(
+      (cell) => [cell, cell.querySelector("small")].map((part) =>
+        [getComputedStyle(cell).backgroundColor, getComputedStyle(part).color]))""")
+    assert len(styles) == len(cells) == 4 * 9
+    for parts in styles:
+        for back, front in parts:
+            dark, light = sorted(map(luminance, (back, front)))
+            assert (light + 0.05) / (dark + 0.05) >= 4.5
+    page.context.close()
+    assert faults == []
+
+
+def luminance(colour):
+    """Relative luminance (WCAG 2) of a colour as the browser writes it."""
+    values = [float(number) for number in re.findall(r"[\d.]+", colour)[:3]]
+    scale = 1 if colour.startswith("color(") else 255
+    red, green, blue = (
+        share / 12.92 if share <= 0.03928 else ((share + 0.055) / 1.055) ** 2.4
+        for share in (value / scale for value in values)
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
