@@ -3,11 +3,14 @@
 from typing import Any
 
 import numpy as np
-from bokeh import models, plotting
+from bokeh import models as bokeh_models
+from bokeh import plotting
 
 from ctjax.base.detector import Detector
 from ctjax.views import legends
 from ctjax.views.report.records import Record, Table
+
+models: Any = bokeh_models  # whose annotations refuse the names that models may have
 
 # Okabe and Ito's colours again, ordered so that two runs are blue and orange.
 RUN_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")

@@ -21,7 +21,7 @@ from ctjax.views.report.records import Record, read_record
 EVENTS_OF_A_KIND = 3
 """Number of best, median and worst events of one run; of several runs, one each."""
 
-BOKEH_PARTS = ["bokeh", "bokeh-gl"]
+BOKEH_PARTS: list[Any] = ["bokeh", "bokeh-gl"]
 """Bokeh's widgets, tables and formulas are left out; the page does not need them."""
 
 
