@@ -289,7 +289,7 @@ def test_another_event_has_other_pixels(desktop, report):
         "JSON.parse(document.getElementById('picked').textContent)"
     )
     assert len(second) == event[1]["planes"][0]["count"]
-    words = desktop.locator(".plane .metrics").first.text_content()
+    words = desktop.locator(".plane .metrics").first.text_content().replace("\xa0", " ")
     assert f"mIoU {event[1]['metrics']['plane0/mIoU']:.3f}" in words
 
 
