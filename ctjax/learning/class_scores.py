@@ -129,15 +129,20 @@ def average(values: np.ndarray) -> list[Mean]:
 
 def describe(scores: Sequence[ClassScores]) -> list[str]:
     """Writes a line for each class but the first, the background."""
-    lines = []
-    for each in scores[1:]:
-        lines.append(
-            f"{each.name}: efficiency {each.efficiency}, purity {each.purity}, IoU "
-            f"{each.iou} ({_events(each.efficiency.events)} with it); false pixels "
-            f"{each.false_pixels.written('{:.1f}')} in an event without "
-            f"({_events(each.false_pixels.events)})"
-        )
-    return lines
+    return [
+        f"{each.name}: efficiency {each.efficiency}, purity {each.purity}, IoU "
+        f"{each.iou} ({_events(each.efficiency.events)} with it){_describe_false(each)}"
+        for each in scores[1:]
+    ]
+
+
+def _describe_false(each: ClassScores) -> str:
+    """Writes the false pixels of a class, where there are events without it."""
+    mean = each.false_pixels
+    if not mean.events:
+        return ""
+    words = f"; false pixels {mean.written('{:.1f}')} in an event without"
+    return f"{words} ({_events(mean.events)})"
 
 
 def _events(number: int) -> str:

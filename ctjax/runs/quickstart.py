@@ -74,12 +74,12 @@ def run(
             f"mode.name=quickstart: expected one process, got {processes.count}"
         )
     if config.data.file is None:
+        _say_what_it_takes(config)
         file, aux_file = map(find_or_simulate, BENCHMARK_SETS["quickstart"])
         data = dataclasses.replace(
             config.data, data_directory="", file=file, aux_file=aux_file
         )
         config = dataclasses.replace(config, data=data)
-        _say_what_it_takes(config)
     mode = dataclasses.replace(config.mode, name=ModeName.TRAIN)
     training, inferring = dataclasses.replace(config, mode=mode), _for_report(config)
     # The page and other commands look for the records of the two runs.
@@ -105,7 +105,7 @@ def _say_what_it_takes(config: Config) -> None:
     images = (config.run.iterations or 0) * config.run.minibatch_size
     logger.info(
         "Trains on %s images, then finds the neutrino in events that it has not seen; "
-        "with the network of configs/quickstart.py that is about %.0f minutes on two "
+        "with the network of configs/quickstart.py that takes about %.0f min on two "
         "cores and %.1f GB of memory",
         f"{images:,}",
         max(1.0, images * SECONDS_PER_IMAGE / 60),

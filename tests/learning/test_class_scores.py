@@ -41,6 +41,8 @@ def test_an_absent_class_has_no_mean(counts):
         "neutrino: efficiency none, purity none, IoU none (0 events with it); "
         "false pixels 10.0 in an event without (1 event)"
     )
+    (_, line) = class_scores.describe(class_scores.score_classes(counts[:1], CLASSES))
+    assert line.endswith("IoU 0.600 (1 event with it)")
     assert class_scores.score_classes(counts[:0], CLASSES)[1].iou.events == 0
 
 

@@ -71,7 +71,8 @@ def test_simulates_trains_and_reports_then_goes_on(few_events, tmp_path, caplog)
     assert "mode.mask_empty_pixels=" in caplog.text
     # Of each of the three predictions, and of the inference's own report.
     assert caplog.text.count(" neutrino: efficiency ") == 4
-    assert "minutes on two cores" in caplog.text
+    said = [record.message for record in caplog.records]
+    assert "min on two cores" in said[0] and said[1].startswith("Simulating 5 events")
     assert "Images per second, train: " in caplog.text
     record = records.read_record(str(tmp_path / "out"))
     assert record.option("inference", "data", "file") == record.option(

@@ -84,7 +84,9 @@ def test_the_head_says_what_was_run(tmp_path):
     }
 
 
-def test_what_differs_from_its_default_comes_first(record):
+def test_what_differs_from_its_default_comes_first(tmp_path):
+    launch = {"downsample": 1, "planes": "0,1", "classes": TEXT, "synthetic": True}
+    record = write_run(tmp_path / "four", launch=launch)
     (table,) = tables.configurations([record])
     changed = [row["name"] for row in table["rows"] if row["default"] is not None]
     assert changed == ["data.planes", "data.classes", "data.synthetic"]
