@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
     config.run.iterations = 900
     config.run.minibatch_size = 2
     config.run.aux_iterations = 100
+    config.run.aux_minibatch_size = 20
     config.data.file = None  # simulated
     config.data.downsample = 3
     config.data.img_transform = True

@@ -14,7 +14,7 @@ from ctjax.data.larcv.writer import LarcvWriter
 from ctjax.data.minibatch import HostMinibatch
 from ctjax.data.order import PADDING
 from ctjax.data.sources import EventSource
-from ctjax.learning import metrics, sharding
+from ctjax.learning import class_scores, metrics, sharding
 from ctjax.outputs import (
     log,
     metrics_table,
@@ -64,6 +64,7 @@ class InferenceReports:
         self._names = source.detector.metric_names
         self._sums = np.zeros(len(self._names))
         self._num_events = self._num_counted = 0
+        self._counts: list[np.ndarray] = []
         self._skipped: set[int] = set()
 
     def __enter__(self) -> "InferenceReports":
@@ -153,6 +154,10 @@ class InferenceReports:
         elif self._source.has_label:
             averages = metrics.named(self._sums / self._num_counted, self._names)
             logger.info("  %s", log.pixel_rules(config.mode))
+            classes = self._source.detector.classes
+            scores = class_scores.score_classes(np.stack(self._counts), classes)
+            for line in class_scores.describe(scores):
+                logger.info("  %s", line)
             for name, value in averages.items():
                 logger.info("  %s: %.4f", name, value)
         else:
@@ -207,5 +212,7 @@ class InferenceReports:
             if counts[place]:
                 self._sums += row
                 self._num_counted += 1
+                # Of all planes together, as the scores of classes are.
+                self._counts.append(confusion[place].sum(0, keepdims=True))
             else:
                 self._skipped.add(entry)

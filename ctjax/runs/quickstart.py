@@ -8,7 +8,7 @@ import dataclasses
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +16,13 @@ import numpy as np
 
 from ctjax.base import user_cache
 from ctjax.base.constants import BACKGROUND
+from ctjax.base.detector import Detector
 from ctjax.base.errors import ConfigError
 from ctjax.config.detectors import read_detector
 from ctjax.config.fields import Config, ModeName
 from ctjax.data import order, pipeline
 from ctjax.data.larcv.disk_file import BusyError
-from ctjax.learning import metrics
+from ctjax.learning import class_scores, metrics
 from ctjax.learning.minibatch import make_input
 from ctjax.outputs import log, older_results, run_record
 from ctjax.processes import launchers
@@ -31,6 +32,7 @@ from ctjax.simulation.benchmark_sets import BENCHMARK_SETS, BenchmarkFile
 from ctjax.simulation.parameters import GENERATOR_VERSION, SimulationParameters
 from ctjax.simulation.production import write_events
 from ctjax.simulation.progress import Progress
+from ctjax.views.report import records, tables
 
 logger = logging.getLogger("ctjax")
 
@@ -42,6 +44,9 @@ THRESHOLDS = np.geomspace(0.05, 50.0, 31)
 
 FIRST_CLASS = 1
 """Of those behind the background."""
+
+SECONDS_PER_IMAGE, MEMORY_GB = 0.15, 2.0
+"""Of the quickstart's training on two cores, with all around it; docs/simulation.md."""
 
 WAIT_S = 0.5
 """Between two looks whether another run has simulated the events."""
@@ -69,27 +74,45 @@ def run(
             f"mode.name=quickstart: expected one process, got {processes.count}"
         )
     if config.data.file is None:
+        _say_what_it_takes(config)
         file, aux_file = map(find_or_simulate, BENCHMARK_SETS["quickstart"])
         data = dataclasses.replace(
             config.data, data_directory="", file=file, aux_file=aux_file
         )
         config = dataclasses.replace(config, data=data)
     training = dataclasses.replace(config.mode, name=ModeName.TRAIN)
-    training_config = dataclasses.replace(config, mode=training)
-    with run_record.keep(training_config):
-        state = train.run(training_config)
+    trained, inferring = dataclasses.replace(config, mode=training), _for_report(config)
+    with run_record.keep(trained):
+        state = train.run(trained)
     # Before its own record is there, which is not to be set aside.
     older_results.set_aside(config.output_dir)
-    with run_record.keep(_for_report(config)):
-        averages = inference.run(_for_report(config))
-    report = {
-        f"network after {int(state.step)} steps": averages,
-        **baselines(config),
-    }
-    run_record.add(config, metrics=report)
-    _log_report(config, report)
+    name = f"network after {int(state.step)} steps"
+    with run_record.keep(inferring):
+        averages = {name: inference.run(inferring)}
+    record = records.read_record(config.output_dir)
+    counts = {name: record.confusion, **baselines(config)}
+    for name, found in counts.items():
+        if name not in averages and found is not None:
+            averages[name] = average(found, record.detector)
+    run_record.add(config, metrics=averages)
+    _log_scores(config, counts, record.detector)
+    _log_original_metrics(averages, record.detector)
+    _log_rates(record)
     logger.info("Quickstart took %.0f seconds", time.perf_counter() - start)
-    return report
+    return averages
+
+
+def _say_what_it_takes(config: Config) -> None:
+    """Says time and memory before anything is done, for the quickstart's own events."""
+    images = (config.run.iterations or 0) * config.run.minibatch_size
+    logger.info(
+        "Trains on %s images, then finds the neutrino in events that it has not seen; "
+        "with the network of configs/quickstart.py that takes about %.0f min on two "
+        "cores and %.1f GB of memory",
+        f"{images:,}",
+        max(1.0, images * SECONDS_PER_IMAGE / 60),
+        MEMORY_GB,
+    )
 
 
 def find_or_simulate(file: BenchmarkFile) -> str:
@@ -132,37 +155,41 @@ def find_or_simulate(file: BenchmarkFile) -> str:
 
 def _for_report(config: Config) -> Config:
     """Configures the inference over all of `data.aux_file` with the new weights."""
+    mode = dataclasses.replace(
+        config.mode,
+        name=ModeName.INFERENCE,
+        weights_location=None,
+        write_predictions=True,
+    )
     return dataclasses.replace(
         config,
         run=dataclasses.replace(config.run, iterations=None),
         data=dataclasses.replace(config.data, file=config.data.aux_file),
-        mode=dataclasses.replace(
-            config.mode, name=ModeName.INFERENCE, weights_location=None
-        ),
+        mode=mode,
     )
 
 
-def baselines(config: Config) -> dict[str, dict[str, float]]:
-    """Returns the metrics of two predictions that take no learning."""
-    tried = threshold_metrics(config, config.data.file, THRESHOLDS, THRESHOLD_EVENTS)
-    best = THRESHOLDS[np.argmax([values["Average/mIoU"] for values in tried])]
-    stored, above = threshold_metrics(
-        config, _for_report(config).data.file, [0.0, best]
-    )
-    name = read_detector(config.data).classes[FIRST_CLASS]
+def baselines(config: Config) -> dict[str, np.ndarray]:
+    """Returns the counted pixels of two predictions that take no learning."""
+    detector = read_detector(config.data)
+    tried = threshold_counts(config, config.data.file, THRESHOLDS, THRESHOLD_EVENTS)
+    scores = [average(counts, detector)["Average/mIoU"] for counts in tried]
+    best = THRESHOLDS[np.argmax(scores)]
+    stored, above = threshold_counts(config, _for_report(config).data.file, [0.0, best])
+    name = detector.classes[FIRST_CLASS]
     return {
         f"every pixel with charge {name}": stored,
         f"charge above {best:.2g} {name}": above,
     }
 
 
-def threshold_metrics(
+def threshold_counts(
     config: Config,
     names: str,
     thresholds: Sequence[float] | np.ndarray,
     most_events: int | None = None,
-) -> list[dict[str, float]]:
-    """Averages the metrics of a class for what has more charge than a threshold.
+) -> np.ndarray:
+    """Counts pixels where what has more charge than a threshold is called a class.
 
     Args:
       config: of the run.
@@ -172,8 +199,8 @@ def threshold_metrics(
       most_events: of the files, from the first on; None for all.
 
     Returns:
-      T of them: every metric of calling such pixels by the first class that is not the
-      background, cosmic unless the classes are others.
+      [T, N, P, K, K] int32, see `metrics.confusion`; such pixels are called the first
+      class that is not the background, cosmic unless the classes are others.
     """
     levels = jnp.asarray(thresholds, jnp.float32)
     with parts.open_events(config.data, names, require_label=True) as source:
@@ -181,40 +208,83 @@ def threshold_metrics(
         network_input = make_input(source.image_shape, False, detector)
 
         @jax.jit
-        def summed(minibatch):
+        def count(minibatch):
             _, charge, label = network_input(minibatch)
 
             def of_level(level):
                 found = jnp.where(charge > level, FIRST_CLASS, BACKGROUND)
-                counts = metrics.confusion(found, label, detector.num_classes)
-                return minibatch.mask @ metrics.event_metrics(counts)
+                return metrics.confusion(found, label, detector.num_classes)
 
             return jax.lax.map(of_level, levels)
 
-        total = np.zeros((len(thresholds), len(detector.metric_names)))
-        counted = 0
+        size = detector.num_classes
+        counted = [
+            np.zeros((len(thresholds), 0, detector.num_planes, size, size), np.int32)
+        ]
         number = min(source.num_events, most_events or source.num_events)
         entries = order.sequential_entries(number, config.run.minibatch_size)
         with pipeline.minibatches(
             source, entries, io_threads=config.data.io_threads
         ) as reader:
             for minibatch in reader:
-                total += np.asarray(summed(parts.step_arrays(minibatch)))
-                counted += int(minibatch.mask.sum())
+                counts = np.asarray(count(parts.step_arrays(minibatch)))
+                counted.append(counts[:, minibatch.mask > 0])
                 reader.release(minibatch)
-    means = total / max(1, counted)
-    return [metrics.named(values, detector.metric_names) for values in means]
+    return np.concatenate(counted, 1)
 
 
-def _log_report(config: Config, report: dict[str, dict[str, float]]) -> None:
-    """Writes the table, the mean of the planes."""
+def average(counts: np.ndarray, detector: Detector) -> dict[str, float]:
+    """Averages CosmicTagger's metrics over events.
+
+    Args:
+      counts: [N, P, K, K], see `metrics.confusion`.
+      detector: of the events.
+    """
+    values = metrics.event_metrics(jnp.asarray(counts, jnp.int32))
+    mean = np.asarray(values, np.float64).mean(0)
+    return metrics.named(mean, detector.metric_names)
+
+
+def _log_scores(
+    config: Config, counts: Mapping[str, np.ndarray | None], detector: Detector
+) -> None:
+    """Writes efficiency, purity and false pixels of every prediction."""
+    size = 2**config.data.downsample
     logger.info("Quickstart report: means over the events of %s", config.data.aux_file)
     logger.info("  %s", log.pixel_rules(config.mode))
-    width = max(map(len, report))
-    ious = read_detector(config.data).class_metrics
-    shown = ("mIoU", *ious, "Non_Bkg_Accuracy", "Total_Accuracy")
-    columns = "  ".join(shown)
-    logger.info("  %-*s  %s", width, "", columns)
-    for name, values in report.items():
+    logger.info(
+        "  A pixel is a square of %d x %d stored ones; errors are from drawing the "
+        "events again (bootstrap)",
+        *(size, size),
+    )
+    for name, found in counts.items():
+        if found is not None:
+            logger.info("  %s", name)
+            for line in class_scores.describe(
+                class_scores.score_classes(found, detector.classes)
+            ):
+                logger.info("    %s", line)
+
+
+def _log_original_metrics(
+    averages: Mapping[str, Mapping[str, float]], detector: Detector
+) -> None:
+    """Writes CosmicTagger's metrics, the mean of the planes."""
+    logger.info(
+        "CosmicTagger's metrics, where a class neither present nor predicted "
+        "counts as 1:"
+    )
+    width = max(map(len, averages))
+    shown = ("mIoU", *detector.class_metrics, "Non_Bkg_Accuracy", "Total_Accuracy")
+    logger.info("  %-*s  %s", width, "", "  ".join(shown))
+    for name, values in averages.items():
         row = "  ".join(f"{values[f'Average/{m}']:{len(m)}.4f}" for m in shown)
         logger.info("  %-*s  %s", width, name, row)
+
+
+def _log_rates(record: records.Record) -> None:
+    """Writes the usual number of images per second of training and inference."""
+    for row in tables.times([record]):
+        if row["median_images_per_s"]:
+            words = row["mode"], row["median_images_per_s"]
+            logger.info("Images per second, %s: %.3g (median)", *words)

@@ -5,29 +5,37 @@ import numpy as np
 from ctjax.base.constants import BACKGROUND
 from ctjax.base.detector import COSMIC_TAGGER, IGNORED, Detector
 
-# Okabe and Ito's colours (jfly.uni-koeln.de/color), which people with every kind of
-# colour vision can tell apart; grey for what is of no interest.
-ERROR_COLOURS = ("#E9EAEC", "#9AA4AE", "#56B4E9", "#D55E00", "#000000")
+# Colours that people with every kind of colour vision can tell apart, most of Okabe and
+# Ito (jfly.uni-koeln.de/color); grey for what is of no interest, blue where cosmics are
+# wrong.
+ERROR_COLOURS = (
+    *("#E9EAEC", "#9AA4AE", "#AA4499"),
+    *("#56B4E9", "#332288", "#D55E00", "#000000"),
+)
 
 IGNORED_COLOUR = "#E8D8B0"
 
 ERROR_NAMES = (
     "background, right",
-    "cosmic or neutrino, right",
-    "cosmic and background confused",
+    "cosmic, right",
+    "neutrino, right",
+    "cosmic missed",
+    "false cosmic",
     "neutrino missed",
-    "neutrino made up",
+    "false neutrino",
 )
-"""Kinds of error of the three default classes."""
+"""Kinds of error of the three default classes; missed is what was taken for background,
+or for cosmic, and false what is something else."""
 
 OTHER_ERROR_NAMES = (
     "background, right",
     "class, right",
-    "taken for another class",
+    "last class, right",
     "taken for background",
     "background taken for a class",
+    "taken for another class",
 )
-"""Kinds of error of other classes."""
+"""Kinds of error of other classes; `error_legend` says which is the last class."""
 
 IGNORED_KIND = len(ERROR_NAMES)
 
@@ -36,20 +44,22 @@ def error_table(detector: Detector) -> np.ndarray:
     """Sorts pairs of classes into right predictions and kinds of error.
 
     Returns:
-      [K + 1, K] uint8, by true and predicted class: index of `error_legend`'s kinds. In
-      the last row the pixel is ignored.
+      [K + 1, K] uint8, by true and predicted class: index of `ERROR_COLOURS`. In the
+      last row the pixel is ignored.
     """
-    true, found = np.indices((detector.num_classes,) * 2)
+    number = detector.num_classes
+    true, found = np.indices((number, number))
+    last = number - 1
+    kinds = np.full((number, number), 5)
+    kinds[(true != BACKGROUND) & (found == BACKGROUND)] = 3
+    kinds[(true == BACKGROUND) & (found != BACKGROUND)] = 4
     if _is_default(detector):
-        cosmic, neutrino = 1, 2
-        kinds = np.where(true == found, np.minimum(true, cosmic), 2)
-        kinds[(true == neutrino) & (found != neutrino)] = 3
-        kinds[(true != neutrino) & (found == neutrino)] = 4
-    else:
-        kinds = np.where(true == found, np.minimum(true, 1), 2)
-        kinds[(true != BACKGROUND) & (found == BACKGROUND)] = 3
-        kinds[(true == BACKGROUND) & (found != BACKGROUND)] = 4
-    ignored = np.full((1, detector.num_classes), IGNORED_KIND)
+        kinds[(true == last) & (found != last)] = 5
+        kinds[(true != last) & (found == last)] = 6
+    kinds[(true == found) & (true != last)] = 1
+    kinds[BACKGROUND, BACKGROUND] = 0
+    kinds[last, last] = 2
+    ignored = np.full((1, number), IGNORED_KIND)
     return np.concatenate([kinds, ignored]).astype(np.uint8)
 
 
@@ -60,12 +70,16 @@ def error_colours(detector: Detector) -> tuple[str, ...]:
 
 def error_legend(detector: Detector) -> list[tuple[str, str]]:
     """Returns name and colour of the kinds that may be."""
-    names = ERROR_NAMES if _is_default(detector) else OTHER_ERROR_NAMES
-    named = [*zip((*names, "ignored"), (*ERROR_COLOURS, IGNORED_COLOUR), strict=True)]
+    names = ERROR_NAMES
+    if not _is_default(detector):
+        last = OTHER_ERROR_NAMES.index("last class, right")
+        names = [*OTHER_ERROR_NAMES]
+        names[last] = f"{detector.classes[-1]}, right"
+    named = [*zip(names, ERROR_COLOURS, strict=False)]
     there = np.unique(error_table(detector)).tolist()
-    return [
-        named[kind] for kind in there if kind < IGNORED_KIND or detector.has_ignored
-    ]
+    shown = [named[kind] for kind in there if kind < IGNORED_KIND]
+    ignored = [("ignored", IGNORED_COLOUR)] if detector.has_ignored else []
+    return shown + ignored
 
 
 def class_colours(detector: Detector) -> tuple[str, ...]:

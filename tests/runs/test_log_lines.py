@@ -13,6 +13,7 @@ import pytest
 from ctjax import main
 from ctjax.base.detector import COSMIC_TAGGER
 from ctjax.data import pipeline
+from ctjax.learning import class_scores
 from ctjax.outputs import log
 from tests.support import small_runs
 
@@ -204,10 +205,18 @@ def test_report_of_inference(inferred):
         name: np.mean([row[name] for row in table])
         for name in COSMIC_TAGGER.metric_names
     }
+    confusion = inferred.table("inference_confusion")
+    counts = [
+        [row[name] for name in COSMIC_TAGGER.confusion_names] for row in confusion
+    ]
+    scores = class_scores.score_classes(
+        np.reshape(counts, (5, 3, 3, 3)), COSMIC_TAGGER.classes
+    )
     at = inferred.messages.index("Inference report: 2 batches processed for 5 entries.")
     assert inferred.messages[at + 1 :] == [
         "  Pixels without charge: predicted background (mode.mask_empty_pixels=True), "
         "in the loss (mode.optimizer.loss_charged_pixels_only=False)",
+        *(f"  {line}" for line in class_scores.describe(scores)),
         *(f"  {name}: {value:.4f}" for name, value in means.items()),
         *totals(inferred.timings("inference"), [4, 1]),
     ]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import ctjax
-from ctjax.base.detector import COSMIC_TAGGER
+from ctjax.base.detector import COSMIC_TAGGER, Detector
 from ctjax.base.errors import ConfigError
 from ctjax.config import resolve
 from ctjax.data.larcv.file import LarcvFile
@@ -19,6 +19,8 @@ from ctjax.data.larcv.records import PlaneMeta
 from ctjax.data.larcv.writer import LarcvWriter
 from ctjax.runs import quickstart
 from ctjax.simulation.benchmark_sets import BENCHMARK_SETS, BenchmarkFile
+from ctjax.views.report import events as report_events
+from ctjax.views.report import records
 from tests.support import ROOT, detector_files, tiny
 
 FILES = (BenchmarkFile("train", 5, 7), BenchmarkFile("validation", 3, 8))
@@ -69,6 +71,16 @@ def test_simulates_trains_and_reports_then_goes_on(few_events, tmp_path, caplog)
     for name in report:
         assert caplog.text.count(f"{name}  ") == 1
     assert "mode.mask_empty_pixels=" in caplog.text
+    # Of each of the three predictions, and of the inference's own report.
+    assert caplog.text.count(" neutrino: efficiency ") == 4
+    said = [record.message for record in caplog.records]
+    assert "min on two cores" in said[0] and said[1].startswith("Simulating 5 events")
+    assert "Images per second, train: " in caplog.text
+    record = records.read_record(str(tmp_path / "out"))
+    assert record.option("inference", "data", "file") == record.option(
+        "train", "data", "aux_file"
+    )
+    assert len(report_events.pack_events([record], 1)) == FILES[1].events
 
     paths = sorted(few_events.iterdir())
     assert [path.name for path in paths] == [
@@ -168,7 +180,9 @@ def test_baselines_by_hand(known_file, tmp_path):
         tmp_path, data__file=known_file, data__aux_file=known_file,
         data__downsample=0, run__minibatch_size=2,
     )  # fmt: skip
-    named = quickstart.threshold_metrics(config, known_file, [0.0, 1.0, 3.0, 9.0])
+    counted = quickstart.threshold_counts(config, known_file, [0.0, 1.0, 3.0, 9.0])
+    assert counted.shape == (4, 3, 3, 3, 3)
+    named = [quickstart.average(counts, COSMIC_TAGGER) for counts in counted]
     # Of 4, 3, 1 and 0 pixels called cosmic 2, 2, 0 and 0 are; there are 2.
     for values, iou in zip(named, (2 / 4, 2 / 3, 0, 0), strict=True):
         assert values["plane1/Cosmic_IoU"] == pytest.approx(iou)
@@ -179,9 +193,10 @@ def test_baselines_by_hand(known_file, tmp_path):
 
     everything, chosen = quickstart.baselines(config).items()
     assert everything[0] == "every pixel with charge cosmic"
-    assert everything[1] == named[0]
+    np.testing.assert_array_equal(everything[1], counted[0])
     threshold = float(chosen[0].split()[2])
-    assert 1 <= threshold < 2 and chosen[1] == named[1]
+    assert 1 <= threshold < 2
+    np.testing.assert_array_equal(chosen[1], counted[1])
 
 
 def test_baselines_of_another_detector_are_its_metrics(tmp_path):
@@ -194,7 +209,9 @@ def test_baselines_of_another_detector_are_its_metrics(tmp_path):
         tmp_path / "out", data__file=path, data__aux_file=path,
         data__classes=classes, data__downsample=0, run__minibatch_size=2,
     )  # fmt: skip
-    (found,) = quickstart.threshold_metrics(config, path, [50.0])
+    (counted,) = quickstart.threshold_counts(config, path, [50.0])
+    detector = Detector(2, tuple(classes.split(",")), ("#000000",) * 4)
+    found = quickstart.average(counted, detector)
     opened = ctjax.open(path, classes=classes)
     each = [ctjax.metrics(1 * (e.charge > 50), e.label, opened.classes) for e in opened]
     for name, value in found.items():

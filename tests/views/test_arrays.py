@@ -57,11 +57,11 @@ PLANE_0 = {
         [NONE, COSMIC, NONE, NONE],
         [NONE, NONE, COSMIC, NONE],
     ],
-    # 3 missed, 4 made up, 1 right, 2 cosmic and background confused.
+    # Neutrino missed, false neutrino, cosmic right, false cosmic.
     "errors": [
-        [3, NONE, NONE, 4],
+        [5, NONE, NONE, 6],
         [NONE, 1, NONE, NONE],
-        [NONE, NONE, 2, NONE],
+        [NONE, NONE, 4, NONE],
     ],
 }
 """Rows from the first drift tick up, columns from the first wire."""
@@ -98,7 +98,7 @@ def test_each_plane_has_its_own_row_of_panels(drawn):
     layers = ("charge", "truth", "prediction", "errors")
     titles = {f"plane {number}: {layer}" for number in range(3) for layer in layers}
     assert titles <= set(drawn)
-    for number, at, found in ((1, (2, 0), (12, 2, 2, 1)), (2, (1, 3), (13, 0, 0, 0))):
+    for number, at, found in ((1, (2, 0), (12, 2, 2, 2)), (2, (1, 3), (13, 0, 0, 0))):
         for layer, value in zip(layers, found, strict=True):
             expected = np.full(SHAPE, NONE)
             expected[at] = value
@@ -117,10 +117,8 @@ def test_classes_and_errors_have_their_colours(drawn):
     assert colour_at(truth, 1, 1) == colour_at(prediction, 1, 1) == BLUE
     assert colour_at(truth, 2, 2) == GREY
     errors = drawn["plane 0: errors"]
-    for at, colour in zip(
-        ((1, 1), (2, 2), (0, 0), (0, 3)), legends.ERROR_COLOURS[1:], strict=True
-    ):
-        assert colour_at(errors, *at) == colour.upper()
+    for at, kind in (((1, 1), 1), ((2, 2), 4), ((0, 0), 5), ((0, 3), 6)):
+        assert colour_at(errors, *at) == legends.ERROR_COLOURS[kind].upper()
 
 
 def test_the_legend_names_the_colours_that_are_drawn():
@@ -131,7 +129,7 @@ def test_the_legend_names_the_colours_that_are_drawn():
     }
     assert named["neutrino"] == VERMILION and named["cosmic"] == BLUE
     assert named["background"] == GREY
-    assert named["neutrino missed"] == legends.ERROR_COLOURS[3].upper()
+    assert named["neutrino missed"] == legends.ERROR_COLOURS[5].upper()
 
 
 def test_the_box_shows_the_same_layers_of_its_part():
@@ -149,7 +147,7 @@ def test_the_box_shows_the_same_layers_of_its_part():
     first_row, _, first_column, _ = picture.box_of_class(
         view.planes[0], (200, 300), NEUTRINO
     )
-    for panel, value in zip(boxes, (7, NEUTRINO, COSMIC, 3), strict=True):
+    for panel, value in zip(boxes, (7, NEUTRINO, COSMIC, 5), strict=True):
         array = array_of(panel)
         assert array[100 - first_row, 150 - first_column] == value
         assert np.count_nonzero(~np.isnan(array)) == 1

@@ -81,8 +81,8 @@ def test_classes_and_errors_of_others_have_their_names_and_colours(figure):
     truth = panels["plane 0: truth"].images[0].get_array()
     assert (truth[5, 8], truth[0, 0], truth[1, 1]) == (4, 1, 5)
     errors = panels["plane 0: errors"].images[0].get_array()
-    # Right, taken for another class, ignored.
-    assert (errors[5, 8], errors[0, 0], errors[1, 1]) == (1, 2, 5)
+    # The last class right, taken for another class, ignored.
+    assert (errors[5, 8], errors[0, 0], errors[1, 1]) == (2, 5, legends.IGNORED_KIND)
     errors = panels["plane 1: errors"].images[0].get_array()
     assert (errors[3, 11], errors[2, 2]) == (3, 4)
     assert "Michel IoU 0.500" in figure.get_suptitle()
@@ -92,10 +92,10 @@ def test_kinds_of_error_of_two_classes():
     two = dataclasses.replace(COSMIC_TAGGER, classes=("background", "muon"))
     names = [name for name, _ in legends.error_legend(two)]
     assert names == [
-        *("background, right", "class, right"),
+        *("background, right", "muon, right"),
         *("taken for background", "background taken for a class"),
     ]
-    assert legends.error_table(two)[:2].tolist() == [[0, 4], [3, 1]]
+    assert legends.error_table(two)[:2].tolist() == [[0, 4], [3, 2]]
 
 
 def test_legends_and_titles_of_many_classes_stay_within_the_picture():

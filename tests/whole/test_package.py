@@ -109,7 +109,7 @@ def test_wheel_says_what_it_needs(wheel):
     needs = metadata.get_all("Requires-Dist")
     always = [need.replace(" ", "") for need in needs if "extra ==" not in need]
     assert always == (ROOT / "requirements.txt").read_text().split()
-    assert 'jinja2>=3.1; extra == "report"' in needs
+    assert 'matplotlib>=3.9; extra == "display"' in needs
 
 
 def test_version_names_the_commit(environment, elsewhere, wheel):

@@ -8,8 +8,6 @@ into page.html. Nothing here needs jax.
 import logging
 import os
 
-from ctjax.base.optional_packages import MissingExtraError
-
 __all__ = ["write_after_run"]
 
 logger = logging.getLogger("ctjax")
@@ -28,8 +26,6 @@ def write_after_run(output_dir: str) -> None:
         from ctjax.views.report import page  # Bokeh takes a second to import
 
         page.write([output_dir], path)
-    except MissingExtraError as error:
-        logger.info("No report page: %s", error)
     except Exception as error:  # of any kind: the run has ended well
         words = " ".join(str(error).split()) or type(error).__name__
         logger.warning("No report page: %s", words)

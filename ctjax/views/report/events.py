@@ -77,7 +77,7 @@ def pack_events(records: Sequence[Record], each: int) -> list[dict[str, Any]]:
         if not _is_shown_with(other, inferred[0]):
             logger.warning("%s: events of another detector, not shown", other.name)
     inferred = [record for record in inferred if _is_shown_with(record, inferred[0])]
-    packed = []
+    packed, missing = [], []
     for first in inferred[:1]:
         assert first.inference is not None
         for at_first, kind in pick(first, each):
@@ -88,9 +88,11 @@ def pack_events(records: Sequence[Record], each: int) -> list[dict[str, Any]]:
                     try:
                         packed.append(_pack_event(record, int(place), kind))
                     except (UserError, OSError) as error:
-                        logger.warning(
-                            "Entry %d is not in the report: %s", entry, error
-                        )
+                        missing.append((entry, error))
+    if missing:
+        entries = ", ".join(str(entry) for entry in sorted({e for e, _ in missing}))
+        # The first one's reason is mostly that of all.
+        logger.warning("Not in the report: entries %s: %s", entries, missing[0][1])
     return packed
 
 

@@ -3,11 +3,14 @@
 from typing import Any
 
 import numpy as np
+from bokeh import models as bokeh_models
+from bokeh import plotting
 
-from ctjax.base import optional_packages
 from ctjax.base.detector import Detector
 from ctjax.views import legends
 from ctjax.views.report.records import Record, Table
+
+models: Any = bokeh_models  # whose annotations refuse the names that models may have
 
 # Okabe and Ito's colours again, ordered so that two runs are blue and orange.
 RUN_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -24,7 +27,6 @@ LAYERS = ("charge", "truth", "prediction", "errors")
 
 
 def _figure(**options: Any) -> Any:
-    plotting = optional_packages.import_optional("bokeh.plotting", "report")
     defaults = {
         "height": 300,
         "sizing_mode": "stretch_width",
@@ -46,7 +48,7 @@ def curves(detector: Detector) -> list[tuple[str, str]]:
         ("loss", "loss"),
         ("Average/mIoU", "mIoU"),
         *((f"Average/{metric}", f"{name} IoU") for metric, name in [*ious][::-1]),
-        ("Average/Non_Bkg_Accuracy", "accuracy off background"),
+        ("Average/Non_Bkg_Accuracy", "non-background accuracy"),
     ]
 
 
@@ -177,7 +179,6 @@ def _add_events(
     colour: str,
     name: str,
 ) -> None:
-    models = optional_packages.import_optional("bokeh.models", "report")
     table = record.inference
     assert table is not None
     is_unknown = np.isnan(table["Average/mIoU"])
@@ -217,20 +218,20 @@ def planes(
       detector: of the events.
       share_ticks: whether planes have the same rows, and are moved together.
     """
-    models = optional_packages.import_optional("bokeh.models", "report")
     ticks = models.Range1d(0, 1, name="ticks0")
     classes = legends.class_colours(detector)
     scales = {
         "charge": models.LogColorMapper(charge_palette, low=1, high=10, name="scale"),
-        "truth": _classes(models, classes),
-        "prediction": _classes(models, classes),
-        "errors": _classes(models, legends.error_colours(detector)),
+        "truth": _classes(classes),
+        "prediction": _classes(classes),
+        "errors": _classes(legends.error_colours(detector)),
     }
     figures = {}
     for plane in range(detector.num_planes):
         if plane > 0 and not share_ticks:
             ticks = models.Range1d(0, 1, name=f"ticks{plane}")
         figure = _figure(
+            name=f"plane{plane}",
             height=330,
             title=f"plane {plane}",
             x_range=models.Range1d(0, 1, name=f"wires{plane}"),
@@ -270,7 +271,7 @@ def planes(
     return figures
 
 
-def _classes(models: Any, colours: tuple[str, ...]) -> Any:
+def _classes(colours: tuple[str, ...]) -> Any:
     high = len(colours) - 0.5
     return models.LinearColorMapper(list(colours), low=-0.5, high=high)
 

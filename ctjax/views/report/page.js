@@ -7,6 +7,7 @@
   const PLANES = [...Array(detector.planes).keys()];
   const all = (selector) => [...document.querySelectorAll(selector)];
   const LAYERS = ["charge", "truth", "prediction", "errors"];
+  const SMALL_ROWS = 250; // of a plane whose pixels need no line to be seen
   const STEP = 0.2; // part of the picture that an arrow key moves
   let model; // name -> Bokeh model
   let current = 0;
@@ -62,6 +63,8 @@
         const glyph = model(name + plane).glyph;
         glyph.width = { value: event.pixel_size };
         glyph.height = { value: event.pixel_size };
+        // Large enough to be seen, pixels have their true size.
+        glyph.line_width = { value: event.planes[plane].rows > SMALL_ROWS ? 1 : 0 };
       }
       model("pixels" + plane).data = shown;
     });
@@ -200,11 +203,29 @@
   differences?.addEventListener("change", onlyDifferent);
   if (differences) onlyDifferent();
 
+  // Figures take the colours of the page; pictures of events stay on white paper, where
+  // their colours tell charges and classes apart.
+  function darken(bokeh) {
+    const style = getComputedStyle(document.documentElement);
+    const [ink, line, paper] = ["--ink", "--line", "--paper"].map((name) => style.getPropertyValue(name).trim());
+    const axis = { axis_label_text_color: ink, major_label_text_color: ink, axis_line_color: ink,
+      major_tick_line_color: ink, minor_tick_line_color: ink };
+    const looks = {
+      Figure: { background_fill_color: paper, border_fill_color: paper },
+      LinearAxis: axis, LogAxis: axis, Title: { text_color: ink }, Grid: { grid_line_color: line },
+      Legend: { background_fill_color: null, label_text_color: ink },
+    };
+    for (const root of bokeh.roots())
+      if (!root.name?.startsWith("plane"))
+        for (const part of root.references()) if (looks[part.type]) part.setv(looks[part.type]);
+  }
+
   // Bokeh makes its document when the page has loaded.
   async function start() {
     const bokeh = window.Bokeh?.documents[0];
     if (!bokeh) return void setTimeout(start, 20);
     model = (name) => bokeh.get_model_by_name(name);
+    if (window.matchMedia("(prefers-color-scheme: dark)").matches) darken(bokeh);
     connectMetric();
     if (picked.length) await connectEvents();
     document.body.dataset.ready = "yes";

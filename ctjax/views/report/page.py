@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
+import jinja2
+from bokeh import embed, palettes
+from bokeh.resources import Resources
+
 import ctjax
-from ctjax.base import optional_packages
 from ctjax.base.detector import COSMIC_TAGGER, Detector
 from ctjax.views import legends
 from ctjax.views.report import events, figures, tables
@@ -18,7 +21,7 @@ from ctjax.views.report.records import Record, read_record
 EVENTS_OF_A_KIND = 3
 """Number of best, median and worst events of one run; of several runs, one each."""
 
-BOKEH_PARTS = ["bokeh", "bokeh-gl"]
+BOKEH_PARTS: list[Any] = ["bokeh", "bokeh-gl"]
 """Bokeh's widgets, tables and formulas are left out; the page does not need them."""
 
 
@@ -31,11 +34,7 @@ def write(folders: Sequence[str], path: str) -> None:
 
     Raises:
       ReportError: a folder holds no run.
-      MissingExtraError: Bokeh is not installed.
     """
-    embed = optional_packages.import_optional("bokeh.embed", "report")
-    bokeh_resources = optional_packages.import_optional("bokeh.resources", "report")
-    jinja2 = optional_packages.import_optional("jinja2", "report")
     records = [read_record(folder) for folder in folders]
     packed = events.pack_events(records, EVENTS_OF_A_KIND if len(records) == 1 else 1)
     inferred = [record.detector for record in records if record.inference is not None]
@@ -54,7 +53,7 @@ def write(folders: Sequence[str], path: str) -> None:
         name: figure for group in drawn.values() for name, figure in group.items()
     }
     script, places = embed.components(models) if models else ("", {})
-    library = bokeh_resources.Resources(mode="inline", components=BOKEH_PARTS)
+    library = Resources(mode="inline", components=BOKEH_PARTS)
     environment = jinja2.Environment(autoescape=True, trim_blocks=True)
     page = environment.from_string(_own_file("page.html")).render(
         title=" and ".join(record.name for record in records),
@@ -66,6 +65,7 @@ def write(folders: Sequence[str], path: str) -> None:
         figures_script=script,
         places={group: {n: places[n] for n in drawn[group]} for group in drawn},
         summary=tables.summary(records),
+        head=tables.head(records),
         configurations=tables.configurations(records),
         times=tables.times(records),
         runs=[_tables_of(record) for record in records],
@@ -73,9 +73,12 @@ def write(folders: Sequence[str], path: str) -> None:
         picked=packed,
         events_json=_json_in_html(packed),
         detector_json=_json_in_html(_for_script(shown)),
-        event_metrics=list(
-            dict.fromkeys(m for d in inferred for m in figures.metrics_of_events(d))
-        ),
+        event_metrics=[
+            (metric, tables.plain_words(metric))
+            for metric in dict.fromkeys(
+                m for d in inferred for m in figures.metrics_of_events(d)
+            )
+        ],
         layers=LAYERS,
         has_inference=any(record.inference is not None for record in records),
         num_planes=shown.num_planes,
@@ -117,6 +120,10 @@ def _tables_of(record: Record) -> dict[str, Any]:
         "planes": range(record.detector.num_planes),
         "skipped": tables.skipped_events(record),
         "plane_metrics": tables.plane_metrics(record),
+        "scores": [
+            (each, tables.percentages(each.efficiency, each.purity, each.iou))
+            for each in tables.scores(record)
+        ],
         "class_metrics": tables.class_metrics(record),
         "confusion": tables.confusion_matrices(record),
     }
@@ -124,7 +131,6 @@ def _tables_of(record: Record) -> dict[str, Any]:
 
 def _charge_palette() -> list[str]:
     """Returns the colours of the event display, pale to dark, less the palest."""
-    palettes = optional_packages.import_optional("bokeh.palettes", "report")
     return list(palettes.interp_palette(palettes.YlGnBu9[::-1][1:], 256))
 
 

@@ -65,6 +65,15 @@ class Record:
     detector: Detector = COSMIC_TAGGER
 
     @functools.cached_property
+    def log(self) -> list[str]:
+        """The lines of its process.log, none where there is no such file."""
+        path = os.path.join(self.folder, "process.log")
+        if not os.path.isfile(path):
+            return []
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read().splitlines()
+
+    @functools.cached_property
     def data(self) -> Data:
         """How the inference reads its files; raises ConfigError."""
         return _read_data(self.launches.get("inference", {})) or Data()

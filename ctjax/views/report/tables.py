@@ -1,22 +1,96 @@
 """Computes the tables of the report, plain values for page.html to lay out."""
 
+import os
+import re
 from typing import Any
 
 import numpy as np
 
+from ctjax.config import fields
+from ctjax.learning import class_scores
 from ctjax.views import skipped
 from ctjax.views.report.records import Record, flatten
 
+PLAIN_WORDS = {
+    "mIoU": "mean IoU",
+    "Non_Bkg_Accuracy": "non-background accuracy",
+    "Total_Accuracy": "accuracy of all pixels",
+}
+"""What CosmicTagger's metrics are, by their names."""
+
+DEFAULTS = fields.to_dict(fields.Config(network=fields.Network()))
+
+LOGGED = (
+    ("parameters", re.compile(r"Total number of trainable parameters .*: (\d+)$")),
+    ("devices", re.compile(r"Devices: (.+)$")),
+    ("command", re.compile(r"Launch arguments: (.+)$")),
+)
+"""What process.log says of a run, by name."""
+
+
+def head(records: list[Record]) -> list[tuple[str, list[str]]]:
+    """Says what was run: network, data, device, duration, command.
+
+    Returns:
+      A row for each: its name and its value in every run, empty where it is not known.
+    """
+    columns = [_head_of(record) for record in records]
+    names = ("network", "parameters", "data", "devices", "duration", "command")
+    rows = [(name, [column.get(name, "") for column in columns]) for name in names]
+    return [(name, values) for name, values in rows if any(values)]
+
+
+def _head_of(record: Record) -> dict[str, str]:
+    """Returns the rows of `head` for a run."""
+    found = {}
+    for mode in record.launches:
+        found["network"] = str(record.option(mode, "network", "name") or "")
+        folder = str(record.option(mode, "data", "data_directory") or "")
+        files = str(record.option(mode, "data", "file") or "")
+        if record.option(mode, "data", "synthetic"):
+            files = "synthetic events"
+        elif folder and files:
+            files = os.path.join(folder, files)
+        found["data"] = "; ".join(
+            filter(None, (found.get("data"), f"{files} ({mode})" if files else ""))
+        )
+    parts = [f"{row['mode']} {_duration(row['total_s'])}" for row in times([record])]
+    found["duration"] = ", ".join(parts)
+    for line in record.log:
+        for name, pattern in LOGGED:
+            if match := pattern.search(line):
+                found[name] = match[1]
+    program, *rest = found.get("command", "").split(" ", 1)
+    if program.endswith("__main__.py"):
+        found["command"] = " ".join(["ctjax", *rest])
+    if found.get("parameters"):
+        found["parameters"] = f"{int(found['parameters']):,}"
+    return found
+
+
+def plain_words(metric: str) -> str:
+    """Says what a metric is, by its name."""
+    return PLAIN_WORDS.get(metric, metric.replace("_", " "))
+
+
+def _duration(seconds: float) -> str:
+    """Writes a duration in the units that suit it."""
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
 
 def configurations(records: list[Record]) -> list[dict[str, Any]]:
-    """Lists every field of every launch, and whether launches differ in it.
+    """Lists every field of every launch, those that differ from their defaults first.
 
     Args:
       records: what the runs have left.
 
     Returns:
-      At most one table: `heads` of the columns, and `rows` of (name, values,
-      is_different).
+      At most one table: `heads` of the columns, and `rows` of dictionaries: `name`,
+      `values`, `differs` between the launches, and `default`, None for a field that
+      has it everywhere or for what is no field.
     """
     launches = [
         (f"{record.name}: {mode}" if len(records) > 1 else mode, launch)
@@ -28,11 +102,20 @@ def configurations(records: list[Record]) -> list[dict[str, Any]]:
         flat = flatten(launch.get("config", {}))
         flat.update(flatten({k: v for k, v in launch.items() if k != "config"}))
         columns.append(flat)
-    names = list(dict.fromkeys(name for column in columns for name in column))
+    defaults = {name: str(value) for name, value in flatten(DEFAULTS).items()}
     rows = []
-    for name in names:
+    for name in dict.fromkeys(name for column in columns for name in column):
         values = [str(column.get(name, "")) for column in columns]
-        rows.append((name, values, len(set(values)) > 1))
+        default = defaults.get(name)
+        rows.append(
+            {
+                "name": name,
+                "values": values,
+                "differs": len(set(values)) > 1,
+                "default": None if {*values} <= {default, ""} else default,
+            }
+        )
+    rows.sort(key=lambda row: row["default"] is None)
     return [{"heads": [head for head, _ in launches], "rows": rows}] if rows else []
 
 
@@ -40,8 +123,9 @@ def times(records: list[Record]) -> list[dict[str, Any]]:
     """Finds where the time of each run and mode went.
 
     Returns:
-      A row for each: run, mode, steps, seconds in all and in three parts, and images
-      per second after the first step (None if the minibatch size is not known).
+      A row for each: run, mode, steps, seconds in all and in three parts, and mean and
+      median of the images per second after the first step (None if the minibatch size
+      is not known).
     """
     rows = []
     for record in records:
@@ -58,9 +142,10 @@ def times(records: list[Record]) -> list[dict[str, Any]]:
                 # By a version whose first step took longer because of compilation.
                 compile_s = max(0.0, first - usual) if mode != "iotest" else 0.0
             wait = min(float(wait_s.sum()), total - compile_s)
-            rate = None
+            rate = median_rate = None
             if images is not None and rest_s:
                 rate = float(images[1:].sum()) / rest_s
+                median_rate = float(np.median(images[1:] / step_s[1:]))
             rows.append(
                 {
                     "run": record.name,
@@ -74,6 +159,7 @@ def times(records: list[Record]) -> list[dict[str, Any]]:
                     ],
                     "median_s": usual,
                     "images_per_s": rate,
+                    "median_images_per_s": median_rate,
                 }
             )
     return rows
@@ -96,6 +182,21 @@ def plane_metrics(record: Record) -> list[tuple[str, list[tuple[float, float]]]]
         columns = [table[f"{group}/{metric}"][counts] for group in groups]
         rows.append((metric, [(float(c.mean()), float(c.std())) for c in columns]))
     return rows
+
+
+def scores(record: Record) -> list[class_scores.ClassScores]:
+    """Scores each class but the background over the events; none without truth."""
+    if record.confusion is None or not record.confusion.any():
+        return []
+    return class_scores.score_classes(record.confusion, record.detector.classes)[1:]
+
+
+def percentages(*means: class_scores.Mean) -> list[str]:
+    """Writes means and their errors as percentages."""
+    return [
+        f"{mean.written('{:.1f}', 100)} %" if mean.events else str(mean)
+        for mean in means
+    ]
 
 
 def class_metrics(record: Record) -> list[dict[str, Any]]:
@@ -157,6 +258,13 @@ def summary(records: list[Record]) -> list[tuple[str, list[str]]]:
     columns: list[dict[str, str]] = []
     for record in records:
         found = {}
+        for each in scores(record)[-1:]:
+            efficiency, purity = percentages(each.efficiency, each.purity)
+            found[f"{each.name} efficiency"] = efficiency
+            found[f"{each.name} purity"] = purity
+            name = f"false {each.name} pixels in an event without"
+            found[name] = each.false_pixels.written("{:.1f}")
+        found.update(_best_validations(record))
         if record.train is not None:
             steps, losses = record.train["step"], record.train["loss"]
             found["training steps"] = f"{int(steps[-1]) + 1:,}"
@@ -173,12 +281,26 @@ def summary(records: list[Record]) -> list[tuple[str, list[str]]]:
             if rows:
                 found[f"events skipped, {mode}"] = f"{len(rows):,}"
         for row in times([record]):
-            if row["images_per_s"]:
-                name = f"{row['mode']}, images/s after the first step"
-                found[name] = f"{row['images_per_s']:.3g}"
+            if row["median_images_per_s"]:
+                name = f"{row['mode']}, images/s (median)"
+                found[name] = f"{row['median_images_per_s']:.3g}"
         columns.append(found)
     names = dict.fromkeys(name for found in columns for name in found)
     return [(name, [found.get(name, "") for found in columns]) for name in names]
+
+
+def _best_validations(record: Record) -> dict[str, str]:
+    """Returns the best mIoU and IoU of the last class, with their steps."""
+    found = {}
+    for metric in ("mIoU", record.detector.class_metrics[-1]):
+        column = f"Average/{metric}"
+        if record.validation is None or np.isnan(record.validation[column]).all():
+            continue
+        best = int(np.nanargmax(record.validation[column]))
+        value, step = (record.validation[name][best] for name in (column, "step"))
+        name = f"best validation {metric.replace('_', ' ')}"
+        found[name] = f"{value:.3f} at step {int(step):,}"
+    return found
 
 
 def skipped_events(record: Record) -> dict[str, str]:

@@ -34,3 +34,5 @@ class PyCtjax(PythonPackage):
         depends_on("py-tensorboardx@2.6.2.2:")
         depends_on("py-mpi4py@4.1:")
         depends_on("py-rich@13:")
+        depends_on("py-bokeh@3.9:")
+        depends_on("py-jinja2@3.1:")

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -17,7 +18,6 @@ from ctjax.views.report import page as report_page
 from tests.support import other_predictions as other
 from tests.support import processes
 
-pytest.importorskip("bokeh", reason="extra [report] is not installed")
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed"
 )
@@ -294,7 +294,7 @@ def test_another_event_has_other_pixels(desktop, report):
         "JSON.parse(document.getElementById('picked').textContent)"
     )
     assert len(second) == event[1]["planes"][0]["count"]
-    words = desktop.locator(".plane .metrics").first.text_content()
+    words = desktop.locator(".plane .metrics").first.text_content().replace("\xa0", " ")
     assert f"mIoU {event[1]['metrics']['plane0/mIoU']:.3f}" in words
 
 
@@ -376,3 +376,40 @@ def test_planes_and_classes_of_others(browser, of_others):
     assert words == "mIoU 0.500 · pion IoU 0.500 · muon IoU 0.500"
     opened.context.close()
     assert faults == []
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_is_cut_and_every_count_is_readable_in_the_dark(browser, report, width):
+    page, faults = open_page(
+        browser,
+        report,
+        viewport={"width": width, "height": 844},
+        color_scheme="dark",
+    )
+    cut = """() => [...document.querySelectorAll(".scroll")]
+      .filter((box) => box.scrollWidth > box.clientWidth + 1)
+      .map((box) => box.innerText)"""
+    assert page.evaluate(cut) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    cells = page.locator(".confusion td").all()
+    styles = page.evaluate("""() => [...document.querySelectorAll(".confusion td")].map(
+      (cell) => [cell, cell.querySelector("small")].map((part) =>
+        [getComputedStyle(cell).backgroundColor, getComputedStyle(part).color]))""")
+    assert len(styles) == len(cells) == 4 * 9
+    for parts in styles:
+        for back, front in parts:
+            dark, light = sorted(map(luminance, (back, front)))
+            assert (light + 0.05) / (dark + 0.05) >= 4.5
+    page.context.close()
+    assert faults == []
+
+
+def luminance(colour):
+    """Relative luminance (WCAG 2) of a colour as the browser writes it."""
+    values = [float(number) for number in re.findall(r"[\d.]+", colour)[:3]]
+    scale = 1 if colour.startswith("color(") else 255
+    red, green, blue = (
+        share / 12.92 if share <= 0.03928 else ((share + 0.055) / 1.055) ** 2.4
+        for share in (value / scale for value in values)
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue

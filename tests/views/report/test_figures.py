@@ -4,12 +4,8 @@ import numpy as np
 import pytest
 
 from ctjax.base.detector import COSMIC_TAGGER
-from ctjax.views.report import tables
+from ctjax.views.report import figures, tables
 from ctjax.views.report.records import Record
-
-pytest.importorskip("bokeh", reason="extra [report] is not installed")
-
-from ctjax.views.report import figures
 
 STEPS = np.arange(3.0)
 TIMINGS = np.array(
@@ -66,7 +62,7 @@ def test_curves_of_training_and_of_validation():
         ("curve_mIoU", "Average/mIoU"),
         ("curve_neutrino_IoU", "Average/Neutrino_IoU"),
         ("curve_cosmic_IoU", "Average/Cosmic_IoU"),
-        ("curve_accuracy_off_background", "Average/Non_Bkg_Accuracy"),
+        ("curve_non-background_accuracy", "Average/Non_Bkg_Accuracy"),
     ):
         for legend, source in (
             ("training", record.train),

@@ -10,11 +10,7 @@ from ctjax.base.detector import Detector
 from ctjax.data.larcv.truth import NEUTRINO_TYPE
 from ctjax.views import skipped
 from ctjax.views.report import events as report_events
-from ctjax.views.report import records, tables
-
-pytest.importorskip("bokeh", reason="extra [report] is not installed")
-
-from ctjax.views.report import figures, page
+from ctjax.views.report import figures, page, records, tables
 
 CLASSES = ("background", "track", "HIP", "michel")
 FOUR = Detector(2, CLASSES, ("#C9CCD1", "#0072B2", "#D55E00", "#123456"))
@@ -42,6 +38,7 @@ def write_run(folder, detector=FOUR, *, skips=(), launch=None):
     write(folder / "inference_confusion.csv", ["entry", *counts], confusion)
     steps = [[step, 1.0, *np.full(len(names), step / 10)] for step in range(3)]
     write(folder / "train_metrics.csv", ["step", "loss", *names], steps)
+    write(folder / "val_metrics.csv", ["step", "loss", *names], steps)
     if launch is not None:
         for mode in ("train", "inference"):
             record = {"config": {"data": launch}}
@@ -67,7 +64,35 @@ def test_the_detector_is_that_of_the_record(record):
     assert [row["name"] for row in tables.class_metrics(record)] == list(CLASSES)
     assert len(tables.confusion_matrices(record)) == 1 + 2
     summary = dict(tables.summary([record]))
-    assert "mean Michel IoU" in summary and "events skipped, inference" not in summary
+    assert [each.name for each in tables.scores(record)] == list(CLASSES[1:])
+    assert summary["best validation Michel IoU"] == ["0.200 at step 2"]
+    assert "michel efficiency" in summary and "mean Michel IoU" in summary
+    assert "events skipped, inference" not in summary
+
+
+def test_the_head_says_what_was_run(tmp_path):
+    launch = {"planes": "0,1", "classes": TEXT, "data_directory": "d", "file": "a.h5"}
+    record = write_run(tmp_path / "four", launch=launch)
+    lines = ["x - Total number of trainable parameters in this network: 1234567"]
+    lines += ["x - Launch arguments: /p/ctjax/__main__.py train --config scc21"]
+    lines += ["x - Devices: 1 (cpu) of 1 processes"]
+    (tmp_path / "four" / "process.log").write_text("\n".join(lines))
+    assert dict(tables.head([record])) == {
+        "parameters": ["1,234,567"],
+        "data": ["d/a.h5 (train); d/a.h5 (inference)"],
+        "devices": ["1 (cpu) of 1 processes"],
+        "command": ["ctjax train --config scc21"],
+    }
+
+
+def test_what_differs_from_its_default_comes_first(tmp_path):
+    launch = {"downsample": 1, "planes": "0,1", "classes": TEXT, "synthetic": True}
+    record = write_run(tmp_path / "four", launch=launch)
+    (table,) = tables.configurations([record])
+    changed = [row["name"] for row in table["rows"] if row["default"] is not None]
+    assert changed == ["data.planes", "data.classes", "data.synthetic"]
+    assert [row["name"] for row in table["rows"]][:3] == changed
+    assert not any(row["differs"] for row in table["rows"])
 
 
 def test_without_a_record_the_columns_say_it(tmp_path):
@@ -80,7 +105,7 @@ def test_each_class_has_its_curve_and_its_metric_of_events(record):
     curves = figures.learning_curves([record])
     assert list(curves) == [
         *("curve_loss", "curve_mIoU", "curve_michel_IoU", "curve_HIP_IoU"),
-        *("curve_track_IoU", "curve_accuracy_off_background"),
+        *("curve_track_IoU", "curve_non-background_accuracy"),
     ]
     assert figures.metrics_of_events(FOUR) == [
         *("Michel_IoU", "mIoU", "HIP_IoU", "Track_IoU", "Non_Bkg_Accuracy")
@@ -119,8 +144,8 @@ def test_runs_of_several_detectors_are_side_by_side(record, tmp_path):
     three = write_run(tmp_path / "three", Detector())
     curves = figures.learning_curves([record, three])
     assert {"curve_michel_IoU", "curve_neutrino_IoU", "curve_mIoU"} <= set(curves)
-    assert len(curves["curve_neutrino_IoU"].renderers) == 2  # of one run
-    assert len(curves["curve_mIoU"].renderers) == 4
+    assert len(curves["curve_neutrino_IoU"].renderers) == 3  # of one run
+    assert len(curves["curve_mIoU"].renderers) == 6
     page.write([record.folder, three.folder], str(tmp_path / "page.html"))
     text = (tmp_path / "page.html").read_text()
     for name in ("Michel IoU", "Neutrino IoU", "<th>michel</th>", "<th>neutrino</th>"):

@@ -13,12 +13,8 @@ import pytest
 
 from ctjax.base.detector import COSMIC_TAGGER
 from ctjax.views.report import events as report_events
-from ctjax.views.report import records, tables
+from ctjax.views.report import figures, page, records, tables
 from tests.support import ROOT, larcv_fixtures, processes, tiny
-
-bokeh = pytest.importorskip("bokeh", reason="extra [report] is not installed")
-
-from ctjax.views.report import figures, page  # noqa: E402
 
 SHAPE = (40, 64)
 
@@ -100,7 +96,7 @@ def test_without_bokeh_the_run_goes_on(tmp_path):
         text=True,
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("ctjax[report]") == 1
+    assert result.stdout.count("No report page: ") == 1
     assert not (tmp_path / "report.html").exists()
 
 
@@ -250,7 +246,7 @@ def test_several_runs_and_their_difference(finished, tmp_path):
     both = [records.read_record(str(f)) for f in (folder, tmp_path / "second")]
     (table,) = tables.configurations(both)
     assert table["heads"] == ["first: train", "first: inference", "second: train"]
-    values = {name: values for name, values, _ in table["rows"]}
+    values = {row["name"]: row["values"] for row in table["rows"]}
     assert values["run.seed"] == ["0", "0", "5"]
 
 
