@@ -37,6 +37,7 @@ LIGHT_WEIGHTS = (1.0, 1.5, 10.0)
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _COLOUR = re.compile(r"#[0-9A-Fa-f]{6}")
 _NUMBER = re.compile(r"\d{1,9}")
+_LABEL = re.compile(r"-?\d{1,9}")
 
 
 def read_detector(
@@ -156,8 +157,9 @@ def read_label_map(data: Data) -> dict[int | None, int] | None:
     found: dict[int | None, int] = {}
     for item in data.label_map.split(","):
         stored, _, name = (part.strip() for part in item.partition(":"))
-        is_known = name in numbers and (_NUMBER.fullmatch(stored) or stored == OTHER)
-        label = int(stored) if _NUMBER.fullmatch(stored) else None
+        is_label = bool(_LABEL.fullmatch(stored))
+        is_known = name in numbers and (is_label or stored == OTHER)
+        label = int(stored) if is_label else None
         if not is_known or label in found:
             raise ConfigError(
                 f"data.label_map={data.label_map}: expected each label once, as "

@@ -259,14 +259,17 @@ def _advance(
     )
     skipped = dataclasses.replace(state, step=updated.step, loss_scale=loss_scale)
     halted = state.halted | ~(is_finite | is_overflow | options.skip_nonfinite)
+    # Without any event that counts there is nothing to learn from.
+    num_events = shared.metric_sums[1]
+    is_update = is_finite & (num_events > 0)
     chosen = jax.tree.map(
-        lambda new, same, old: jnp.where(halted, old, jnp.where(is_finite, new, same)),
+        lambda new, same, old: jnp.where(halted, old, jnp.where(is_update, new, same)),
         *(updated, skipped, state),
     )
     results = {
         "loss": shared.loss,
         "metrics": metrics.mean_of(*shared.metric_sums),
-        "num_events": shared.metric_sums[1],
+        "num_events": num_events,
         "grad_norm": grad_norm,
         "loss_scale": state.loss_scale.value,
         "is_finite": is_finite,

@@ -115,7 +115,7 @@ class InferenceReports:
         counts = (entries != PADDING) & (np.asarray(results["counted"]) != 0)
         self._write_rows(entries, counts, values, np.asarray(results["confusion"]))
         step = len(self.timings.done)
-        images = int((entries != PADDING).sum())
+        images = int(counts.sum())
         wait_s, step_s = self.timings.end_step(step, images)
         self._advance(step + 1)
         if step % self._config.mode.logging_iteration == 0:

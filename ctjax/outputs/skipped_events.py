@@ -14,6 +14,7 @@ import numpy as np
 
 from ctjax.config.choices import OnBadEvent
 from ctjax.config.fields import Config
+from ctjax.data.larcv.errors import LarcvFileError
 from ctjax.data.order import PADDING
 from ctjax.data.sources import EventSource
 from ctjax.outputs.predictions import in_utf8
@@ -57,6 +58,9 @@ def report(
       source: of the events, which knows why those that this process has read were.
       entries: of all that were skipped.
       goes_on: whether to keep those that the table has.
+
+    Raises:
+      LarcvFileError: no event of the data could be read.
     """
     mode = config.mode.name.value
     path = table_path(config.output_dir, mode)
@@ -73,8 +77,10 @@ def report(
         return
     ordered = [rows[entry] for entry in sorted(rows)]
     _write(path, ordered)
+    if len(ordered) == source.num_events:
+        raise LarcvFileError(f"{ordered[0]['reason']}; and no other event is better")
     logger.warning(
-        "Skipped %d event%s (data.on_bad_event=skip), which count nowhere: %s",
+        "Skipped %d event%s (data.on_bad_event=skip), in no loss or metric: %s",
         *(len(ordered), "s" * (len(ordered) != 1), describe(ordered)),
     )
 

@@ -259,6 +259,27 @@ def test_data_of_bad_events_is_refused_when_the_last_is_read(tmp_path, events, s
             source.read_pooled(2)
 
 
+def test_labels_that_are_no_numbers_of_classes(tmp_path, shapes):
+    ids = np.arange(3)
+    event = [(ids, np.ones(3, np.float32), np.array([-1, 0, 3]))]
+    path = detector_files.write(tmp_path / "f.h5", [event], shapes[:1])
+    for text, expected in (
+        ("-1:ignore,0:0,3:2", [IGNORED, 0, 2]),
+        ("0:0,other:1", [1, 0, 1]),
+    ):
+        with open_source(file=path, data=Data(label_map=text)) as source:
+            _, label = source.read_pooled(0)
+        assert label.values.tolist() == expected
+    # A fraction is no label, whatever the others are.
+    event = [(ids, np.ones(3, np.float32), np.array([0, 1.5, 2]))]
+    path = detector_files.write(tmp_path / "g.h5", [event], shapes[:1])
+    with (
+        open_source(file=path, data=Data(label_map="0:0,other:1")) as source,
+        pytest.raises(LarcvFileError, match=r"value 1\.5"),
+    ):
+        source.read_pooled(0)
+
+
 def test_a_changed_file_is_no_bad_event(path, events, shapes):
     with open_source(file=path, data=Data(on_bad_event=OnBadEvent.SKIP)) as source:
         os.replace(detector_files.write(f"{path}.new", events[:2], shapes), path)
@@ -316,7 +337,7 @@ def test_sites_of_padded_planes(path, events, shapes):
         ("label_map", "3", "got '3'"),
         ("label_map", "3:muon", "got '3:muon'"),
         ("label_map", "3:1,3:2", "each label once"),
-        ("label_map", "-1:1", "got '-1:1'"),
+        ("label_map", "1.5:1", "got '1.5:1'"),
         ("charge_scale", 0.0, "above 0"),
         ("charge_scale", -2.0, "above 0"),
         ("label_product", "sbndwire", "another product"),

@@ -46,6 +46,10 @@ FIELDS = {
 MODES = {"train": train, "inference": inference, "iotest": iotest}
 
 
+NOT_COMPARED = ("file", "time_s", "images_per_s")
+"""Columns that are no numbers, or others in every run."""
+
+
 class Finished(NamedTuple):
     """A run that has ended: its configuration, what it returned and what it logged."""
 
@@ -58,11 +62,11 @@ class Finished(NamedTuple):
         return pathlib.Path(self.config.output_dir)
 
     def table(self, name: str) -> list[dict[str, float]]:
-        """Numbers of the rows of `<name>.csv`."""
+        """Numbers of the rows of `<name>.csv` that a second run has, too."""
         with open(self.folder / f"{name}.csv", newline="") as file:
             rows = list(csv.DictReader(file))
         return [
-            {key: float(value) for key, value in row.items() if key != "file"}
+            {key: float(value) for key, value in row.items() if key not in NOT_COMPARED}
             for row in rows
         ]
 

@@ -132,14 +132,15 @@ def _mapped(values: np.ndarray, label_map: Mapping[int | None, int]) -> np.ndarr
     table = np.full(_TABLE_SIZE + 1, other, np.uint8)
     larger = {}
     for label, number in label_map.items():
-        if label is not None and label < _TABLE_SIZE:
+        if label is not None and 0 <= label < _TABLE_SIZE:
             table[label] = number
         elif label is not None:
             larger[label] = number
-    is_label = (values >= 0) & (values < _TABLE_SIZE) & (values == np.floor(values))
+    is_whole = values == np.floor(values)
+    is_label = (values >= 0) & (values < _TABLE_SIZE) & is_whole
     # Never an index that numpy would have to convert from what is no number.
     classes = table[np.where(is_label, values, _TABLE_SIZE).astype(np.int64)]
     for label, number in larger.items():
         classes[values == label] = number
-    classes[~np.isfinite(values)] = _UNKNOWN
+    classes[~is_whole | ~np.isfinite(values)] = _UNKNOWN
     return classes

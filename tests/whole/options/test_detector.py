@@ -5,6 +5,7 @@ import pytest
 
 from ctjax.base.detector import IGNORED, Detector
 from ctjax.data.larcv.file import LarcvFileError
+from ctjax.outputs.saved_config import CheckpointError
 from tests.support import detector_files
 from tests.support.small_runs import SHAPE, entries_of, logits_of
 
@@ -95,9 +96,11 @@ def test_classes(runs, truth):
     assert {"Track_IoU", "Shower_IoU", "Other_IoU", "mIoU"} <= names
     assert not {"Cosmic_IoU", "Neutrino_IoU"} & names
     two = {"data__classes": "empty,track"}
-    for make, _ in modes(runs):
+    for make in (runs.train, runs.read):
         with pytest.raises(LarcvFileError, match="value 2, expected classes 0 to 1"):
             make(**two, run__iterations=4)
+    with pytest.raises(CheckpointError, match=r"3 classes .*expected the 2"):
+        runs.infer(**two)
 
 
 def test_label_map(runs, truth):
