@@ -44,7 +44,7 @@ def main():
     # An event is three pictures; the file stores only their pixels with charge.
     path = str(options.folder / "test.h5")
     with LarcvFile(path) as file:
-        ticks, wires = file.image_shape
+        ticks, wires = file.plane_shapes[0]
         print(f"{path}: {file.num_events} events of {ticks} ticks x {wires} wires")
         voxels = file.read_image(0)
     for plane, where in enumerate(voxels.planes):

@@ -171,8 +171,10 @@ def _for_report(config: Config) -> Config:
 
 def baselines(config: Config) -> dict[str, np.ndarray]:
     """Returns the counted pixels of two predictions that take no learning."""
-    detector = read_detector(config.data)
     tried = threshold_counts(config, config.data.file, THRESHOLDS, THRESHOLD_EVENTS)
+    detector = dataclasses.replace(
+        read_detector(config.data), num_planes=tried.shape[2]
+    )
     scores = [average(counts, detector)["Average/mIoU"] for counts in tried]
     best = THRESHOLDS[np.argmax(scores)]
     stored, above = threshold_counts(config, _for_report(config).data.file, [0.0, best])

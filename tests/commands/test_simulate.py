@@ -43,7 +43,7 @@ def test_writes_the_events_of_a_seed(tmp_path):
     run("--events", 3, "--output", path, "--seed", 4, *SMALL)
     simulator = Simulator(SimulationParameters(image_shape=(320, 512)))
     with LarcvFile(path, strict=True) as file:
-        assert file.num_events == 3 and tuple(file.image_shape) == (320, 512)
+        assert file.num_events == 3 and file.plane_shapes == ((320, 512),) * 3
         wanted = [[4, GENERATOR_VERSION, number] for number in range(3)]
         assert np.asarray(file.event_ids).tolist() == wanted
         for number in range(3):

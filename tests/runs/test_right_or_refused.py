@@ -153,9 +153,13 @@ def test_a_validation_that_is_no_number_has_no_score(runs, monkeypatch, caplog):
         validation, "compile_ahead", lambda name, step, *arguments: (step, None)
     )
     reports, processes = Reports(), validation.Processes()
-    with validation.open_validation(
-        config, eval_step, reports, 0, validation.sharding.make_mesh(), processes
-    ) as validate:
+    mesh = validation.sharding.make_mesh()
+    with (
+        open_source(file=runs.file) as trained_on,
+        validation.open_validation(
+            config, trained_on, eval_step, reports, 0, mesh, processes
+        ) as validate,
+    ):
         assert validate(2, state, timings) == []
     assert np.isnan(reports.rows[0][1]).all()
     assert "test Step 2: no score, class scores of 2 of 4 events are not" in caplog.text
@@ -325,7 +329,8 @@ def test_the_checksum_of_weights_is_of_names_and_numbers():
 
 def test_the_documented_snippet_reads_predictions(predicted, monkeypatch, capsys):
     page = (ROOT / "docs/data-format.md").read_text()
-    (snippet,) = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    snippets = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    (snippet,) = (s for s in snippets if "predictions.h5" in s)
     monkeypatch.chdir(predicted.folder)
     exec(compile(snippet, "docs/data-format.md", "exec"), names := {})
     ids, score, wire_cm = names["ids"], names["score"], names["wire_cm"]

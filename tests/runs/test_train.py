@@ -12,7 +12,6 @@ import jax
 import numpy as np
 import pytest
 
-from ctjax.base.errors import ConfigError
 from ctjax.data.larcv.file import LarcvFile
 from ctjax.data.sources import EventSource
 from ctjax.learning import state as learning_state
@@ -270,11 +269,12 @@ def test_what_saves_nothing_on_a_cpu_is_said(tmp_path, caplog, remat, count):
     assert sum(words in message for message in caplog.messages) == count
 
 
-def test_depth_that_cannot_halve_the_image_is_refused(tmp_path):
-    with pytest.raises(
-        ConfigError, match=r"network\.depth=4.*divisible by 16.*40 x 64"
-    ):
-        train.run(tiny.make(tmp_path, network__depth=4))
+def test_images_that_the_depth_cannot_halve_are_padded(tmp_path, caplog):
+    caplog.set_level("INFO", "ctjax")
+    config = tiny.make(tmp_path, network__depth=4, run__iterations=1)
+    assert int(train.run(config).step) == 1
+    words = "Planes of 40 x 64, 40 x 64, 40 x 64 pixels in images of 48 x 64"
+    assert words in caplog.text
 
 
 def test_inference_twice_gives_every_event_once_and_the_same(
@@ -375,7 +375,7 @@ def test_predictions_are_a_larcv_file_of_scores_and_classes(
         path = tmp_path / where / "predictions.h5"
         truth = larcv_fixtures.make_events(3, (40, 64), most=300)
         with LarcvFile(path) as file, h5py.File(path) as raw:
-            assert file.num_events == 3 and file.image_shape == (40, 64)
+            assert file.num_events == 3 and file.plane_shapes == ((40, 64),) * 3
             assert file.event_ids.tolist() == [
                 [7, 1, 100 + entry] for entry in range(3)
             ]

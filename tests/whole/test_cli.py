@@ -116,7 +116,7 @@ def test_iotest_in_the_guides_words_without_jax(tmp_path):
         ({"run.precision": "float16"}, ["run.precision", "bfloat16 or mixed"]),
         ({"data.synthetic": False, "data.file": "/no/such.h5"}, ["/no/such.h5"]),
         ({"data.synthetic": False, "data.file": __file__}, [__file__, "HDF5"]),
-        ({"network.depth": 5}, ["network.depth=5", "40 x 64"]),
+        ({"data.planes": "0,1/2"}, ["data.planes=0,1/2", "as many planes"]),
         ({"run.compute_mode": "GPU", "run.iterations": 1}, ["run.compute_mode=GPU"]),
     ],
 )
