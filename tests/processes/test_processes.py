@@ -15,7 +15,7 @@ import pytest
 from ctjax.data.larcv.file import LarcvFile
 from ctjax.outputs import checkpoint
 from ctjax.runs import inference, iotest, parts, train
-from tests.support import ROOT, larcv_fixtures, tiny
+from tests.support import ROOT, detector_files, larcv_fixtures, tiny
 from tests.support.finished_runs import column, last_variables, read_table
 from tests.support.processes import (
     MPIRUN,
@@ -82,6 +82,35 @@ def test_processes_train_as_devices_of_one_process_do(reference, two_processes):
     expected, _ = last_variables(reference, config)
     assert step == 20
     assert largest_difference(ours, expected) < 1e-5
+
+
+def test_another_detector_and_a_bad_event(tmp_path):
+    """Planes of three sizes, classes by a map, and an event that one process skips."""
+    shapes = [(26, 32), (26, 42), (20, 16), (26, 32)]
+    random = np.random.default_rng(5)
+    stored = (0, 3, 7, 65535)
+    events = [detector_files.make_event(random, shapes, stored) for _ in range(8)]
+    events[5] = events[5] * 2
+    path = detector_files.write(tmp_path / "events.h5", events, shapes)
+    fields = {
+        "data__synthetic": False,
+        "data__file": path,
+        "data__downsample": 1,
+        "data__classes": "empty,track,shower",
+        "data__label_map": "0:empty,3:track,7:shower,65535:ignore",
+        "data__on_bad_event": "skip",
+        "network__normalization": "none",
+        "run__iterations": 4,
+    }
+    two = mpirun(2, *tiny.flags(tmp_path / "two", **fields))
+    assert two.returncode == 0, two.stdout + two.stderr
+    train.run(tiny.make(tmp_path / "one", **fields))
+    for name in ("loss", "Average/mIoU", "plane3/Track_IoU"):
+        np.testing.assert_allclose(
+            column(tmp_path / "two", name), column(tmp_path / "one", name), rtol=2e-5
+        )
+    skipped = read_table(tmp_path / "two", "train_skipped.csv")
+    assert [row["entry"] for row in skipped] == ["5"]
 
 
 def test_two_processes_of_four_devices_train_as_one_device_does(tmp_path, one_device):
