@@ -9,6 +9,7 @@ from ctjax.config.fields import Normalization
 from ctjax.learning import sharding
 from ctjax.models import blocks, layers, normalization
 from ctjax.models.kernels import activation, convolution
+from tests.support.normalized import normalized
 
 
 def random_array(*shape, seed=0):
@@ -223,27 +224,8 @@ def test_normalize_and_its_gradient(slope, dtype, axis_name):
     scale, shift = random_array(2, seed=1), random_array(2, seed=2)
     cotangent = random_array(*x.shape, seed=3).astype(dtype)
 
-    def results(function):
-        def of_device(x, scale, shift, cotangent):
-            scale, shift = sharding.varying((scale, shift), axis_name)
-            (y, *statistics), pullback = jax.vjp(
-                lambda *a: function(*a, slope, axis_name), x, scale, shift
-            )
-            zeros = [jnp.zeros_like(s) for s in statistics]
-            of_x, *others = pullback((cotangent, *zeros))
-            return y, of_x, sharding.total(others, axis_name), statistics
-
-        if axis_name is None:
-            return jax.jit(of_device)(x, scale, shift, cotangent)
-        cut, same = sharding.BY_EVENT, sharding.REPLICATED
-        return jax.jit(
-            jax.shard_map(
-                of_device,
-                mesh=sharding.make_mesh(),
-                in_specs=(cut, same, same, cut),
-                out_specs=(cut, cut, same, same),
-            )
-        )(x, scale, shift, cotangent)
+    def results(normalize):
+        return normalized(normalize, x, scale, shift, cotangent, slope, axis_name)
 
     found, expected = results(normalization.normalize), results(normalize_plainly)
     tolerance = 3e-6 if dtype == jnp.float32 else 2**-7

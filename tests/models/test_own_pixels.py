@@ -17,6 +17,7 @@ from ctjax.learning import sharding
 from ctjax.models import blocks, normalization, uresnet_tensorflow, uresnet_v21
 from ctjax.models.kernels import columns
 from ctjax.models.own_pixels import OwnPixels, PlaneAxis
+from tests.support.normalized import normalized
 from tests.support.small_networks import SMALL, other_network, random_variables
 
 IMAGE = (8, 16)
@@ -114,26 +115,7 @@ def test_planes_are_normalized_as_without_padding(num_columns, axis_name):
     cotangent = random_array(*x.shape, seed=1)
 
     def results(normalize):
-        def of_device(x, scale, shift, cotangent):
-            scale, shift = sharding.varying((scale, shift), axis_name)
-            (y, *statistics), pullback = jax.vjp(
-                lambda *a: normalize(*a, 0.01, axis_name), x, scale, shift
-            )
-            zeros = [jnp.zeros_like(part) for part in statistics]
-            of_x, *others = pullback((cotangent, *zeros))
-            return y, of_x, sharding.total(others, axis_name), statistics
-
-        if axis_name is None:
-            return jax.jit(of_device)(x, scale, shift, cotangent)
-        cut, same = sharding.BY_EVENT, sharding.REPLICATED
-        return jax.jit(
-            jax.shard_map(
-                of_device,
-                mesh=sharding.make_mesh(),
-                in_specs=(cut, same, same, cut),
-                out_specs=(cut, cut, same, same),
-            )
-        )(x, scale, shift, cotangent)
+        return normalized(normalize, x, scale, shift, cotangent, 0.01, axis_name)
 
     found = results(functools.partial(normalize_in_columns, num_columns=num_columns))
     expected = results(normalize_unpadded)
