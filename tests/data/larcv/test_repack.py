@@ -123,7 +123,7 @@ def test_planes_of_other_numbers(tmp_path, sizes, ids):
         group = f"Data/sparse2d_{product}_group"
         for table, name in (("image_meta", "projection_id"), ("voxel_extents", "ID")):
             with larcv_fixtures.changing(path, f"{group}/{table}") as rows:
-                rows[name] = np.take(ids, rows[name])
+                rows[name] = np.array(ids)[rows[name]]
     assert_repacked(path, tmp_path / "new.h5", wanted)
 
 
