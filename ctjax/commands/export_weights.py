@@ -3,12 +3,16 @@
 DIR is the output folder of a run, or one step of its checkpoints. A file, .npz or
 .safetensors, holds float32 arrays under the names and in the layout of CosmicTagger's
 torch network. FOLDER, which needs torch, is a mode.weights_location for inference with
-CosmicTagger (its training asks for the state of torch's optimizer besides).
+CosmicTagger (its training asks for the state of torch's optimizer besides). With --card
+a model card, weights.md, is written beside weights.npz: what the network is, its
+training, its results on the events of the run's inference, its limits.
 """
 
+import hashlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +22,9 @@ from ctjax.commands import command_line
 from ctjax.commands.import_weights import SAFETENSORS
 from ctjax.config.architecture import Architecture
 from ctjax.config.fields import ComputeMode, Config, Mode
+
+if TYPE_CHECKING:
+    from ctjax.views.report import records
 
 UNUSABLE = (Architecture.URESNET_TENSORFLOW, Architecture.URESNET_SPARSE)
 """Networks whose weights torch has no use for: the sparse one of CosmicTagger needs
@@ -40,11 +47,19 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--output", required=True, help=".npz or .safetensors file, or folder to make"
     )
+    parser.add_argument(
+        "--card", action="store_true", help="write a model card beside the file"
+    )
     options = parser.parse_args(arguments)
 
     def command():
+        # Whatever a card lacks is said before the weights are written.
+        card = _find_card(options.source, options.output) if options.card else None
         step, count = export_weights(options.source, options.output)
         sys.stdout.write(f"{options.output}: {count} tensors of step {step}\n")
+        if card is not None:
+            _write_card(*card, options.output, step)
+            sys.stdout.write(f"{card[0]}: model card\n")
 
     return command_line.end_in_one_line(command)
 
@@ -100,6 +115,39 @@ def export_weights(source: str, output: str) -> tuple[int, int]:
     else:
         _write_torch(output, tensors, step)
     return step, len(tensors)
+
+
+def _find_card(source: str, output: str) -> tuple[str, "records.Record"]:
+    """Returns the name of the card of a file, and the record of the run it tells of.
+
+    Raises:
+      UserError: the file is a folder, or the source is that of no training.
+      FileExistsError: the card exists.
+    """
+    from ctjax.views import model_card
+    from ctjax.views.report import records
+
+    stem, ending = os.path.splitext(output)
+    if ending not in (".npz", SAFETENSORS):
+        raise UserError(
+            f"--card: expected --output of an .npz or {SAFETENSORS} file, got {output}"
+        )
+    if os.path.exists(f"{stem}.md"):
+        raise FileExistsError(f"{stem}.md: exists, expected none to write over")
+    record = records.read_record(source)
+    model_card.check(record)
+    return f"{stem}.md", record
+
+
+def _write_card(path: str, record: "records.Record", weights: str, step: int) -> None:
+    """Writes the model card of weights that have been written."""
+    from ctjax.views import model_card
+
+    with open(weights, "rb") as file:
+        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    text = model_card.describe(record, weights, step, checksum)
+    with open(path, "x", encoding="utf-8") as file:
+        file.write(text)
 
 
 def _write_torch(folder: str, tensors: dict[str, np.ndarray], step: int) -> None:

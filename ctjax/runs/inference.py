@@ -118,7 +118,7 @@ def _record_results(
     config: Config,
     done: np.ndarray,
     averages: dict[str, float],
-    weights: dict[str, str],
+    weights: dict[str, Any],
 ) -> None:
     """Adds to the record of the run what has come of it.
 
@@ -126,7 +126,7 @@ def _record_results(
       config: of the run.
       done: [N] of `timings.TIMING_TYPE`.
       averages: of the metrics.
-      weights: where they are "from", and their "sha256".
+      weights: see `_restore`.
     """
     run_record.add(
         config,
@@ -187,11 +187,12 @@ def _compiled_step(
 
 def _restore(
     config: Config, variables: dict[str, Any], processes: Processes
-) -> tuple[dict[str, Any], dict[str, str]]:
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Restores the weights of `mode.weights_location` or of the output folder.
 
     Returns:
-      The variables, in words where they are "from", and their "sha256".
+      The variables, in words where they are "from", their "step", None where they are
+      random, and their "sha256".
     """
     location = config.mode.weights_location or config.output_dir
     try:
@@ -204,11 +205,13 @@ def _restore(
         if config.mode.weights_location or not config.data.synthetic or is_there:
             raise
         logger.warning("No checkpoint in %s: random weights", location)
-        restored, found = variables, f"random, run.seed={config.run.seed}"
+        restored, step = variables, None
+        found = f"random, run.seed={config.run.seed}"
     else:
         logger.info("Restored weights of step %d from %s", step, location)
         found = f"{os.path.abspath(location)}, step {step}"
-    return restored, {"from": found, "sha256": checksums.sum_arrays(restored)}
+    checksum = checksums.sum_arrays(restored)
+    return restored, {"from": found, "step": step, "sha256": checksum}
 
 
 def _check_finite(
@@ -306,7 +309,7 @@ def _start_steps(
 def _open_predictions(
     config: Config,
     source: EventSource,
-    weights: dict[str, str],
+    weights: dict[str, Any],
     processes: Processes,
 ) -> AbstractContextManager[LarcvWriter] | None:
     """Opens the file of this process's predictions, where they are asked for."""

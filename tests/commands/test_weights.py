@@ -1,6 +1,7 @@
 """Import and export of weights, as commands; against CosmicTagger's own checkpoint."""
 
 import csv
+import hashlib
 import json
 import os
 import subprocess
@@ -17,7 +18,7 @@ from ctjax.learning.minibatch import DenseMinibatch
 from ctjax.learning.steps import make_eval_step
 from ctjax.models import torch_weights
 from ctjax.models.torch_weights import WeightsError
-from ctjax.outputs import checkpoint
+from ctjax.outputs import checkpoint, run_record
 from ctjax.runs import inference, parts, train
 from tests.support import ROOT, tiny
 from tests.support.small_networks import step_options
@@ -334,3 +335,25 @@ def test_without_torch_the_extra_is_named(trained, tmp_path, monkeypatch):
         )
     with pytest.raises(MissingExtraError, match=r"ctjax\[torch\]"):
         export_weights.export_weights(str(folder), str(tmp_path / "torch"))
+
+
+def test_a_card_beside_the_weights(trained, tmp_path, capsys):
+    """The file first, then what the training's record says of it."""
+    folder, _ = trained
+    words = ["--source", str(folder), "--output", str(tmp_path / "w.npz"), "--card"]
+    assert export_weights.main(words) == 1
+    error = capsys.readouterr().err
+    assert "no train_config.json, expected the output folder of a training" in error
+    assert not (tmp_path / "w.npz").exists()
+    run_record.save_config(tiny.make(folder))
+    assert export_weights.main(words) == 0
+    assert capsys.readouterr().out.endswith("w.md: model card\n")
+    checksum = hashlib.sha256((tmp_path / "w.npz").read_bytes()).hexdigest()
+    card = (tmp_path / "w.md").read_text()
+    assert f"step 4; SHA-256 of the file `{checksum}`" in card
+    assert export_weights.main([*words[:3], str(tmp_path / "f"), "--card"]) == 1
+    assert "expected --output of an .npz" in capsys.readouterr().err
+    (tmp_path / "w.npz").unlink()
+    assert export_weights.main(words) == 1
+    assert "w.md: exists" in capsys.readouterr().err
+    assert not (tmp_path / "w.npz").exists()
