@@ -4,7 +4,7 @@ import importlib
 import pathlib
 import subprocess
 
-NUMBER = "0.1.0.dev0"
+NUMBER = "0.2.0.dev0"
 """Version of a source tree; as `fallback_version` in pyproject.toml."""
 
 ROOT = pathlib.Path(__file__).parents[2]

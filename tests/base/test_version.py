@@ -1,6 +1,7 @@
 """The version and the commit: of a clone as it is now, else of what was built."""
 
 import pathlib
+import re
 import subprocess
 import sys
 import tomllib
@@ -57,7 +58,7 @@ def test_clone_without_git_is_of_unknown_commit(clone, monkeypatch):
         ("0.1.0.dev185+g13ec4c6df", "13ec4c6df"),
         ("0.1.0.dev185+g13ec4c6df.d20260115", "13ec4c6df with changes"),
         ("0.2.0", "v0.2.0"),
-        ("0.1.0.dev0", "unknown"),
+        ("0.2.0.dev0", "unknown"),
     ],
 )
 def test_installation_is_what_was_built(tmp_path, monkeypatch, built, commit):
@@ -80,3 +81,16 @@ def test_number_is_the_builds():
     )
     assert settings["tool"]["setuptools_scm"]["fallback_version"] == version.NUMBER
     assert ctjax.__version__ == version.find_version()
+
+
+def test_release_is_the_same_everywhere():
+    """The newest heading of the changelog is what is cited and built next."""
+    root = pathlib.Path(__file__).parents[2]
+    headings = re.findall(
+        r"^## \[(\d\S*)\] - (\S+)$", (root / "CHANGELOG.md").read_text(), re.MULTILINE
+    )
+    released, date = headings[0]
+    citation = (root / "CITATION.cff").read_text()
+    assert f"\nversion: {released}\n" in citation
+    assert f'\ndate-released: "{date}"\n' in citation
+    assert version.NUMBER == f"{released}.dev0"
