@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import optax
@@ -147,8 +147,12 @@ def _train(
             give_sign_of_life=enter(_watch_steps(config, processes)),
             on_step=on_step,
         )
-        loop = run_steps(training, state, compile_train_step(train_step, mesh))
-        _report_end(config, reports, loop, processes)
+        compiled = compile_train_step(train_step, mesh)
+        loop = Loop(state, compiled, timings.StepTimings(len(steps)), start)
+        # However it ends: what a failed run has done is worth knowing, too.
+        with _recorded(config, reports, loop, processes):
+            run_steps(training, loop)
+        _report_end(config, loop, processes)
         skipped_events.report_training(config, source, processes, start > 0)
     is_early = loop.is_stopped and loop.started < num_steps
     return loop.state, (request.reason or "another rank") if is_early else None
@@ -173,22 +177,33 @@ def _log_what_is_trained(
         )
 
 
-def _report_end(
+@contextlib.contextmanager
+def _recorded(
     config: Config, reports: TrainReports, loop: Loop, processes: Processes
-) -> None:
-    """Writes timings, the closing lines and, into the record, what has come of it."""
+) -> Iterator[None]:
+    """Writes into the record which steps were done in the block, and how fast."""
+    first = loop.started
+    try:
+        yield
+    finally:
+        done = loop.timings.done
+        if processes.is_first:
+            run_record.add(
+                config,
+                steps={"first": first, "end": first + len(done)},
+                images_per_s=timings.find_rates(done),
+                metrics=reports.last,
+            )
+
+
+def _report_end(config: Config, loop: Loop, processes: Processes) -> None:
+    """Writes timings, the closing lines and, into the record, the weights."""
     done = loop.timings.done
     timings.save_rank_timings(config.output_dir, processes.index, done)
     if processes.is_first:
         timings.save_timings(config.output_dir, "train", done)
         checksum = checksums.sum_arrays(loop.state.variables)
-        run_record.add(
-            config,
-            steps={"first": loop.started - len(done), "end": loop.started},
-            images_per_s=timings.find_rates(done),
-            metrics=reports.last,
-            weights={"step": loop.started, "sha256": checksum},
-        )
+        run_record.add(config, weights={"step": loop.started, "sha256": checksum})
     log.log_totals(done["step_s"], done["images"], done["start_up_s"].sum())
 
 

@@ -105,22 +105,17 @@ class _NotFiniteError(Exception):
     """Tells of a step whose loss or gradient is not finite, and of its results."""
 
 
-def run_steps(training: Training, state: TrainState, train_step: Callable) -> Loop:
+def run_steps(training: Training, loop: Loop) -> None:
     """Does all steps, unless asked to stop; validates and saves between them.
 
     Args:
       training: what it works with.
-      state: before the first step; donated.
-      train_step: under `jax.jit`.
-
-    Returns:
-      The loop after its last step, whose state is saved.
+      loop: before the first step, its train step under `jax.jit` and its state donated;
+        at the end after the last step, whose state is saved.
 
     Raises:
       TrainingError: a loss or gradient is not finite; the state before it is saved.
     """
-    timings = StepTimings(len(training.steps))
-    loop = Loop(state, train_step, timings, training.steps.start)
     started = _start_steps(training, loop)
     try:
         with training.trace:
@@ -136,7 +131,6 @@ def run_steps(training: Training, state: TrainState, train_step: Callable) -> Lo
             "run.on_nonfinite=skip goes on without such updates"
         ) from error
     training.saver.save(loop.state, training.config, _mean(loop.scores))
-    return loop
 
 
 def _start_steps(training: Training, loop: Loop) -> Iterator[_StartedStep]:

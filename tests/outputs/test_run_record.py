@@ -12,7 +12,7 @@ from ctjax import main
 from ctjax.outputs import run_record
 from ctjax.processes.join import Processes
 from ctjax.processes.stop_requests import Interrupted
-from ctjax.runs import iotest
+from ctjax.runs import iotest, train
 from tests.support import small_runs, tiny
 
 pytestmark = pytest.mark.xdist_group("runs_of_records")
@@ -180,3 +180,23 @@ def test_an_inference_has_the_weights_of_the_training(recorded):
     assert record["weights"]["from"].endswith(", step 2")
     assert record["metrics"] == pytest.approx(recorded.last.result)
     assert record["parameters"] == recorded.train["parameters"]
+    assert record["weights"]["step"] == 2
+
+
+@pytest.mark.slow
+def test_a_training_that_fails_records_what_it_had_done(runs, tmp_path):
+    """Steps, rate and last metrics, of a program's own error as of any other."""
+    config = runs.config("train", tmp_path, run__iterations=4)
+
+    def fail(step):
+        if step == 2:
+            raise ValueError("the disk is gone")
+
+    with pytest.raises(ValueError, match="gone"), run_record.keep(config):
+        train.run(config, on_step=fail)
+    record = read(tmp_path)
+    assert record["ended"]["how"] == "failed"
+    assert record["steps"] == {"first": 0, "end": 3}
+    assert record["images_per_s"]["steps"] == 2
+    assert record["metrics"]["train"]["step"] == 2
+    assert "weights" not in record
