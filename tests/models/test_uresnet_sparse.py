@@ -153,3 +153,40 @@ def test_it_is_the_network_of_masked_images(name, kind):
 )
 def test_it_is_the_network_of_masked_images_at_all_options(name, kind):
     assert_same_function(network_of(name, {}), kind)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["instance", "plain"])
+def test_gradient_is_the_slope_of_the_loss(name):
+    """Central differences along the gradient of every block, and along other lines."""
+    network = network_of(name, {})
+    params = random_variables(network)["params"]
+    charge, label, is_site = some_events("random")
+    minibatch, _ = site_minibatch(charge, label, is_site, network)
+    sites = jax.tree.map(jnp.asarray, minibatch.sites)
+    loss_fn = losses.make_loss(LossBalanceScheme.LIGHT)
+    model = models.make(network)
+    flat, unflatten = jax.flatten_util.ravel_pytree(params)
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(flat):
+        logits = model.apply({"params": unflatten(flat)}, sites, train=True)
+        return loss_fn(logits, sites.label, minibatch.mask, sites.charge, sites)
+
+    grad = np.asarray(loss(flat)[1])
+    random = np.random.default_rng(3)
+    lines = [grad * random.uniform(0, 2, len(grad)) for _ in range(4)]
+    blocks = {path[:3] for path, _ in jax.tree_util.tree_leaves_with_path(params)}
+    for block in blocks:
+        own = jax.tree_util.tree_map_with_path(
+            lambda path, x, block=block: x * (path[:3] == block), unflatten(grad)
+        )
+        lines.append(np.asarray(jax.flatten_util.ravel_pytree(own)[0]))
+    assert len(lines) > 10
+    for line in lines:
+        # A bias before a normalization has no gradient but roundings.
+        unit = line / max(float(np.linalg.norm(line)), 1e-6)
+        ahead, behind = (float(loss(flat + size * unit)[0]) for size in (1e-3, -1e-3))
+        expected = pytest.approx(float(unit @ grad), rel=2e-2, abs=2e-3)
+        assert (ahead - behind) / 2e-3 == expected
