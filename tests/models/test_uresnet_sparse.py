@@ -188,5 +188,5 @@ def test_gradient_is_the_slope_of_the_loss(name):
         # A bias before a normalization has no gradient but roundings.
         unit = line / max(float(np.linalg.norm(line)), 1e-6)
         ahead, behind = (float(loss(flat + size * unit)[0]) for size in (1e-3, -1e-3))
-        expected = pytest.approx(float(unit @ grad), rel=2e-2, abs=2e-3)
+        expected = pytest.approx(float(unit @ grad), rel=1e-2, abs=1e-3)
         assert (ahead - behind) / 2e-3 == expected
