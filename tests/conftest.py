@@ -24,6 +24,10 @@ def pytest_configure(config):
         os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     wanted = config.getoption("markexpr", "")
+    if "not slow" in wanted:
+        # Most of these tests' time is compiling; programs are the same but for LLVM's
+        # part. The slow ones, of all golden networks too, run as users' do.
+        os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
     if "gpu" not in wanted.replace("not gpu", ""):
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", 4)

@@ -4,6 +4,8 @@ Tests of the lowest and newest packages leave this file out: they have no torch.
 first steps of the rules are worked by hand in test_optimizer.py.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,7 +66,8 @@ def steps_of_ctjax(name, given):
     params = jax.tree.map(jnp.zeros_like, given[0])
     state = rule.init(params)
 
-    @jax.jit
+    # Fused multiplications, as in users' programs; tests/conftest.py goes without.
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})
     def step(params, state, gradient):
         updates, state = rule.update(gradient, state, params)
         return jax.tree.map(jnp.add, params, updates), state
