@@ -116,10 +116,16 @@ def read_results(folder: pathlib.Path) -> dict[str, float | None]:
     found: dict[str, float | None] = dict(accuracy_runs.read_means(folder))
     counts = accuracy_runs.read_counts(folder)
     for each in class_scores.score_classes(counts, COSMIC_TAGGER.classes)[1:]:
-        for measure in ("efficiency", "purity", "iou", "false_pixels"):
-            value = getattr(each, measure).value
-            name = f"{each.name} {measure.replace('_', ' ')}".replace("iou", "IoU")
-            found[name] = None if math.isnan(value) else value
+        measures = {
+            "efficiency": each.efficiency,
+            "purity": each.purity,
+            "IoU": each.iou,
+            "false pixels": each.false_pixels,
+            "events, area under the ROC": each.by_event.area,
+        }
+        for measure, mean in measures.items():
+            known = None if math.isnan(mean.value) else mean.value
+            found[f"{each.name} {measure}"] = known
     return found
 
 

@@ -61,6 +61,8 @@ def test_what_is_done_is_read_and_not_run_again(tmp_path, called, monkeypatch):
     assert rows[0]["Average/mIoU"] == pytest.approx(0.3)
     assert rows[0]["neutrino efficiency"] == 0.75 and rows[0]["neutrino purity"] == 1
     assert rows[0]["neutrino false pixels"] == 5 and rows[0]["cosmic IoU"] is None
+    # The event without a neutrino has more predicted pixels than the one with it.
+    assert rows[0]["neutrino events, area under the ROC"] == 0
     page = (tmp_path / "out" / "recipes.md").read_text()
     assert "| neutrino efficiency | 0.750 (0.750 to 0.750) | 0.750 " in page
     assert "| cosmic IoU | none | none |" in page
