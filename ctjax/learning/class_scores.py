@@ -269,10 +269,11 @@ def _describe_events(scores: EventScores) -> str:
         number = "every" if len(scores.with_class) else "no"
         return f"area under the ROC none ({number} event has it)"
     reached = round(scores.passed * len(scores.without))
+    pixels = f"{scores.threshold:,} predicted pixel{'s' * (scores.threshold != 1)}"
     return (
-        f"area under the ROC {scores.area}; {scores.threshold:,} predicted pixels or "
-        f"more in {scores.efficiency} of the events with it and in {reached:,} of the "
-        f"{len(scores.without):,} without"
+        f"area under the ROC {scores.area}; {pixels} or more in {scores.efficiency} "
+        f"of the events with it and in {reached:,} of the {len(scores.without):,} "
+        "without"
     )
 
 

@@ -27,7 +27,7 @@ LAYERS = ("charge", "truth", "prediction", "errors")
 
 
 def make_figure(**options: Any) -> Any:
-    """Makes an empty figure with the tools and looks of all."""
+    """Makes a figure of the page, with options of Bokeh's."""
     defaults = {
         "height": 300,
         "sizing_mode": "stretch_width",

@@ -44,8 +44,8 @@ def write(folders: Sequence[str], path: str) -> None:
     drawn = {
         "curves": figures.learning_curves(records),
         "times": figures.step_times(records),
-        "events": figures.event_metrics(records),
         "event_scores": event_scores.figures(records),
+        "events": figures.event_metrics(records),
         "planes": figures.planes(palette, shown, all(len(each) == 1 for each in rows))
         if packed
         else {},
