@@ -11,24 +11,18 @@ again, the command goes on where it was. Writes accuracy.json and accuracy.md.
 """
 
 import argparse
-import csv
 import dataclasses
 import json
 import logging
 import pathlib
-import shlex
-import statistics
-import subprocess
 import sys
 
-from benchmarks import machine
+from benchmarks import accuracy_runs, machine
 from ctjax.base.detector import COSMIC_TAGGER
 from ctjax.runs import quickstart
 from ctjax.simulation.benchmark_sets import BenchmarkFile
 
-CLASS_NAMES = COSMIC_TAGGER.classes
-CONFUSION_NAMES = COSMIC_TAGGER.confusion_names
-NUM_PLANES = COSMIC_TAGGER.num_planes
+PROGRAM = "benchmarks.sparse_accuracy"
 
 TRAINING_SEED, TEST_SEED = 40_001, 40_002
 """Of the simulated events; far from those that people try out."""
@@ -41,8 +35,6 @@ IMAGES = (
 
 ABOUT = ("study", "seed", "events", "file", "held_out", "commit")
 """What a result says besides its measures."""
-
-MEASURES = ("Average/mIoU", "Average/Cosmic_IoU", "Average/Neutrino_IoU")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +87,7 @@ def main() -> int:
 def parse() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.sparse_accuracy",
+        prog=f"python -m {PROGRAM}",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -138,7 +130,7 @@ def run(
         f"run.iterations={options.iterations}",
         f"output_dir={folder}",
     ]
-    call("train", trained)
+    accuracy_runs.call(PROGRAM, "train", trained)
     rows = []
     for kind, file in files.items():
         applied = folder / kind
@@ -146,7 +138,8 @@ def run(
         asked = {"file": pathlib.Path(file).name, "held_out": options.held_out}
         found = json.loads(done.read_text()) if done.exists() else {}
         if any(found.get(name) != value for name, value in asked.items()):
-            call(
+            accuracy_runs.call(
+                PROGRAM,
                 "infer",
                 [
                     *common,
@@ -164,79 +157,42 @@ def run(
     return rows
 
 
-def call(command: str, words: list[str]) -> None:
-    """Runs `ctjax` in a process of its own; ends this one where that fails."""
-    words = [sys.executable, "-m", "ctjax", command, *words]
-    sys.stdout.write(f"{shlex.join(words[2:])}\n")
-    sys.stdout.flush()
-    status = subprocess.run(words, stdout=subprocess.DEVNULL, check=False).returncode
-    if status:
-        raise SystemExit(f"benchmarks.sparse_accuracy: status {status}")
-
-
 def read_results(folder: pathlib.Path) -> dict[str, float]:
     """Reads means over the events, efficiency and purity over all their pixels."""
-    with open(folder / "inference_metrics.csv", newline="", encoding="utf-8") as file:
-        events = list(csv.DictReader(file))
-    found = {
-        name: statistics.fmean(float(event[name]) for event in events)
-        for name in MEASURES
-    }
-    with open(folder / "inference_confusion.csv", newline="", encoding="utf-8") as file:
-        counts = list(csv.DictReader(file))
-    total = {name: sum(int(row[name]) for row in counts) for name in CONFUSION_NAMES}
-
-    def pixels(true: str, predicted: str) -> int:
-        planes = range(NUM_PLANES)
-        return sum(total[f"plane{plane}/{true}_as_{predicted}"] for plane in planes)
-
-    for name in CLASS_NAMES[1:]:
-        right = pixels(name, name)
-        true = sum(pixels(name, other) for other in CLASS_NAMES)
-        predicted = sum(pixels(other, name) for other in CLASS_NAMES)
-        found[f"{name} efficiency"] = right / max(true, 1)
-        found[f"{name} purity"] = right / max(predicted, 1)
+    found = accuracy_runs.read_means(folder)
+    total = accuracy_runs.read_counts(folder).sum((0, 1))
+    for place, name in enumerate(COSMIC_TAGGER.classes[1:], 1):
+        right = int(total[place, place])
+        found[f"{name} efficiency"] = right / max(int(total[place].sum()), 1)
+        found[f"{name} purity"] = right / max(int(total[:, place].sum()), 1)
     return found
 
 
 def write(rows: list[dict], options: argparse.Namespace) -> None:
     """Writes all results, and a table of their means and spreads over the seeds."""
-    options.output.mkdir(parents=True, exist_ok=True)
-    described = machine.describe("jax", "jaxlib", "flax", "optax", "numpy")
-    command = f"python -m benchmarks.sparse_accuracy {shlex.join(sys.argv[1:])}".strip()
-    result = {"command": command, "machine": described, "rows": rows}
-    (options.output / "accuracy.json").write_text(json.dumps(result, indent=1) + "\n")
     measures = [name for name in rows[0] if name not in ABOUT]
-    lines = [
-        "# Accuracy: the sparse network beside the same one on images",
-        "",
+    words = [
         f"{options.events} simulated events, {options.iterations} steps of "
         f"{options.minibatch_size} events; applied to {options.held_out} other "
         "simulated events",
         "and, where named, to CosmicTagger's public events. Median over the seeds, and",
         "the least and the greatest. The first three are means over the events, and",
         "efficiency and purity are of all their pixels together.",
-        "",
-        f"- Command: `{command}`",
-        f"- Machine: {machine.words(described)}",
-        "",
+    ]
+    table = [
         f"| applied to | network | seeds | {' | '.join(measures)} |",
         f"|---|---|---:|{'---|' * len(measures)}",
     ]
     kinds = dict.fromkeys((row["events"], row["study"]) for row in rows)
     for kind, study in sorted(kinds, key=lambda pair: pair[0], reverse=True):
         of_kind = [r for r in rows if (r["events"], r["study"]) == (kind, study)]
-        cells = [spread([row[name] for row in of_kind]) for name in measures]
-        lines.append(f"| {kind} | {study} | {len(of_kind)} | {' | '.join(cells)} |")
-    (options.output / "accuracy.md").write_text("\n".join(lines) + "\n")
-
-
-def spread(values: list[float]) -> str:
-    """Writes the median and, of several values, the least and the greatest."""
-    median = f"{statistics.median(values):.3f}"
-    if len(values) == 1:
-        return median
-    return f"{median} ({min(values):.3f} to {max(values):.3f})"
+        cells = [
+            accuracy_runs.spread([row[name] for row in of_kind]) for name in measures
+        ]
+        table.append(f"| {kind} | {study} | {len(of_kind)} | {' | '.join(cells)} |")
+    title = "Accuracy: the sparse network beside the same one on images"
+    path = options.output / "accuracy"
+    accuracy_runs.write(PROGRAM, path, rows, title, words, table)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,10 @@ small network trains on images of 160 x 256 pixels. With larcv3 files of your ow
 
     ctjax quickstart --config.run.id=mine \
         --config.data.file=TRAIN --config.data.aux_file=VALIDATION
+
+and with a file of real events to try the network on at the end:
+
+    ctjax quickstart --config.data.test_file=cosmic_tagging_light.h5
 """
 
 from ml_collections import ConfigDict

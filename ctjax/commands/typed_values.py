@@ -18,7 +18,8 @@ MAY_BE_EMPTY = {
 """Fields whose value may be no character at all."""
 
 LISTS = (
-    *("data.file", "data.aux_file", "data.planes", "data.classes", "data.label_map"),
+    *("data.file", "data.aux_file", "data.test_file"),
+    *("data.planes", "data.classes", "data.label_map"),
     "mode.optimizer.class_weights",
 )
 """Fields that take several names or numbers, separated by commas."""

@@ -99,7 +99,7 @@ class Run:
 class Data:
     """Options of which events are read, and what is done to them."""
 
-    data_directory: str = option("", "folder that file and aux_file are in")
+    data_directory: str = option("", "folder that the files are in")
     # Resolved to a name but for quickstart, which then simulates.
     file: str = option(
         "cosmic_tagging_train.h5",
@@ -108,6 +108,12 @@ class Data:
     )
     aux_file: str | None = option(
         None, "larcv3 file for validation", if_unset="no validation"
+    )
+    test_file: str | None = option(
+        None,
+        "larcv3 file that the quickstart goes over at its end, too, as one of real "
+        "events",
+        if_unset="none",
     )
     downsample: int = option(
         1, "how often the image is halved before it enters the network", 0

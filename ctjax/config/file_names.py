@@ -10,7 +10,7 @@ def file_patterns(data: Data, names: str) -> list[str]:
 
     Args:
       data: the data section.
-      names: its `file` or `aux_file`.
+      names: its `file`, `aux_file` or `test_file`.
 
     Returns:
       Paths or glob patterns, in the order given.

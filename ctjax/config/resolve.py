@@ -77,6 +77,7 @@ def _with_home(config: Config) -> Config:
         data_directory=home.expand(data.data_directory),
         file=expand(data.file),
         aux_file=expand(data.aux_file),
+        test_file=expand(data.test_file),
     )
     location, output_dir = mode.weights_location, config.output_dir
     return dataclasses.replace(
@@ -101,6 +102,11 @@ def _check_files(data: Data, mode: ModeName) -> None:
                 "data.file, data.aux_file: expected both or none with "
                 f"mode.name=quickstart, got {data.file} and {data.aux_file}"
             )
+    elif data.test_file is not None:
+        raise ConfigError(
+            f"data.test_file={data.test_file}: of the quickstart, expected none with "
+            f"mode.name={mode.value}, where data.file is what is gone over"
+        )
     elif not data.synthetic and data.file is None:
         raise ConfigError(
             f"data.file: expected a larcv3 file with mode.name={mode.value}, got None"

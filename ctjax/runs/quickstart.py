@@ -1,7 +1,7 @@
 """Leads from nothing to a trained network beside two trivial baselines.
 
 Events are simulated once and kept in the user's cache; a network is trained on the one
-file and goes over the other.
+file and goes over the other, and over one of real events where it is given.
 """
 
 import dataclasses
@@ -32,6 +32,7 @@ from ctjax.simulation.benchmark_sets import BENCHMARK_SETS, BenchmarkFile
 from ctjax.simulation.parameters import GENERATOR_VERSION, SimulationParameters
 from ctjax.simulation.production import write_events
 from ctjax.simulation.progress import Progress
+from ctjax.views import report
 from ctjax.views.report import records, tables
 
 logger = logging.getLogger("ctjax")
@@ -48,6 +49,9 @@ FIRST_CLASS = 1
 SECONDS_PER_IMAGE, MEMORY_GB = 0.15, 2.0
 """Of the quickstart's training on two cores, with all around it; docs/simulation.md."""
 
+TEST_FOLDER = "test_file"
+"""Holds what the inference over `data.test_file` leaves, in the output folder."""
+
 WAIT_S = 0.5
 """Between two looks whether another run has simulated the events."""
 
@@ -59,7 +63,8 @@ def run(
 
     Args:
       config: of the run; `data.file` is for training and `data.aux_file` for the
-        report, both simulated where they are not set.
+        report, both simulated where they are not set; `data.test_file` is gone over
+        after it, with the same weights.
       processes: of the run; one is enough here.
 
     Returns:
@@ -73,6 +78,10 @@ def run(
         raise ConfigError(
             f"mode.name=quickstart: expected one process, got {processes.count}"
         )
+    test = _for_test_file(config)
+    config = dataclasses.replace(
+        config, data=dataclasses.replace(config.data, test_file=None)
+    )
     if config.data.file is None:
         _say_what_it_takes(config)
         file, aux_file = map(find_or_simulate, BENCHMARK_SETS["quickstart"])
@@ -81,24 +90,51 @@ def run(
         )
         config = dataclasses.replace(config, data=data)
     training = dataclasses.replace(config.mode, name=ModeName.TRAIN)
-    trained, inferring = dataclasses.replace(config, mode=training), _for_report(config)
+    trained = dataclasses.replace(config, mode=training)
     with run_record.keep(trained):
         state = train.run(trained)
     # Before its own record is there, which is not to be set aside.
     older_results.set_aside(config.output_dir)
     name = f"network after {int(state.step)} steps"
-    with run_record.keep(inferring):
-        averages = {name: inference.run(inferring)}
-    record = records.read_record(config.output_dir)
-    counts = {name: record.confusion, **baselines(config)}
-    for name, found in counts.items():
-        if name not in averages and found is not None:
-            averages[name] = average(found, record.detector)
+    threshold = choose_threshold(config)
+    averages = _go_over(_for_report(config), name, threshold)
     run_record.add(config, metrics=averages)
+    if test is not None:
+        logger.info(
+            "Going over data.test_file=%s with the same weights", test.data.file
+        )
+        older_results.set_aside(test.output_dir)
+        run_record.add(config, test_metrics=_go_over(test, name, threshold))
+        report.write_after_run(test.output_dir)
+    _log_rates(records.read_record(config.output_dir))
+    logger.info("Quickstart took %.0f seconds", time.perf_counter() - start)
+    return averages
+
+
+def _go_over(
+    config: Config, name: str, threshold: float
+) -> dict[str, dict[str, float]]:
+    """Infers over a file and logs the scores beside those of the baselines.
+
+    Args:
+      config: of the inference.
+      name: of the network, for the log.
+      threshold: see `baselines`.
+
+    Returns:
+      Averages of CosmicTagger's metrics by what predicted; none without true classes.
+    """
+    with run_record.keep(config):
+        averages = {name: inference.run(config)}
+    record = records.read_record(config.output_dir)
+    if record.confusion is None:
+        return {}
+    counts = {name: record.confusion, **baselines(config, threshold)}
+    for predictor, found in counts.items():
+        if predictor not in averages:
+            averages[predictor] = average(found, record.detector)
     _log_scores(config, counts, record.detector)
     _log_original_metrics(averages, record.detector)
-    _log_rates(record)
-    logger.info("Quickstart took %.0f seconds", time.perf_counter() - start)
     return averages
 
 
@@ -169,19 +205,48 @@ def _for_report(config: Config) -> Config:
     )
 
 
-def baselines(config: Config) -> dict[str, np.ndarray]:
-    """Returns the counted pixels of two predictions that take no learning."""
+def _for_test_file(config: Config) -> Config | None:
+    """Configures the inference over `data.test_file`, in a folder of its own.
+
+    Raises:
+      LarcvFileError, ConfigError: the file is missing or is none that the network
+        takes, said before anything is trained.
+    """
+    name = config.data.test_file
+    if name is None:
+        return None
+    parts.open_for_network(config, name, False, SINGLE_PROCESS).close()
+    test = _for_report(config)
+    return dataclasses.replace(
+        test,
+        data=dataclasses.replace(test.data, file=name, aux_file=None, test_file=None),
+        mode=dataclasses.replace(test.mode, weights_location=config.output_dir),
+        output_dir=os.path.join(config.output_dir, TEST_FOLDER),
+    )
+
+
+def choose_threshold(config: Config) -> float:
+    """Returns the charge above which calling pixels cosmic is best in training."""
     tried = threshold_counts(config, config.data.file, THRESHOLDS, THRESHOLD_EVENTS)
     detector = dataclasses.replace(
         read_detector(config.data), num_planes=tried.shape[2]
     )
     scores = [average(counts, detector)["Average/mIoU"] for counts in tried]
-    best = THRESHOLDS[np.argmax(scores)]
-    stored, above = threshold_counts(config, _for_report(config).data.file, [0.0, best])
-    name = detector.classes[FIRST_CLASS]
+    return float(THRESHOLDS[np.argmax(scores)])
+
+
+def baselines(config: Config, threshold: float) -> dict[str, np.ndarray]:
+    """Returns the counted pixels of two predictions that take no learning.
+
+    Args:
+      config: whose `data.file` is gone over.
+      threshold: charge, from `choose_threshold`.
+    """
+    stored, above = threshold_counts(config, config.data.file, [0.0, threshold])
+    name = read_detector(config.data).classes[FIRST_CLASS]
     return {
         f"every pixel with charge {name}": stored,
-        f"charge above {best:.2g} {name}": above,
+        f"charge above {threshold:.2g} {name}": above,
     }
 
 
@@ -248,11 +313,11 @@ def average(counts: np.ndarray, detector: Detector) -> dict[str, float]:
 
 
 def _log_scores(
-    config: Config, counts: Mapping[str, np.ndarray | None], detector: Detector
+    config: Config, counts: Mapping[str, np.ndarray], detector: Detector
 ) -> None:
     """Writes efficiency, purity and false pixels of every prediction."""
     size = 2**config.data.downsample
-    logger.info("Quickstart report: means over the events of %s", config.data.aux_file)
+    logger.info("Quickstart report: means over the events of %s", config.data.file)
     logger.info("  %s", log.pixel_rules(config.mode))
     logger.info(
         "  A pixel is a square of %d x %d stored ones; errors are from drawing the "
@@ -260,12 +325,10 @@ def _log_scores(
         *(size, size),
     )
     for name, found in counts.items():
-        if found is not None:
-            logger.info("  %s", name)
-            for line in class_scores.describe(
-                class_scores.score_classes(found, detector.classes)
-            ):
-                logger.info("    %s", line)
+        logger.info("  %s", name)
+        scores = class_scores.score_classes(found, detector.classes)
+        for line in class_scores.describe(scores):
+            logger.info("    %s", line)
 
 
 def _log_original_metrics(

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from benchmarks import sparse_accuracy
+from benchmarks import accuracy_runs, sparse_accuracy
 from ctjax.base.detector import COSMIC_TAGGER
 
 
@@ -17,7 +17,7 @@ def write_table(path, names, rows):
 
 
 def test_efficiency_and_purity_are_of_all_pixels_together(tmp_path):
-    names = sparse_accuracy.MEASURES
+    names = accuracy_runs.MEASURES
     path = tmp_path / "inference_metrics.csv"
     write_table(path, names, [[0.2, 0.4, 0.0], [0.4, 0.6, 0.2]])
     counts = [dict.fromkeys(COSMIC_TAGGER.confusion_names, 0) for _ in range(2)]
@@ -44,12 +44,12 @@ def test_efficiency_and_purity_are_of_all_pixels_together(tmp_path):
 def test_what_is_done_is_not_run_again(tmp_path, monkeypatch):
     commands = []
 
-    def call(command, words):
+    def call(program, command, words):
         commands.append(command)
         folder = next(word for word in words if word.startswith("output_dir="))
         (tmp_path / folder.partition("=")[2]).mkdir(parents=True, exist_ok=True)
 
-    monkeypatch.setattr(sparse_accuracy, "call", call)
+    monkeypatch.setattr(accuracy_runs, "call", call)
     monkeypatch.setattr(
         sparse_accuracy, "read_results", lambda folder: {"Average/mIoU": 0.5}
     )

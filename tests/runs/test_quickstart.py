@@ -14,7 +14,7 @@ import ctjax
 from ctjax.base.detector import COSMIC_TAGGER, Detector
 from ctjax.base.errors import ConfigError
 from ctjax.config import resolve
-from ctjax.data.larcv.file import LarcvFile
+from ctjax.data.larcv.file import LarcvFile, LarcvFileError
 from ctjax.data.larcv.records import PlaneMeta
 from ctjax.data.larcv.writer import LarcvWriter
 from ctjax.runs import quickstart
@@ -160,17 +160,19 @@ def known_file(tmp_path):
 
     Background, cosmic, cosmic, neutrino.
     """
+    return write_known(tmp_path / "known.h5")
+
+
+def write_known(path, with_labels=True):
     ids = np.arange(0, 128, 32, dtype=np.uint64)
     charge = np.array([1, 2, 3, 4], np.float32)
     label = np.array([0, 1, 1, 2], np.float32)
-    path = tmp_path / "known.h5"
     meta = PlaneMeta((32, 32), (32.0, 32.0), (0.0, 0.0))
-    with LarcvWriter(path, [meta] * 3, ("sbndwire", "sbnd_cosmicseg")) as writer:
+    products = {"sbndwire": [(ids, charge)] * 3}
+    if with_labels:
+        products["sbnd_cosmicseg"] = [(ids, label)] * 3
+    with LarcvWriter(path, [meta] * 3, tuple(products)) as writer:
         for number in range(3):
-            products = {
-                "sbndwire": [(ids, charge)] * 3,
-                "sbnd_cosmicseg": [(ids, label)] * 3,
-            }
             writer.append((1, 1, number), products)
     return str(path)
 
@@ -191,11 +193,11 @@ def test_baselines_by_hand(known_file, tmp_path):
     assert named[0]["Average/Non_Bkg_Accuracy"] == pytest.approx(2 / 3)
     assert named[0]["Average/Total_Accuracy"] == pytest.approx(1022 / 1024)
 
-    everything, chosen = quickstart.baselines(config).items()
+    threshold = quickstart.choose_threshold(config)
+    everything, chosen = quickstart.baselines(config, threshold).items()
     assert everything[0] == "every pixel with charge cosmic"
     np.testing.assert_array_equal(everything[1], counted[0])
-    threshold = float(chosen[0].split()[2])
-    assert 1 <= threshold < 2
+    assert 1 <= threshold < 2 and f"{threshold:.2g}" == chosen[0].split()[2]
     np.testing.assert_array_equal(chosen[1], counted[1])
 
 
@@ -218,7 +220,7 @@ def test_baselines_of_another_detector_are_its_metrics(tmp_path):
         mean = np.mean([values[name.removeprefix("Average/")] for values in each])
         assert value == pytest.approx(mean)
     assert "plane1/Michel_IoU" in found
-    name, _ = quickstart.baselines(config)
+    name, _ = quickstart.baselines(config, quickstart.choose_threshold(config))
     assert name == "every pixel with charge track"
 
 
@@ -230,6 +232,48 @@ def test_own_files_are_used_and_nothing_is_simulated(known_file, tmp_path, monke
         data__downsample=0, run__iterations=1,
     )  # fmt: skip
     assert len(quickstart.run(config)) == 3
+
+
+@pytest.mark.slow
+def test_a_file_of_real_events_is_gone_over_with_the_same_weights(
+    known_file, tmp_path, caplog
+):
+    caplog.set_level(logging.INFO, "ctjax")
+    fields = {"data__file": known_file, "data__aux_file": known_file}
+    fields |= {"data__downsample": 0, "run__iterations": 1}
+    out = tmp_path / "out"
+    quickstart.run(make(out, data__test_file=known_file, **fields))
+    # The same events, weights and so results, under a heading and in a folder of their
+    # own.
+    kept = json.loads((out / "test_file" / "inference_config.json").read_text())
+    assert kept["weights"]["from"].startswith(f"{out}, step 1")
+    name = "inference_confusion.csv"
+    assert (out / "test_file" / name).read_bytes() == (out / name).read_bytes()
+    heading = f"Quickstart report: means over the events of {known_file}"
+    assert caplog.text.count(heading) == 2
+    assert caplog.text.count("every pixel with charge cosmic\n") == 2
+    assert "Quickstart report" in caplog.text.partition("data.test_file=")[2]
+    assert "<h2>Events" in (out / "test_file" / "report.html").read_text()
+    # Without true classes there are pictures and predictions.
+    caplog.clear()
+    other = write_known(tmp_path / "other.h5", with_labels=False)
+    report = quickstart.run(make(out, data__test_file=other, **fields))
+    assert len(report) == 3
+    assert "No labels in the data: no metrics" in caplog.text
+    assert caplog.text.count("every pixel with charge cosmic\n") == 1
+    assert (out / "test_file" / "predictions.h5").exists()
+    assert "<h2>Events" in (out / "test_file" / "report.html").read_text()
+    assert (out / "test_file" / "older_inferences" / "1" / name).exists()
+
+
+def test_a_file_of_real_events_is_missed_before_the_training(known_file, tmp_path):
+    config = make(
+        tmp_path / "out", data__file=known_file, data__aux_file=known_file,
+        data__test_file=str(tmp_path / "real.h5"), data__downsample=0,
+    )  # fmt: skip
+    with pytest.raises(LarcvFileError, match=r"real\.h5"):
+        quickstart.run(config)
+    assert not (tmp_path / "out" / "checkpoints").exists()
 
 
 def test_the_configuration_asks_for_both_files_or_none(tmp_path):

@@ -14,7 +14,7 @@ from bokeh.resources import Resources
 import ctjax
 from ctjax.base.detector import COSMIC_TAGGER, Detector
 from ctjax.views import legends
-from ctjax.views.report import events, figures, tables
+from ctjax.views.report import event_scores, events, figures, tables
 from ctjax.views.report.figures import LAYERS
 from ctjax.views.report.records import Record, read_record
 
@@ -44,6 +44,7 @@ def write(folders: Sequence[str], path: str) -> None:
     drawn = {
         "curves": figures.learning_curves(records),
         "times": figures.step_times(records),
+        "event_scores": event_scores.figures(records),
         "events": figures.event_metrics(records),
         "planes": figures.planes(palette, shown, all(len(each) == 1 for each in rows))
         if packed

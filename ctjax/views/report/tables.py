@@ -262,6 +262,9 @@ def summary(records: list[Record]) -> list[tuple[str, list[str]]]:
             efficiency, purity = percentages(each.efficiency, each.purity)
             found[f"{each.name} efficiency"] = efficiency
             found[f"{each.name} purity"] = purity
+            if each.by_event.is_known:
+                name = f"{each.name} events, area under the ROC"
+                found[name] = str(each.by_event.area)
             name = f"false {each.name} pixels in an event without"
             found[name] = each.false_pixels.written("{:.1f}")
         found.update(_best_validations(record))

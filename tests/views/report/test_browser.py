@@ -159,7 +159,7 @@ def test_it_loads_and_draws(desktop, report):
     assert f"best: entry {int(record.inference['entry'][best])}" in first
     assert visible_layers(desktop) == {"charge"}
     assert len(colours(desktop)) > 20
-    assert len(desktop.locator(".bk-Figure").all()) == 3 + 2 + 5 + 2
+    assert len(desktop.locator(".bk-Figure").all()) == 3 + 2 + 2 + 5 + 2
 
 
 def test_the_browser_unpacks_what_was_predicted(desktop, report):

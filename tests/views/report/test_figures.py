@@ -1,10 +1,12 @@
 """The data behind the figures of the report page, against numbers by hand."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from ctjax.base.detector import COSMIC_TAGGER
-from ctjax.views.report import figures, tables
+from ctjax.views.report import event_scores, figures, tables
 from ctjax.views.report.records import Record
 
 STEPS = np.arange(3.0)
@@ -105,6 +107,53 @@ def test_pictures_of_an_event_have_a_layer_each_in_its_colours():
                 palette = ["#C9CCD1", "#0072B2", "#D55E00"]
                 assert list(colour.transform.palette) == palette
                 assert (colour.transform.low, colour.transform.high) == (-0.5, 2.5)
+
+
+def of_events(name, predicted, there):
+    """A run whose events have given numbers of predicted neutrino pixels."""
+    counts = np.zeros((len(predicted), 3, 3, 3))
+    counts[:, 0, 1, 1] = 1
+    counts[:, 1, 0, 2] = predicted
+    counts[:, 2, 2, 0] = there
+    return dataclasses.replace(made_record(), name=name, confusion=counts)
+
+
+def test_events_with_and_without_a_class_by_their_predicted_pixels():
+    record = of_events("made", [0, 1, 3, 9], [0, 0, 1, 1])
+    shown = event_scores.figures([record])
+    # Every event has a cosmic pixel: there is nothing to tell apart.
+    assert list(shown) == ["scores_neutrino", "roc_neutrino"]
+    # Bins of 0, 1, 2 to 3, 4 to 7 and 8 to 15 pixels; halves of the two events.
+    for legend, shares in (
+        ("with neutrino (2)", [0, 0, 0.5, 0, 0.5]),
+        ("without neutrino (2)", [0.5, 0.5, 0, 0, 0]),
+    ):
+        x, y, _ = drawn(shown["scores_neutrino"], legend)
+        np.testing.assert_array_equal(x, np.repeat(np.arange(6), 2))
+        np.testing.assert_array_equal(y[1:-1:2], shares)
+    labels = shown["scores_neutrino"].xaxis[0].major_label_overrides
+    assert labels == {0.5: "0", 2: "2", 4: "8"}
+    scores = tables.scores(record)[-1].by_event
+    x, y, _ = drawn(shown["roc_neutrino"], f"area {scores.area}")
+    np.testing.assert_array_equal(x, [0, 0, 0, 0.5, 1])
+    np.testing.assert_array_equal(y, [0, 0.5, 1, 1, 1])
+    assert dict(tables.summary([record]))["neutrino events, area under the ROC"] == [
+        str(scores.area)
+    ]
+
+
+def test_each_run_with_both_kinds_of_events_has_a_curve():
+    records = [
+        of_events("one", [0, 5], [0, 1]),
+        of_events("all", [4, 5], [1, 1]),
+        of_events("two", [7, 5], [0, 1]),
+    ]
+    roc = event_scores.figures(records)["roc_neutrino"]
+    labels = [item.label.value for box in roc.legend for item in box.items]
+    assert labels == ["one area 1.000", "two area 0.000"]
+    colours = {drawn(roc, label)[2].line_color for label in labels}
+    assert colours == {figures.RUN_COLOURS[0], figures.RUN_COLOURS[2]}
+    assert event_scores.figures(records[1:2]) == {}
 
 
 def test_classes_and_confusion_of_every_plane():

@@ -6,6 +6,8 @@ import pathlib
 import numpy as np
 import pytest
 
+from ctjax.base.errors import ConfigError
+from ctjax.config import resolve
 from ctjax.data import sources
 from ctjax.data.larcv.file import LarcvFileError
 from ctjax.runs import iotest
@@ -69,6 +71,17 @@ def test_aux_file(runs):
     assert not any(message.startswith(shared) for message in run.messages)
     same = runs.train(data__aux_file=runs.file)
     assert sum(message.startswith(shared) for message in same.messages) == 1
+
+
+def test_test_file(tmp_path):
+    """It is the quickstart's; nobody else passes over it in silence."""
+    path = str(tmp_path / "real.h5")
+    files = {"file": "a.h5", "aux_file": "b.h5", "test_file": path}
+    config = resolve.resolve({"data": files, "mode": {"name": "quickstart"}})
+    assert config.data.test_file == path
+    for mode in ("train", "inference", "iotest"):
+        with pytest.raises(ConfigError, match=r"data\.test_file=.*quickstart"):
+            resolve.resolve({"data": files, "mode": {"name": mode}})
 
 
 def test_downsample(runs):
