@@ -340,7 +340,9 @@ class Tagger:
             step = make_eval_step(
                 model=model, options=options, with_scores=True, with_loss=False
             )
-            compiled = compile_eval_step(step, mesh, with_scores=True, with_loss=False)
+            compiled = compile_eval_step(
+                step, mesh, with_scores=True, with_loss=False, heads=options.heads
+            )
             program, _ = compile_ahead("prediction", compiled, variables, arrays)
             self._programs[key] = program
         return minibatch, self._programs[key](variables, arrays)
