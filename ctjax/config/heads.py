@@ -14,6 +14,8 @@ EVENT_LABEL = "EventLabel"
 VERTEX_METRICS = ("VertexDetection", "VertexResolution")
 """The latter in cm, not a number for an event without a vertex."""
 
+TOTAL_LOSS = "loss/total"
+
 
 @dataclasses.dataclass(frozen=True)
 class Classification:
@@ -117,7 +119,7 @@ def loss_names(heads: ActiveHeads) -> tuple[str, ...]:
         names.append("event_label")
     if heads.vertex is not None:
         names += ["vertex/detection", "vertex/localization"]
-    return tuple(f"loss/{name}" for name in (*names, "total"))
+    return (*(f"loss/{name}" for name in names), TOTAL_LOSS)
 
 
 def check(network: AnyNetwork, detector: Detector, is_synthetic: bool) -> None:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ctjax.base.detector import Detector
 from ctjax.base.head_labels import HeadLabels
@@ -120,6 +121,26 @@ def mean_metrics(sums: MetricSums) -> jax.Array:
     if sums.of_heads is None:
         return means
     return jnp.concatenate([means, head_metrics.mean_of(*sums.of_heads)])
+
+
+def mean_over_events(
+    values: jax.Array, mask: jax.Array, num_of_pixels: int
+) -> np.ndarray:
+    """Averages the metrics of an evaluation step over its events.
+
+    Args:
+      values: [B, M + N], N of the heads.
+      mask: [B] float32, 1 for an event that counts.
+      num_of_pixels: M.
+
+    Returns:
+      [M + N] float32, on the host.
+    """
+    of_heads = None
+    if values.shape[1] > num_of_pixels:
+        of_heads = head_metrics.sum_known(values[:, num_of_pixels:], mask)
+    of_pixels = metrics.sum_metrics(values[:, :num_of_pixels], mask)
+    return np.asarray(mean_metrics(MetricSums(of_pixels, of_heads)))
 
 
 def are_finite(outputs: Outputs) -> jax.Array:

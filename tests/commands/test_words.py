@@ -132,7 +132,7 @@ MISTAKES = [
     ("framework.environment_variables.A=1", "expected the variable in the environment"),
     (
         "network=cvt network.vertex.active=True",
-        "network.vertex.active: not read by network.architecture=cvt; it is of uresn",
+        "network.vertex: not read by network.architecture=cvt; it is of uresn",
     ),
     ("run.saver=False", "TensorBoard's files are always written; mode.summ"),
     # Values.
