@@ -108,11 +108,15 @@ def head_results(
     return gathered, values
 
 
+EVENT_RESULTS = ("event_score", "event_label")
+VERTEX_RESULTS = ("vertex", "vertex_label")
+ALL_RESULTS = (*EVENT_RESULTS, *VERTEX_RESULTS)
+
+
 def result_names(active: ActiveHeads) -> tuple[str, ...]:
     """Returns the names of the results of `head_results`, for their layout."""
-    of_event = ("event_score", "event_label") if active.classification else ()
-    of_vertex = ("vertex", "vertex_label") if active.vertex else ()
-    return (*of_event, *of_vertex)
+    of_event = EVENT_RESULTS if active.classification else ()
+    return (*of_event, *(VERTEX_RESULTS if active.vertex else ()))
 
 
 def mean_metrics(sums: MetricSums) -> jax.Array:
