@@ -4,6 +4,8 @@ events      opens files as a sequence of events
 event       one of them
 loading     loads a network with its weights
 tagger      the network, which predicts
+evaluated   what a network says of a minibatch
+head_results  what its heads say of an event
 exporting   writes a network as a program of its own
 evaluation  compares predicted with true classes
 pictures    draws events

@@ -1,6 +1,7 @@
 """Holds one event of a file."""
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from ctjax.base.detector import IGNORED, Detector, ImageShape
 from ctjax.config.fields import Data
 from ctjax.data import images
+from ctjax.data.larcv.records import PlaneMeta
 from ctjax.data.larcv.truth import neutrino_name
 from ctjax.data.sparse import sparse_planes
 from ctjax.data.voxels import Voxels
@@ -66,6 +68,7 @@ class Event:
       detector: planes and classes.
       image_shape: rows H (drift ticks) and columns W (wires), of the largest plane.
       voxels: charges and classes as they are stored; the latter None without classes.
+      metas: geometry of the planes' images, in cm where the file has it so.
     """
 
     def __init__(
@@ -77,11 +80,12 @@ class Event:
         detector: Detector,
         image_shape: ImageShape,
         voxels: tuple[Voxels, Voxels | None],
+        metas: Sequence[PlaneMeta],
     ):
         """Takes what `Events` has read."""
         self.entry, self.id, self.neutrino = entry, event_id, neutrino
         self.data, self.detector, self.image_shape = data, detector, image_shape
-        self.voxels = voxels
+        self.voxels, self.metas = voxels, tuple(metas)
 
     @property
     def downsample(self) -> int:

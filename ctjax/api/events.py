@@ -165,6 +165,7 @@ class Events(Sequence[Event]):
             source.detector,
             source.image_shape,
             source.read_pooled(entry),
+            source.plane_metas(entry),
         )
 
     def __enter__(self) -> "Events":

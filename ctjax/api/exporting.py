@@ -18,6 +18,7 @@ from ctjax.base.errors import UserError
 from ctjax.config.architecture import Architecture
 from ctjax.config.choices import Kernels
 from ctjax.config.fields import Config
+from ctjax.learning import heads
 from ctjax.learning.minibatch import log_of_charge
 from ctjax.models import PixelNetwork
 from ctjax.models.kernels import portable
@@ -85,7 +86,7 @@ def make_program(
     def predict(charge: jax.Array) -> jax.Array:
         seen = log_of_charge(charge) if config.data.img_transform else charge
         padded = jnp.pad(seen, ((0, 0), (0, 0), *((0, number) for number in added)))
-        logits: Any = model.apply(variables, padded, train=False)
+        logits = heads.split(model.apply(variables, padded, train=False)).pixels
         scores = jax.nn.softmax(logits, -1)[:, :, :height, :width]
         if config.mode.mask_empty_pixels:
             is_empty = (charge == 0)[..., None]

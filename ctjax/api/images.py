@@ -12,7 +12,7 @@ from ctjax.data.voxels import Voxels
 from ctjax.models import PixelNetwork
 
 if TYPE_CHECKING:
-    from ctjax.api.tagger import Evaluated
+    from ctjax.api.evaluated import Evaluated
 
 
 def given_voxels(

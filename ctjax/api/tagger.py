@@ -3,13 +3,14 @@
 import dataclasses
 import os
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ctjax.api import exporting
+from ctjax.api import exporting, head_results
+from ctjax.api.evaluated import Evaluated, check_batch_size, fetch, mesh_for
 from ctjax.api.event import Event
 from ctjax.api.events import Events
 from ctjax.api.images import class_image, given_voxels, pad_to_network, score_image
@@ -29,25 +30,12 @@ from ctjax.learning.one_behind import one_behind
 from ctjax.learning.state import count_parameters
 from ctjax.learning.steps import make_eval_step
 from ctjax.models import PixelNetwork
-from ctjax.outputs import predictions, saved_config
+from ctjax.outputs import saved_config
 from ctjax.outputs.saved_config import SavedConfig
 from ctjax.runs import parts
 
 BATCH_SIZE = 2
 """Events computed together unless the user says otherwise; that of a run, too."""
-
-
-class Evaluated(NamedTuple):
-    """Holds a minibatch that has been evaluated.
-
-    Attributes:
-      minibatch: on the host.
-      results: those of the evaluation step that predictions are made of, on the host,
-        of images without the rows and columns that were added for the network.
-    """
-
-    minibatch: HostMinibatch
-    results: dict[str, np.ndarray]
 
 
 class Tagger:
@@ -148,6 +136,50 @@ class Tagger:
         """
         return self._of_arrays(charge, batch_size, class_image)
 
+    def classify_event(
+        self, charge: np.ndarray | Event, *, batch_size: int = BATCH_SIZE
+    ) -> np.ndarray:
+        """Computes how probable each class of event is, by the head for it.
+
+        Args:
+          charge: see `predict`.
+          batch_size: see `predict`.
+
+        Returns:
+          [4] or [B, 4] float32, which sum to 1: of electron neutrinos (and all that is
+          none of the others), muon neutrinos, neutral currents, and no neutrino seen.
+
+        Raises:
+          UserError: a network without that head, or see `predict`.
+        """
+        head_results.check_head(self.config, "classification")
+        return self._of_arrays(
+            charge, batch_size, head_results.make_taker("event_score")
+        )
+
+    def find_vertex(
+        self, charge: np.ndarray | Event, *, batch_size: int = BATCH_SIZE
+    ) -> np.ndarray:
+        """Finds the vertex in each plane, by the head for it.
+
+        Args:
+          charge: see `predict`.
+          batch_size: see `predict`.
+
+        Returns:
+          [P, 3] or [B, P, 3] float32: row, column and how sure it is, from 0 to 1. Row
+          and column are in pixels of an array, with the edge of the first pixel at 0,
+          and of an `Event` in cm, as its file's boxes (its `metas`).
+
+        Raises:
+          UserError: a network without that head, or see `predict`.
+        """
+        head_results.check_head(self.config, "vertex")
+        found = self._of_arrays(charge, batch_size, head_results.make_taker("vertex"))
+        if isinstance(charge, Event):
+            return head_results.in_cm(found, charge.metas)
+        return found
+
     def iterate(
         self, events: Events, *, batch_size: int = BATCH_SIZE
     ) -> Iterator[tuple[Event, np.ndarray]]:
@@ -178,7 +210,7 @@ class Tagger:
                 f"events: expected events of ctjax.open, got {type(events).__name__}"
             )
         self._check_events(events)
-        _check_batch_size(batch_size)
+        check_batch_size(batch_size)
         source = events.source
 
         def evaluated() -> Iterator[Evaluated]:
@@ -239,7 +271,7 @@ class Tagger:
             detector = self._with_sizes(charge)
         shapes = [image_shape] * len(voxels[0].planes)
         source = EventSource(GivenEvents(voxels, shapes), 0)
-        _check_batch_size(batch_size)
+        check_batch_size(batch_size)
         size = min(batch_size, len(voxels))
         images = [
             self._image(make_image, evaluated, place, source)
@@ -308,7 +340,7 @@ class Tagger:
         detector: Detector,
     ) -> Iterator[Evaluated]:
         """Evaluates minibatches, one ahead of the one that is handed out."""
-        mesh = _mesh_for(batch_size)
+        mesh = mesh_for(batch_size)
         padded = np.full(-(-len(entries) // batch_size) * batch_size, PADDING)
         padded[: len(entries)] = entries
         minibatches = iter(padded.reshape(-1, batch_size))
@@ -316,7 +348,7 @@ class Tagger:
         with parts.read_events(config, source, minibatches, mesh) as reader:
             started = (self._start(minibatch, mesh, detector) for minibatch in reader)
             for minibatch, results in one_behind(started):
-                evaluated = _fetch(minibatch, results, source)
+                evaluated = fetch(minibatch, results, source)
                 yield evaluated
                 # The arrays of its images are filled again.
                 reader.release(minibatch)
@@ -340,38 +372,9 @@ class Tagger:
             step = make_eval_step(
                 model=model, options=options, with_scores=True, with_loss=False
             )
-            compiled = compile_eval_step(step, mesh, with_scores=True, with_loss=False)
+            compiled = compile_eval_step(
+                step, mesh, with_scores=True, with_loss=False, heads=options.heads
+            )
             program, _ = compile_ahead("prediction", compiled, variables, arrays)
             self._programs[key] = program
         return minibatch, self._programs[key](variables, arrays)
-
-
-def _check_batch_size(batch_size: Any) -> None:
-    is_number = isinstance(batch_size, int | np.integer)
-    if not is_number or isinstance(batch_size, bool) or batch_size < 1:
-        raise UserError(f"batch_size: expected at least 1, got {batch_size!r}")
-
-
-def _mesh_for(batch_size: int) -> Mesh:
-    """Returns all devices where they can share a minibatch, else the first."""
-    mesh = sharding.make_mesh()
-    if batch_size % mesh.size == 0:
-        return mesh
-    return sharding.make_mesh(list(mesh.devices.flat[:1]))
-
-
-def _fetch(
-    minibatch: HostMinibatch, results: dict[str, jax.Array], source: EventSource
-) -> Evaluated:
-    """Fetches the results of a minibatch, or says which event has none."""
-    is_bad = (np.asarray(results["is_finite"]) == 0) & (minibatch.entries != PADDING)
-    for entry in minibatch.entries[is_bad].tolist():
-        raise UserError(
-            f"found class scores that are not finite, expected numbers: entry {entry} "
-            f"of {source.file_of(entry)}"
-        )
-    arrays = {name: sharding.local(results[name]) for name in predictions.NEEDED}
-    if minibatch.sites is None:
-        height, width = source.image_shape
-        arrays = {name: a[:, :, :height, :width] for name, a in arrays.items()}
-    return Evaluated(minibatch, arrays)

@@ -13,6 +13,12 @@ the light events are 5.0 to 2,772."""
 LABEL_PRODUCT = "sbnd_cosmicseg"
 """Producer of the sparse2d product that holds the class of each pixel."""
 
+PARTICLE_PRODUCT = "sbndneutrino"
+"""Producer of the particle product, whose first row of an event is the neutrino."""
+
+BOX_PRODUCT = "bbox_neutrino"
+"""Producer of the bbox2d product, whose first box of a plane is around the vertex."""
+
 FULL_IMAGE_SHAPE = (1280, 2048)
 """Rows (drift ticks) and columns (wires) of dataset version 1.
 

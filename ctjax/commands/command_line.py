@@ -1,8 +1,6 @@
 """Reads command lines, and ends commands in one line after errors of the user."""
 
 import argparse
-import functools
-import operator
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -114,7 +112,11 @@ def change(config: dict[str, Any], values: Mapping[str, Any]) -> Config:
         _check_label(values["network.name"], config["network"])
     for name, value in values.items():
         *sections, field = name.split(".")
-        functools.reduce(operator.getitem, sections, config)[field] = value
+        section = config
+        for inner in sections:
+            # A group of another network is made, for `resolve` to refuse it by name.
+            section = section.setdefault(inner, {})
+        section[field] = value
     return resolve.resolve(config)
 
 

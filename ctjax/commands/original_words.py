@@ -55,7 +55,6 @@ FRAMEWORKS = {"tensorflow": "uresnet_tensorflow"}
 _LAYOUT = Absent("images have one layout in ctjax", ("channels_last", "channels_first"))
 _ENGINE = "jax computes, and joins the processes by itself"
 _THREADS = "XLA takes the CPUs that the process may use"
-_HEADS = "ctjax has no heads for the vertex and the event's class"
 _ENVIRONMENT = "expected the variable in the environment of the command"
 _TORCH = (
     "ctjax computes with jax what CosmicTagger's torch code does, or with tensorflow "
@@ -100,8 +99,6 @@ ABSENT_FIELDS = {
 
 ABSENT_GROUPS = {
     "framework.environment_variables": _ENVIRONMENT,
-    "network.classification": _HEADS,
-    "network.vertex": _HEADS,
 }
 """Groups none of whose fields is one here."""
 
@@ -110,13 +107,9 @@ CONFIGURATIONS = {
     "base_config": "default",
     "config": "default",
     "sn-at": "sn_at",
+    "uresnet2-inference": "uresnet2_inference",
 }
 """Configurations and networks that have another name here."""
-
-_WITH_HEADS = (
-    "a recipe of CosmicTagger v2.1 with heads for the vertex or the event's class, "
-    "which ctjax does not have; expected uresnet_v21 or sn"
-)
 
 ABSENT_NETWORKS = {
     "sparseuresnet3d": "a sparse network; ctjax's is --config sparse",
@@ -127,8 +120,6 @@ ABSENT_CONFIGURATIONS = ABSENT_NETWORKS | {
         "expected a21 with data.synthetic=False data.seed=12345 run.seed=54321 "
         "run.minibatch_size=32 run.iterations=5000"
     ),
-    "uresnet2": _WITH_HEADS,
-    "uresnet2-inference": _WITH_HEADS,
 }
 
 LABELS = (
@@ -140,6 +131,7 @@ LABELS = (
     "segformer",
     "sn",
     "uresnet",
+    "uresnet2",
     "uresnet3d",
     "uresnet_v21",
 )

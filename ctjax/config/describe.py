@@ -52,6 +52,7 @@ def _described_fields(section: Any, prefix: str = "") -> Iterator[_Described]:
     title = prefix.removesuffix(".")
     if isinstance(section, AnyNetwork):
         title += f", architecture={section.architecture.value}"
+    inside = []
     for field in dataclasses.fields(section):
         name, value = f"{prefix}{field.name}", getattr(section, field.name)
         if isinstance(value, AnyNetwork):
@@ -59,7 +60,10 @@ def _described_fields(section: Any, prefix: str = "") -> Iterator[_Described]:
                 yield from _described_fields(network(), f"{name}.")
             continue
         if dataclasses.is_dataclass(value):
-            yield from _described_fields(value, f"{name}.")
+            if isinstance(section, AnyNetwork):
+                inside.append((value, f"{name}."))
+            else:
+                yield from _described_fields(value, f"{name}.")
             continue
         option: Option = field.metadata["option"]
         kind = plain_type(type(section), field.name).__name__
@@ -75,6 +79,8 @@ def _described_fields(section: Any, prefix: str = "") -> Iterator[_Described]:
             meaning += f" ({UNSET}: {option.if_unset})"
         default = None if value is None else str(value)
         yield _Described(title, name, default, kind, meaning)
+    for value, name in inside:
+        yield from _described_fields(value, name)
 
 
 def help_text(command: str) -> str:

@@ -34,6 +34,7 @@ from ctjax.config.choices import (
     Tracker,
     Upsampling,
 )
+from ctjax.config.heads import Heads
 from ctjax.config.option import option, plain_type
 
 
@@ -229,7 +230,7 @@ class MasterUResNet(DenseUResNet):
 
 
 @dataclasses.dataclass(frozen=True)
-class Network(MasterUResNet):
+class Network(Heads, MasterUResNet):
     """Options of the UResNet; the defaults are CosmicTagger's uresnet."""
 
     block_concat: bool = option(False, BLOCK_CONCAT)

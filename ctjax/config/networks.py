@@ -15,11 +15,12 @@ from ctjax.config.fields import (
     MasterUResNet,
     Network,
 )
+from ctjax.config.heads import Heads, active_heads
 from ctjax.config.option import option
 
 
 @dataclasses.dataclass(frozen=True)
-class UResNetV21(DenseUResNet):
+class UResNetV21(Heads, DenseUResNet):
     """Options of the 2D UResNet of CosmicTagger v2.1, with its defaults."""
 
     architecture: Architecture = option(Architecture.URESNET_V21, ARCHITECTURE)
@@ -160,6 +161,8 @@ def check(network: AnyNetwork) -> None:
         )
     if isinstance(network, UResNetV21):
         _check_v21(network)
+    if isinstance(network, Network | UResNetV21):
+        _check_heads_fit(network)
     if isinstance(network, UResNetTensorFlow):
         if network.normalization in (Normalization.INSTANCE, Normalization.GROUP):
             raise ConfigError(
@@ -213,6 +216,27 @@ def _check_v21(network: UResNetV21) -> None:
                     f"network.{name}: expected a multiple of 4 with "
                     f"network.normalization=group, got {getattr(network, name)}"
                 )
+
+
+def _check_heads_fit(network: Network | UResNetV21) -> None:
+    """Refuses heads of sizes that the network does not have."""
+    heads = active_heads(network)
+    if heads.vertex is not None and heads.vertex.depth > network.depth:
+        raise ConfigError(
+            f"network.vertex.depth: expected at most the {network.depth} levels of "
+            f"network.depth, got {heads.vertex.depth}"
+        )
+    if network.normalization is not Normalization.GROUP:
+        return
+    for name, head in (
+        ("classification", heads.classification),
+        ("vertex", heads.vertex),
+    ):
+        if head is not None and head.n_layers and head.n_filters % 4:
+            raise ConfigError(
+                f"network.{name}.n_filters: expected a multiple of 4 with "
+                f"network.normalization=group, got {head.n_filters}"
+            )
 
 
 def _check_odd(network: AnyNetwork, name: str) -> None:

@@ -12,7 +12,7 @@ import ml_collections
 
 from ctjax.base import home
 from ctjax.base.errors import ConfigError
-from ctjax.config import detectors, networks
+from ctjax.config import detectors, heads, networks
 from ctjax.config.architecture import AnyNetwork, Architecture
 from ctjax.config.fields import Config, Data, Densify, ModeName, Precision
 from ctjax.config.option import Option, plain_type
@@ -53,6 +53,8 @@ def resolve(config: Mapping[str, Any]) -> Config:
         )
     _check_files(result.data, mode.name)
     detectors.check(result.data, mode.optimizer)
+    detector = detectors.read_detector(result.data)
+    heads.check(network, detector, result.data.synthetic)
     if run.iterations is None and mode.name is not ModeName.INFERENCE:
         run = dataclasses.replace(run, iterations=DEFAULT_ITERATIONS)
     if run.aux_minibatch_size is None:

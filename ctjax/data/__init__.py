@@ -10,6 +10,7 @@ sparse     sparse voxels in the form of which a device makes dense images
 site_lists        sparse voxels as sites, at all resolutions
 joined_sites      the sites of several events as one list, with their neighbours
 native     the inner loops of these in C, where the installation could build them
+head_labels  the labels of a network's heads
 order      which events make up which minibatch
 minibatch  the arrays of a minibatch, and the forms that they come in
 forms      what is read for dense images or stored pixels, and what becomes of it

@@ -11,6 +11,7 @@ from ctjax.base import descriptors
 from ctjax.base.detector import ImageShape
 from ctjax.data.larcv.file import LarcvFile, LarcvFileError
 from ctjax.data.larcv.records import PlaneMeta
+from ctjax.data.larcv.true_vertices import TrueNeutrino
 from ctjax.data.voxels import Voxels
 
 Planes = tuple[tuple[int, ...], ...]
@@ -51,6 +52,10 @@ class Source(Protocol):
 
     def plane_metas(self, entry: int) -> Sequence[PlaneMeta]:
         """Returns the geometry of an event's image, by plane."""
+        ...
+
+    def neutrino(self, entry: int) -> TrueNeutrino:
+        """Returns what is known of an event's neutrino."""
         ...
 
     def file_of(self, entry: int) -> str:
@@ -117,6 +122,11 @@ class LarcvFiles:
         """Returns the geometry of an event's image, by plane."""
         file, local = self._find(entry)
         return file.plane_metas(local)
+
+    def neutrino(self, entry: int) -> TrueNeutrino:
+        """Returns what is known of an event's neutrino."""
+        file, local = self._find(entry)
+        return file.neutrino(local)
 
     def file_of(self, entry: int) -> str:
         """Returns the path of the file that holds an event."""

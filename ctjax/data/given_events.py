@@ -7,6 +7,7 @@ import numpy as np
 
 from ctjax.base.detector import ImageShape
 from ctjax.data.larcv.records import PlaneMeta
+from ctjax.data.larcv.true_vertices import TrueNeutrino
 from ctjax.data.voxels import Voxels
 
 NAME = "array"
@@ -52,6 +53,10 @@ class GivenEvents:
             PlaneMeta((width, height), (float(width), float(height)))
             for height, width in self.plane_shapes
         ]
+
+    def neutrino(self, entry: int) -> TrueNeutrino:
+        """Returns that nothing is known of a neutrino."""
+        return TrueNeutrino()
 
     def file_of(self, entry: int) -> str:
         """Returns NAME."""

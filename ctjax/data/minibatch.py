@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ctjax.base.head_labels import HeadLabels
 from ctjax.base.sites import Sites
 
 
 class HostMinibatch(NamedTuple):
-    """Holds the events of a minibatch in one of three forms; the rest is None.
+    """Holds the events of a minibatch in one of three forms; others are None.
 
     Attributes:
       entries: [B] int64, place in the data set; -1 where there is no event.
@@ -28,6 +29,7 @@ class HostMinibatch(NamedTuple):
         form of sites.
       site_ids: [Q, N] int32, `column * H + row` of each site in its own image, H * W
         for places without a site; likewise.
+      heads: labels of a network's heads, of every form; None for one without.
     """
 
     entries: np.ndarray
@@ -40,6 +42,7 @@ class HostMinibatch(NamedTuple):
     labels: np.ndarray | None = None
     sites: Sites | None = None
     site_ids: np.ndarray | None = None
+    heads: HeadLabels | None = None
 
 
 class Form(enum.Enum):

@@ -124,7 +124,8 @@ class MinibatchReader:
         # All have been read by now.
         bad = list(self._source.bad_events)
         mask = ((entries != PADDING) & ~np.isin(entries, bad)).astype(np.float32)
-        return HostMinibatch(entries, event_ids, mask, **arrays)
+        heads = self._source.head_labels(entries.tolist())
+        return HostMinibatch(entries, event_ids, mask, heads=heads, **arrays)
 
 
 def minibatches(

@@ -10,13 +10,16 @@ import numpy as np
 
 from ctjax.base.constants import FULL_IMAGE_SHAPE
 from ctjax.base.detector import COSMIC_TAGGER, Detector, ImageShape
+from ctjax.base.head_labels import HeadLabels
 from ctjax.config.choices import OnBadEvent
 from ctjax.config.detectors import read_detector, read_label_map, read_planes
 from ctjax.config.fields import Data
-from ctjax.data import images
+from ctjax.config.heads import NEUTRINO_CLASS, NO_HEADS, ActiveHeads
+from ctjax.data import head_labels, images
 from ctjax.data.event_files import LarcvFiles, Source, find_files
 from ctjax.data.larcv.errors import ChangedFileError, LarcvFileError
 from ctjax.data.larcv.records import PlaneMeta
+from ctjax.data.larcv.true_vertices import TrueNeutrino
 from ctjax.data.pooling import padded_shape, pool, pooled_shape
 from ctjax.data.site_lists import SiteList, list_sites
 from ctjax.data.sparse import SparsePlane, sparse_planes
@@ -51,6 +54,7 @@ class EventSource:
         detector: Detector = COSMIC_TAGGER,
         pad_to: tuple[int, int] = (1, 1),
         skip_bad_events: bool = False,
+        heads: ActiveHeads = NO_HEADS,
     ):
         """Binds a source to a pooling by 2^downsample.
 
@@ -62,6 +66,7 @@ class EventSource:
             them; see `ctjax.models.pixel_network.ImageRule`.
           skip_bad_events: whether an event that cannot be read is given without any
             voxels, and named in `bad_events`.
+          heads: of a network, for which events get labels.
 
         Raises:
           ValueError: where the image cannot be pooled so.
@@ -84,6 +89,8 @@ class EventSource:
         self.max_pixels = min(source.max_voxels, size)
         self._skips = skip_bad_events
         self.bad_events: dict[int, str] = dict(source.bad_entries)
+        self._heads = heads
+        self._neutrino_pixels: dict[int, int] = {}
 
     def __enter__(self) -> "EventSource":
         """Returns the source itself."""
@@ -153,7 +160,41 @@ class EventSource:
             label = with_rows(label, shapes, rows)
             # The very same array says that it is known to be equal.
             label = label._replace(ids=image.ids) if same else label
-        return pool(image, label, self._stored_shape, self._downsample)
+        image, label = pool(image, label, self._stored_shape, self._downsample)
+        if self._heads and label is not None:
+            number = self.detector.classes.index(NEUTRINO_CLASS)
+            self._neutrino_pixels[entry] = int((label.values == number).sum())
+        return image, label
+
+    def head_labels(self, entries: Sequence[int]) -> HeadLabels | None:
+        """Returns the labels of a network's heads; None for one without.
+
+        Args:
+          entries: of events that have been read before, for what their pixels tell; -1
+            for a place without an event.
+        """
+        if not self._heads:
+            return None
+        return head_labels.stack([self._label_heads(entry) for entry in entries])
+
+    def _label_heads(self, entry: int) -> HeadLabels:
+        """Returns the labels of the heads for one event."""
+        neutrino, number = TrueNeutrino(), self._neutrino_pixels.get(entry)
+        if entry >= 0:
+            neutrino = self._source.neutrino(entry)
+        event = vertex = None
+        if self._heads.classification is not None:
+            event = head_labels.label_event(neutrino.kind, number)
+        if self._heads.vertex is not None:
+            positions = neutrino.positions
+            # An event that does not show its neutrino shows no vertex.
+            is_shown = number is None or number >= head_labels.FEWEST_PIXELS
+            if positions is None or not is_shown:
+                positions = np.full((self.detector.num_planes, 2), np.nan, np.float32)
+            vertex = head_labels.label_vertex(
+                positions, self.plane_metas(max(entry, 0)), self._heads.halvings
+            )
+        return HeadLabels(event, vertex)
 
     def read(
         self, entry: int, image_out: np.ndarray, label_out: np.ndarray
@@ -205,6 +246,7 @@ def open_source(
     num_events: int = SYNTHETIC_EVENTS,
     data: Data | None = None,
     pad_to: tuple[int, int] = (1, 1),
+    heads: ActiveHeads = NO_HEADS,
     **options: Any,
 ) -> EventSource:
     """Opens a data set.
@@ -219,6 +261,7 @@ def open_source(
       data: says which products, planes and classes events have, what is done to their
         charges, and to events that are bad; None for the defaults.
       pad_to: see `EventSource`.
+      heads: see `EventSource`.
       options: further ones of `larcv.read_options.ReadOptions`.
 
     Returns:
@@ -232,14 +275,23 @@ def open_source(
     data = data or Data()
     detector = read_detector(data)
     skips = data.on_bad_event is OnBadEvent.SKIP
-    choices: Any = {"detector": detector, "pad_to": pad_to, "skip_bad_events": skips}
+    choices: Any = {
+        "detector": detector,
+        "pad_to": pad_to,
+        "skip_bad_events": skips,
+        "heads": heads,
+    }
     if synthetic:
         events = SyntheticEvents(
             image_shape, seed, num_events, detector.num_planes, detector.num_classes
         )
         return EventSource(events, downsample, **choices)
     paths = find_files([file] if isinstance(file, str | os.PathLike) else file)
-    source = LarcvFiles(paths, **_read_options(data, detector) | options)
+    truth = {
+        "event_classes": heads.classification is not None,
+        "vertices": heads.vertex is not None,
+    }
+    source = LarcvFiles(paths, **_read_options(data, detector) | truth | options)
     try:
         return EventSource(source, downsample, **choices)
     except ValueError:

@@ -12,6 +12,7 @@ import numpy as np
 from ctjax.base.constants import BACKGROUND, COSMIC, NEUTRINO
 from ctjax.base.detector import COSMIC_TAGGER, ImageShape
 from ctjax.data.larcv.records import PlaneMeta
+from ctjax.data.larcv.true_vertices import TrueNeutrino
 from ctjax.data.voxels import Voxels
 
 ACTIVE_FRACTION = 0.007
@@ -70,6 +71,10 @@ class SyntheticEvents:
         height, width = self._image_shape
         meta = PlaneMeta((width, height), (float(width), float(height)))
         return [meta] * len(self.plane_shapes)
+
+    def neutrino(self, entry: int) -> TrueNeutrino:
+        """Returns that nothing is known of a neutrino."""
+        return TrueNeutrino()
 
     def file_of(self, entry: int) -> str:
         """Returns what takes the place of a file's name."""

@@ -8,7 +8,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from ctjax.config.heads import NO_HEADS, ActiveHeads
 from ctjax.learning import device_memory, sharding
+from ctjax.learning.head_steps import result_names
 from ctjax.learning.sharding import BY_EVENT, REPLICATED
 
 logger = logging.getLogger("ctjax")
@@ -21,13 +23,18 @@ def compile_train_step(step: Callable, mesh: Mesh) -> Callable:
 
 
 def compile_eval_step(
-    step: Callable, mesh: Mesh, with_scores: bool = False, with_loss: bool = True
+    step: Callable,
+    mesh: Mesh,
+    with_scores: bool = False,
+    with_loss: bool = True,
+    heads: ActiveHeads = NO_HEADS,
 ) -> Callable:
     """Compiles `make_eval_step`'s for the devices of a mesh."""
     by_event = ("prediction", "label", *(("image", "score") if with_scores else ()))
     specs = dict.fromkeys(by_event, BY_EVENT)
-    same = "metrics", "confusion", "counted", "is_finite"
-    common = dict.fromkeys((*same, *(("loss",) if with_loss else ())), REPLICATED)
+    same = "metrics", "confusion", "counted", "is_finite", *result_names(heads)
+    losses = ("loss", *(("loss_parts",) if heads else ())) if with_loss else ()
+    common = dict.fromkeys((*same, *losses), REPLICATED)
     return sharding.over_events(step, mesh, (REPLICATED, BY_EVENT), specs | common)
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ctjax.base.detector import COSMIC_TAGGER, IGNORED, Detector
+from ctjax.base.head_labels import HeadLabels
 from ctjax.base.sites import Sites
 from ctjax.learning import dense_images
 
@@ -22,11 +23,13 @@ class DenseMinibatch(NamedTuple):
       image: [B, P, H, W] float32, charges.
       label: [B, P, H, W] uint8, classes.
       mask: [B] float32, 1 for an event that counts, 0 for an empty place.
+      heads: labels of the network's heads; None for one without.
     """
 
     image: Array
     label: Array
     mask: Array
+    heads: HeadLabels | None = None
 
 
 class SparseMinibatch(NamedTuple):
@@ -37,12 +40,14 @@ class SparseMinibatch(NamedTuple):
       values: [B, P, V] float32, charges.
       labels: [B, P, V] uint8, classes.
       mask: [B] float32, 1 for an event that counts, 0 for an empty place.
+      heads: labels of the network's heads; None for one without.
     """
 
     ids: Array
     values: Array
     labels: Array
     mask: Array
+    heads: HeadLabels | None = None
 
 
 class SiteMinibatch(NamedTuple):

@@ -12,7 +12,14 @@ from flax import linen as nn
 from ctjax.base.constants import BACKGROUND
 from ctjax.base.detector import COSMIC_TAGGER, Detector
 from ctjax.base.sites import Sites
-from ctjax.learning import metrics, pixels, sharding
+from ctjax.config.heads import NO_HEADS, ActiveHeads
+from ctjax.learning import head_steps, heads, metrics, pixels, sharding
+from ctjax.learning.head_steps import (
+    Losses,
+    MetricSums,
+    make_head_parts,
+    mean_metrics,
+)
 from ctjax.learning.losses import LossFn
 from ctjax.learning.minibatch import Minibatch, NetworkInput, SiteMinibatch
 from ctjax.learning.precision import SMALLEST_SCALE, next_scale
@@ -47,6 +54,7 @@ class StepOptions:
         divided by it again. Where they are not finite though the loss is, the update
         is left out, the scale is halved, and nothing halts.
       detector: whose classes are counted.
+      heads: of the network.
     """
 
     loss_fn: LossFn
@@ -58,13 +66,17 @@ class StepOptions:
     skip_nonfinite: bool
     is_scaled: bool
     detector: Detector = COSMIC_TAGGER
+    heads: ActiveHeads = NO_HEADS
 
 
 class _Share(NamedTuple):
-    """Holds what one device tells the others of its events, and later the sum."""
+    """Holds what one device tells the others of its events, and later the sum.
 
-    loss: jax.Array
-    metric_sums: tuple[jax.Array, jax.Array]
+    Of a network without heads, their losses and metrics are None.
+    """
+
+    losses: Losses
+    metric_sums: MetricSums
     grads: Any
     batch_stats: Any
     stop: jax.Array
@@ -126,8 +138,9 @@ def make_train_step(
       The step; `stop` is [B] float32, 1 for events whose process asks to stop. Its
       results are `loss`, `grad_norm`, `learning_rate` and `loss_scale`, scalars,
       `metrics` [M], means over the events, `num_events` that count, `is_finite` and
-      `is_overflow`, that of a scale too large, bools, and `stop`, the sum. All are the
-      same on all devices.
+      `is_overflow`, that of a scale too large, bools, and `stop`, the sum. With heads
+      `metrics` has theirs at its end, and `loss_parts` are those of
+      `config.heads.loss_names`. All are the same on all devices.
     """
     gradients = _make_gradients(model, options)
 
@@ -144,23 +157,28 @@ def _make_gradients(
     model: nn.Module, options: StepOptions
 ) -> Callable[[TrainState, Minibatch, jax.Array], _Share]:
     """Returns what computes the loss and its gradient for the events of one device."""
+    head_parts = make_head_parts(options.heads, options.axis_name, options.detector)
 
     def objective(params, batch_stats, minibatch, scale):
         image, charge, label = options.network_input(minibatch)
-        logits, updated = model.apply(
+        outputs, updated = model.apply(
             {"params": params, "batch_stats": batch_stats},
             image,
             train=True,
             mutable=["batch_stats"],
         )
         sites = _sites_of(minibatch)
+        outputs = heads.split(outputs)
+        logits = outputs.pixels
         loss = options.loss_fn(logits, label, minibatch.mask, charge, sites)
+        loss, loss_parts, head_sums = head_parts(outputs, minibatch, loss)
         prediction = predicted_class(logits, charge, options.mask_empty_pixels)
         counts = _count_classes(prediction, label, sites, options)
         values = metrics.event_metrics(counts)
-        sums = metrics.sum_metrics(values, minibatch.mask)
+        sums = MetricSums(metrics.sum_metrics(values, minibatch.mask), head_sums)
         scaled = loss * scale if options.is_scaled else loss
-        return scaled, (loss, updated.get("batch_stats", {}), sums)
+        losses = Losses(loss, loss_parts)
+        return scaled, (losses, updated.get("batch_stats", {}), sums)
 
     gradient = jax.value_and_grad(objective, has_aux=True)
 
@@ -170,10 +188,12 @@ def _make_gradients(
         )
         arguments = params, batch_stats, minibatch, state.loss_scale.value
         if options.accumulation == 1:
-            (_, (loss, batch_stats, sums)), grads = gradient(*arguments)
+            (_, (losses, batch_stats, sums)), grads = gradient(*arguments)
         else:
-            loss, batch_stats, sums, grads = _accumulate(gradient, options, *arguments)
-        return _Share(loss, sums, grads, batch_stats, jnp.sum(stop))
+            losses, batch_stats, sums, grads = _accumulate(
+                gradient, options, *arguments
+            )
+        return _Share(losses, sums, grads, batch_stats, jnp.sum(stop))
 
     return gradients
 
@@ -185,31 +205,31 @@ def _accumulate(
     batch_stats: Any,
     minibatch: Minibatch,
     scale: jax.Array,
-) -> tuple[jax.Array, Any, tuple[jax.Array, jax.Array], Any]:
+) -> tuple[Losses, Any, MetricSums, Any]:
     """Averages the gradient over parts of a minibatch, one after the other.
 
     Returns:
-      The mean loss, the last running statistics, the metrics' sums, the mean gradient.
+      The mean losses, the last running statistics, the metrics' sums, the gradient.
     """
     count = options.accumulation
     parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), minibatch)
 
     def add(carry, part):
         stats, total = carry
-        (_, (loss, stats, sums)), grads = gradient(params, stats, part, scale)
-        return (stats, jax.tree.map(jnp.add, total, (loss, sums, grads))), None
+        (_, (losses, stats, sums)), grads = gradient(params, stats, part, scale)
+        return (stats, jax.tree.map(jnp.add, total, (losses, sums, grads))), None
 
     first = jax.tree.map(lambda x: x[0], parts)
     shapes = jax.eval_shape(gradient, params, batch_stats, first, scale)
-    (_, (loss, _, sums)), grads = sharding.varying(
+    (_, (losses, _, sums)), grads = sharding.varying(
         jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), options.axis_name
     )
     (batch_stats, total), _ = jax.lax.scan(
-        add, (batch_stats, (loss, sums, grads)), parts
+        add, (batch_stats, (losses, sums, grads)), parts
     )
-    loss, sums, grads = total
-    loss, grads = jax.tree.map(lambda x: x / count, (loss, grads))
-    return loss, batch_stats, sums, grads
+    losses, sums, grads = total
+    losses, grads = jax.tree.map(lambda x: x / count, (losses, grads))
+    return losses, batch_stats, sums, grads
 
 
 def _sum_over_devices(own: _Share, scale: jax.Array, options: StepOptions) -> _Share:
@@ -242,12 +262,13 @@ def _advance(
     """Updates the state where all is finite; returns it and the step's results."""
     updates, opt_state = optimizer.update(shared.grads, state.opt_state, state.params)
     grad_norm = optax.tree.norm(shared.grads)
-    is_finite = jnp.isfinite(shared.loss) & jnp.isfinite(grad_norm)
+    loss = shared.losses.total
+    is_finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     is_overflow = jnp.zeros((), bool)
     loss_scale = state.loss_scale
     if options.is_scaled:
         is_reducible = loss_scale.value > SMALLEST_SCALE
-        is_overflow = jnp.isfinite(shared.loss) & ~is_finite & is_reducible
+        is_overflow = jnp.isfinite(loss) & ~is_finite & is_reducible
         loss_scale = next_scale(loss_scale, is_overflow)
     updated = TrainState(
         step=state.step + 1,
@@ -260,15 +281,15 @@ def _advance(
     skipped = dataclasses.replace(state, step=updated.step, loss_scale=loss_scale)
     halted = state.halted | ~(is_finite | is_overflow | options.skip_nonfinite)
     # Without any event that counts there is nothing to learn from.
-    num_events = shared.metric_sums[1]
+    num_events = shared.metric_sums.of_pixels[1]
     is_update = is_finite & (num_events > 0)
     chosen = jax.tree.map(
         lambda new, same, old: jnp.where(halted, old, jnp.where(is_update, new, same)),
         *(updated, skipped, state),
     )
     results = {
-        "loss": shared.loss,
-        "metrics": metrics.mean_of(*shared.metric_sums),
+        "loss": loss,
+        "metrics": mean_metrics(shared.metric_sums),
         "num_events": num_events,
         "grad_norm": grad_norm,
         "loss_scale": state.loss_scale.value,
@@ -276,6 +297,8 @@ def _advance(
         "is_overflow": is_overflow,
         "stop": shared.stop,
     }
+    if shared.losses.parts is not None:
+        results["loss_parts"] = shared.losses.parts
     return dataclasses.replace(chosen, halted=halted), results
 
 
@@ -304,12 +327,16 @@ def make_eval_step(
       class, and `label` likewise; with scores also `image` [B, P, H, W] float32,
       charges as they were read, and `score` [B, P, H, W, K] float32, probabilities.
       Of sites they are [Q, N] and [Q, N, K].
+      With heads `metrics` has theirs at its end, and there are the results of
+      `head_steps.head_results` and, with loss, `loss_parts` as of `make_train_step`.
     """
     axis_name = options.axis_name
+    head_parts = make_head_parts(options.heads, axis_name, options.detector)
 
     def eval_step(variables: dict[str, Any], minibatch: Minibatch):
         image, charge, label = options.network_input(minibatch)
-        logits: Any = model.apply(variables, image, train=False)
+        outputs = heads.split(model.apply(variables, image, train=False))
+        logits = outputs.pixels
         prediction = predicted_class(logits, charge, options.mask_empty_pixels)
         sites = _sites_of(minibatch)
         if sites is None:
@@ -318,6 +345,13 @@ def make_eval_step(
             is_finite = pixels.are_finite(logits, sites)
         counts = _count_classes(prediction, label, sites, options)
         values = metrics.event_metrics(counts)
+        of_heads = {}
+        if options.heads:
+            is_finite &= head_steps.are_finite(outputs)
+            of_heads, more = head_steps.head_results(
+                *(outputs, minibatch, options.detector, axis_name)
+            )
+            values = jnp.concatenate([values, more], 1)
         values = jnp.where(is_finite[:, None], values, jnp.nan)
         results = {
             "metrics": sharding.gather(values, axis_name),
@@ -326,10 +360,13 @@ def make_eval_step(
             "counted": sharding.gather(jnp.asarray(minibatch.mask), axis_name),
             "prediction": prediction,
             "label": label,
-        }
+        } | of_heads
         if with_loss:
             loss = options.loss_fn(logits, label, minibatch.mask, charge, sites)
+            loss, loss_parts, _ = head_parts(outputs, minibatch, loss)
             results["loss"] = sharding.total(loss, axis_name)
+            if loss_parts is not None:
+                results["loss_parts"] = sharding.total(loss_parts, axis_name)
         if with_scores:
             results["image"] = charge
             results["score"] = jax.nn.softmax(logits, axis=-1)

@@ -2,6 +2,7 @@
 
 pixel_network       what runs ask of a network, and what several of them use
 uresnet             UResNet, composed of blocks
+heads               what tells an event's class and its vertex beside a UResNet
 uresnet_v21         the same with the blocks and norms of CosmicTagger v2.1
 uresnet3d           the same of 3D convolutions over the planes
 uresnet_tensorflow  that of CosmicTagger's TensorFlow code

@@ -17,7 +17,9 @@ from ctjax.config.fields import (
     Remat,
     Upsampling,
 )
-from ctjax.models import blocks, layers
+from ctjax.config.heads import ActiveHeads, active_heads
+from ctjax.learning.heads import Outputs
+from ctjax.models import blocks, heads, layers
 from ctjax.models.kernels.block import ConvolutionCall
 from ctjax.models.own_pixels import PlaneAxis
 from ctjax.models.pixel_network import PixelNetwork, glorot_bounds
@@ -148,18 +150,23 @@ class Level(nn.Module):
       network: the network's options.
       parts: what it is made of.
       depth: levels below this one; 0 is the deepest block.
+      read: depths of the levels that heads look at.
     """
 
     network: Any
     parts: Parts
     depth: int
+    read: frozenset[int] = frozenset()
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Maps [N, H, W, C] to the same shape."""
+    def __call__(
+        self, x: jax.Array, train: bool
+    ) -> tuple[jax.Array, dict[int, jax.Array]]:
+        """Maps [N, H, W, C] to the same shape; returns what heads look at, too."""
         config, parts = self.network, self.parts
         if self.depth == 0:
-            return DeepestBlock(config, parts, name="main_module")(x, train)
+            x = DeepestBlock(config, parts, name="main_module")(x, train)
+            return x, {0: x} if 0 in self.read else {}
 
         width = x.shape[-1]
         multiplies = config.growth_rate is GrowthRate.MULTIPLICATIVE
@@ -180,7 +187,8 @@ class Level(nn.Module):
         else:
             x = MaxPoolingDownsample(below, name="downsample")(x, train)
 
-        x = Level(config, parts, self.depth - 1, name="main_module")(x, train)
+        below_this = Level(config, parts, self.depth - 1, self.read, name="main_module")
+        x, seen = below_this(x, train)
 
         if config.upsampling is Upsampling.CONVOLUTIONAL:
             x = parts.upsample(features=width, name="upsample")(x, train)
@@ -190,7 +198,8 @@ class Level(nn.Module):
             x = x + skip
         elif config.connections is Connection.CONCAT:
             x = ConcatConnection(here, name="connection")(x, skip, train)
-        return series(name="up_blocks")(x, train)
+        x = series(name="up_blocks")(x, train)
+        return x, seen | ({self.depth: x} if self.depth in self.read else {})
 
 
 def common_series(remat: Remat, **changes: Any) -> functools.partial:
@@ -253,8 +262,8 @@ class UResNet(PixelNetwork):
         )
 
     @nn.compact
-    def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
-        """Computes the class scores of every pixel.
+    def __call__(self, image: jax.Array, train: bool = False) -> jax.Array | Outputs:
+        """Computes the class scores of every pixel, and what heads find.
 
         Args:
           image: [B, P, H, W], charge; H and W divisible by 2**depth.
@@ -262,16 +271,18 @@ class UResNet(PixelNetwork):
             (collection "batch_stats").
 
         Returns:
-          logits, [B, P, H, W, K] float32.
+          logits, [B, P, H, W, K] float32; of a network with heads `Outputs`.
 
         Raises:
           ValueError: planes or pixels do not fit the network.
         """
         config, parts = self.network, self.parts(image)
+        active = active_heads(config)
         block = functools.partial(parts.block, features=config.n_initial_filters)
         x = self.fold(image)
         x = block(kernel_size=5, name="initial_convolution")(x, train)
-        x = Level(config, parts, config.depth, name="net_core")(x, train)
+        read = heads.read_levels(active, config.depth)
+        x, seen = Level(config, parts, config.depth, read, name="net_core")(x, train)
         x = parts.series(
             functools.partial(block, kernel_size=parts.kernel_size),
             config.blocks_final,
@@ -297,4 +308,34 @@ class UResNet(PixelNetwork):
         logits = call.result().astype(jnp.float32)
         if bias is not None:
             logits = logits + bias[None, None, None]
-        return self.unfold(logits)
+        logits = self.unfold(logits)
+        if not active:
+            return logits
+        return Outputs(logits, *self.head_scores(active, parts, seen, train))
+
+    @nn.nowrap
+    def head_scores(
+        self,
+        active: ActiveHeads,
+        parts: Parts,
+        seen: dict[int, jax.Array],
+        train: bool,
+    ) -> tuple[jax.Array | None, jax.Array | None]:
+        """Computes what the heads say of the outputs of levels, by their depth."""
+        event = vertex = None
+        block = functools.partial(parts.block, kernel_size=parts.kernel_size)
+        if active.classification is not None:
+            planes = block.keywords["num_planes"]
+            event = heads.classify_event(
+                active.classification,
+                joined(block, PlaneAxis.NOWHERE),
+                parts.series,
+                layers.fold_planes_into_features(seen[0], planes),
+                train,
+            )
+        if active.vertex is not None:
+            level = self.network.depth - active.halvings
+            vertex = heads.find_vertex(
+                active.vertex, block, parts.series, seen[level], train
+            )
+        return event, vertex

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from ctjax.config.fields import Config
+from ctjax.config.heads import active_heads, metric_names
 from ctjax.data.larcv.writer import LarcvWriter
 from ctjax.data.minibatch import HostMinibatch
 from ctjax.data.order import PADDING
@@ -61,8 +62,13 @@ class InferenceReports:
         )
         self._num_minibatches = num_minibatches
         self._stack = contextlib.ExitStack()
-        self._names = source.detector.metric_names
-        self._sums = np.zeros(len(self._names))
+        heads = active_heads(config.network)
+        self._names = (
+            *source.detector.metric_names,
+            *metric_names(heads, source.detector.num_planes),
+        )
+        # Of what a head finds, an event counts only where there is something to find.
+        self._sums, self._times = np.zeros((2, len(self._names)))
         self._num_events = self._num_counted = 0
         self._counts: list[np.ndarray] = []
         self._skipped: set[int] = set()
@@ -73,9 +79,7 @@ class InferenceReports:
         self._table = self._confusion = self._writer = None
         if self._processes.is_first:
             detector = self._source.detector
-            self._table = self._open_table(
-                "inference_metrics.csv", detector.metric_names
-            )
+            self._table = self._open_table("inference_metrics.csv", self._names)
             self._confusion = self._open_table(
                 "inference_confusion.csv", detector.confusion_names
             )
@@ -121,7 +125,8 @@ class InferenceReports:
         if step % self._config.mode.logging_iteration == 0:
             shown = {}
             if self._source.has_label and counts.any():
-                mean = values[counts].mean(0)
+                known = ~np.isnan(values[counts])
+                mean = _divided(np.nansum(values[counts], 0), known.sum(0))
                 shown = log.shown_metrics(metrics.named(mean, self._names))
             rate = log.rate(images, wait_s, step_s)
             log.log_step("ana", step, shown, rate)
@@ -152,7 +157,8 @@ class InferenceReports:
         if self._source.has_label and not self._num_counted:
             logger.info("  No event that counts: no metrics")
         elif self._source.has_label:
-            averages = metrics.named(self._sums / self._num_counted, self._names)
+            means = _divided(self._sums, self._times)
+            averages = metrics.named(means, self._names)
             logger.info("  %s", log.pixel_rules(config.mode))
             classes = self._source.detector.classes
             scores = class_scores.score_classes(np.stack(self._counts), classes)
@@ -210,9 +216,15 @@ class InferenceReports:
                 self._confusion.write([*event, *pixels.tolist()])
             self._num_events += 1
             if counts[place]:
-                self._sums += row
+                self._sums += np.nan_to_num(row)
+                self._times += ~np.isnan(row)
                 self._num_counted += 1
                 # Of all planes together, as the scores of classes are.
                 self._counts.append(confusion[place].sum(0, keepdims=True))
             else:
                 self._skipped.add(entry)
+
+
+def _divided(sums: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Divides sums by how many they are of, to not a number where it is none."""
+    return np.where(times > 0, sums / np.maximum(times, 1), np.nan)

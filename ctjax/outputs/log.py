@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ctjax.config.fields import Mode
+from ctjax.config.heads import EVENT_LABEL, TOTAL_LOSS, VERTEX_METRICS
 
 logger = logging.getLogger("ctjax")
 
@@ -110,10 +111,21 @@ def pixel_rules(mode: Mode) -> str:
 
 LOGGED_METRICS = ("Average/Non_Bkg_Accuracy", "Average/mIoU")
 
+LOGGED_HEAD_METRICS = tuple(
+    f"Average/{name}" for name in (EVENT_LABEL, *VERTEX_METRICS)
+)
+"""Likewise, of networks with heads."""
+
 
 def shown_metrics(named: Mapping[str, float]) -> dict[str, float]:
     """Picks the metrics that a line of the log shows."""
-    return {name: named[name] for name in LOGGED_METRICS if name in named}
+    shown = *LOGGED_METRICS, *LOGGED_HEAD_METRICS
+    return {name: named[name] for name in shown if name in named}
+
+
+def shown_losses(parts: Mapping[str, float]) -> dict[str, float]:
+    """Picks the parts of a loss that a line of the log shows beside it."""
+    return {name: part for name, part in parts.items() if name != TOTAL_LOSS}
 
 
 def log_launch_arguments() -> None:

@@ -1,6 +1,7 @@
 """Writes and reads what a checkpoint says of itself: format, version, configuration."""
 
 import dataclasses
+import enum
 import json
 import os
 from collections.abc import Collection
@@ -56,6 +57,12 @@ TRAINED_WITH = (
     "data.seed",
     "network.sync_batch_norm",
     "network.weight_decay",
+    "network.classification.detach",
+    "network.classification.weight",
+    "network.vertex.detach",
+    "network.vertex.weight",
+    "network.vertex.l_det",
+    "network.vertex.l_coord",
     "mode.optimizer.learning_rate",
     "mode.optimizer.gradient_accumulation",
     "mode.optimizer.bfloat16_gradients",
@@ -250,20 +257,39 @@ def check_network(saved: SavedConfig, network: AnyNetwork, where: str) -> None:
     Raises:
       CheckpointError: fields differ that change the parameters.
     """
-    theirs, ours = fields.to_dict(saved.network), fields.to_dict(network)
-    is_same_kind = type(saved.network) is type(network)
-    section = type(network) if is_same_kind else AnyNetwork
+    theirs, ours = (
+        _shaping_options(net, "network.") for net in (saved.network, network)
+    )
+    if type(saved.network) is not type(network):
+        common = _shaping_options(AnyNetwork(), "network.")
+        ours = {name: ours[name] for name in common}
     different = [
-        f"network.{field.name} is {theirs[field.name]}, expected {ours[field.name]}"
-        for field in dataclasses.fields(section)
-        if theirs[field.name] != ours[field.name]
-        and not field.metadata["option"].keeps_parameters
+        f"{name} is {theirs[name]}, expected {value}"
+        for name, value in ours.items()
+        if name in theirs and theirs[name] != value
     ]
     if different:
         raise CheckpointError(
             f"{where}: checkpoint of another network, written by ctjax "
             f"{saved.version}: {'; '.join(different)}"
         )
+
+
+def _shaping_options(section: Any, prefix: str) -> dict[str, Any]:
+    """Returns what decides which parameters a network has, by dotted name.
+
+    Of a head that is not there nothing else counts.
+    """
+    found = {}
+    for field in dataclasses.fields(section):
+        name, value = f"{prefix}{field.name}", getattr(section, field.name)
+        if dataclasses.is_dataclass(value):
+            inner = _shaping_options(value, f"{name}.")
+            active = f"{name}.active"
+            found |= inner if inner[active] else {active: False}
+        elif not field.metadata["option"].keeps_parameters:
+            found[name] = value.value if isinstance(value, enum.Enum) else value
+    return found
 
 
 def check_images(saved: SavedConfig, config: Config, where: str) -> None:

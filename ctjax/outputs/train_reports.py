@@ -12,6 +12,7 @@ import numpy as np
 from ctjax.base import optional_packages
 from ctjax.config import fields
 from ctjax.config.fields import Config
+from ctjax.config.heads import active_heads, loss_names, metric_names
 from ctjax.data.minibatch import HostMinibatch
 from ctjax.data.sources import EventSource
 from ctjax.learning import metrics, sharding
@@ -71,7 +72,13 @@ class TrainReports:
         rule = config.mode.optimizer
         self._images = config.run.minibatch_size * rule.gradient_accumulation
         folder = config.output_dir
-        columns = ("step", "loss", *source.detector.metric_names)
+        heads = active_heads(config.network)
+        self._loss_names = loss_names(heads)
+        self._names = (
+            *source.detector.metric_names,
+            *metric_names(heads, source.detector.num_planes),
+        )
+        columns = ("step", "loss", *self._names, *self._loss_names)
         self._train_table = metrics_table.MetricsTable(
             os.path.join(folder, "train_metrics.csv"),
             (*columns, *STEP_COLUMNS),
@@ -135,16 +142,17 @@ class TrainReports:
             return
         self._advance(step + 1)
         loss, named = float(results["loss"]), self._named(results["metrics"])
+        parts = self._named_parts(results)
         images = int(results["num_events"])
         grad_norm, images_per_s = float(results["grad_norm"]), images / step_s
         # Of ten digits, more than a float keeps in the table.
         now = f"{time.time():.3f}"
-        row = [step, loss, *named.values(), now, images_per_s, grad_norm]
-        self._train_table.write(row)
-        self.last["train"] = {"step": step, "loss": loss, **named}
+        row = [step, loss, *named.values(), *parts.values()]
+        self._train_table.write([*row, now, images_per_s, grad_norm])
+        self.last["train"] = {"step": step, "loss": loss, **named, **parts}
         if step % self._mode.logging_iteration == 0:
             speed = log.rate(images, wait_s, step_s)
-            values = {"loss": loss}
+            values = {"loss": loss, **log.shown_losses(parts)}
             if self._is_scaled:
                 values["loss_scale"] = float(results["loss_scale"])
             self._log("train", step, values, named, speed)
@@ -158,7 +166,7 @@ class TrainReports:
                 "step_time": step_s,
                 "io_fetch_time": wait_s,
             }
-            self._summarize("train", step, {"loss": loss, **named, **extra})
+            self._summarize("train", step, {"loss": loss, **named, **parts, **extra})
 
     def warn_of_skipped_update(
         self, step: int, results: Mapping[str, Any], minibatch: HostMinibatch
@@ -192,21 +200,25 @@ class TrainReports:
             event_names(minibatch),
         )
 
-    def report_validation(self, step: int, loss: float, mean: np.ndarray) -> None:
+    def report_validation(
+        self, step: int, results: Mapping[str, Any], mean: np.ndarray
+    ) -> None:
         """Reports a validation after `step` updates.
 
         Args:
           step: number of updates.
-          loss: of the minibatch.
+          results: of the evaluation step; its losses are those of the minibatch.
           mean: [M], metrics averaged over its events.
         """
         if not self._is_first:
             return
+        loss, parts = float(results["loss"]), self._named_parts(results)
         named = self._named(mean)
-        self._val_table.write([step, loss, *named.values()])
-        self.last["validation"] = {"step": step, "loss": loss, **named}
-        self._log("test", step, {"loss": loss}, named, None)
-        self._summarize("test", step, {"loss": loss, **named})
+        self._val_table.write([step, loss, *named.values(), *parts.values()])
+        self.last["validation"] = {"step": step, "loss": loss, **named, **parts}
+        shown = {"loss": loss, **log.shown_losses(parts)}
+        self._log("test", step, shown, named, None)
+        self._summarize("test", step, {"loss": loss, **named, **parts})
 
     def report_image(
         self,
@@ -228,7 +240,8 @@ class TrainReports:
         arrays = {
             name: sharding.local(results[name]) for name in ("prediction", "label")
         }
-        arrays["metrics"] = np.asarray(results["metrics"])
+        number = len(self._detector.metric_names)
+        arrays["metrics"] = np.asarray(results["metrics"])[:, :number]
         view = evaluated_event.view_of_minibatch(
             *(minibatch, arrays, 0, self._image_shape, self._downsample),
             self._detector,
@@ -242,7 +255,11 @@ class TrainReports:
         self._summaries[kind].add_figure("event", figure, step)
 
     def _named(self, values):
-        return metrics.named(values, self._detector.metric_names)
+        return metrics.named(values, self._names)
+
+    def _named_parts(self, results):
+        """Names the parts of the loss; none without heads."""
+        return metrics.named(results.get("loss_parts", ()), self._loss_names)
 
     def _log(self, kind, step, values, named, speed):
         shown = {**values, **log.shown_metrics(named)}

@@ -182,7 +182,8 @@ def _compiled_step(
     step = make_eval_step(
         model=model, options=options, with_scores=with_scores, with_loss=False
     )
-    return compile_eval_step(step, mesh, with_scores, with_loss=False)
+    heads = options.heads
+    return compile_eval_step(step, mesh, with_scores, with_loss=False, heads=heads)
 
 
 def _restore(

@@ -18,6 +18,7 @@ from ctjax.commands import import_weights
 from ctjax.config import detectors, fields
 from ctjax.config.fields import Config, Data, Kernels, OnNonfinite
 from ctjax.config.file_names import file_patterns
+from ctjax.config.heads import NO_HEADS, ActiveHeads, active_heads
 from ctjax.data import pipeline, sources
 from ctjax.data.larcv.file import LarcvFileError
 from ctjax.data.minibatch import HostMinibatch
@@ -47,6 +48,7 @@ def open_events(
     require_label: bool,
     processes: Processes = SINGLE_PROCESS,
     pad_to: tuple[int, int] = (1, 1),
+    heads: ActiveHeads = NO_HEADS,
 ) -> EventSource:
     """Opens the events of a run.
 
@@ -56,6 +58,7 @@ def open_events(
       require_label: whether events without true classes are of no use.
       processes: of the run, all of which open them.
       pad_to: see `find_padding`.
+      heads: of the network, for which events get labels.
 
     Returns:
       The source, a context manager.
@@ -73,6 +76,7 @@ def open_events(
             seed=data.seed,
             data=data,
             pad_to=pad_to,
+            heads=heads,
             require_label=require_label,
         )
     except LarcvFileError:
@@ -98,8 +102,8 @@ def open_for_network(
     config: Config, names: str, require_label: bool, processes: Processes
 ) -> EventSource:
     """Opens events as `open_events` does, in images that the network takes."""
-    pad_to = find_padding(config)
-    return open_events(config.data, names, require_label, processes, pad_to)
+    pad_to, heads = find_padding(config), active_heads(config.network)
+    return open_events(config.data, names, require_label, processes, pad_to, heads)
 
 
 def with_planes(config: Config, source: EventSource, processes: Processes) -> Config:
@@ -328,6 +332,7 @@ def make_step_options(
         skip_nonfinite=config.run.on_nonfinite is OnNonfinite.SKIP,
         is_scaled=POLICIES[config.run.precision].is_scaled,
         detector=detector,
+        heads=active_heads(config.network),
     )
 
 
@@ -336,7 +341,9 @@ def step_arrays(minibatch: HostMinibatch) -> Minibatch:
     if minibatch.sites is not None:
         return SiteMinibatch(minibatch.sites, minibatch.mask)
     if minibatch.image is not None and minibatch.label is not None:
-        return DenseMinibatch(minibatch.image, minibatch.label, minibatch.mask)
+        return DenseMinibatch(
+            minibatch.image, minibatch.label, minibatch.mask, minibatch.heads
+        )
     ids, values, labels = minibatch.ids, minibatch.values, minibatch.labels
     assert ids is not None and values is not None and labels is not None
-    return SparseMinibatch(ids, values, labels, minibatch.mask)
+    return SparseMinibatch(ids, values, labels, minibatch.mask, minibatch.heads)

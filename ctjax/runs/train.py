@@ -123,7 +123,9 @@ def _train(
             model=model, optimizer=update, schedule=schedule, options=options
         )
         eval_step = compile_eval_step(
-            make_eval_step(model=model, options=options, with_scores=False), mesh
+            make_eval_step(model=model, options=options, with_scores=False),
+            mesh,
+            heads=options.heads,
         )
         steps = range(start, num_steps)
         reports = enter(TrainReports(config, source, steps, processes.is_first))

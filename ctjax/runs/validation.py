@@ -17,7 +17,7 @@ from ctjax.config.file_names import file_patterns
 from ctjax.data import order, sources
 from ctjax.data.order import local_entries
 from ctjax.data.sources import EventSource
-from ctjax.learning import metrics, sharding
+from ctjax.learning import head_steps, metrics, sharding
 from ctjax.learning.compiled import compile_ahead
 from ctjax.learning.state import TrainState
 from ctjax.learning.steps import EvalStep
@@ -78,7 +78,7 @@ def open_validation(
         entries = _entries(config, source.num_events, start, processes)
         with parts.read_events(config, source, entries, mesh) as reader:
             evaluate = _compiling_apart(eval_step)
-            names = source.detector.metric_names
+            number = len(source.detector.metric_names)
 
             def validate(
                 step: int, state: TrainState, timings: StepTimings
@@ -86,14 +86,16 @@ def open_validation(
                 minibatch = next(reader)
                 arrays = sharding.distribute(parts.step_arrays(minibatch), mesh)
                 results = evaluate(state.variables, arrays, timings)
-                sums = metrics.sum_metrics(results["metrics"], results["counted"])
-                mean = np.asarray(metrics.mean_of(*sums))
-                reports.report_validation(step, float(results["loss"]), mean)
+                mean = head_steps.mean_over_events(
+                    results["metrics"], results["counted"], number
+                )
+                reports.report_validation(step, results, mean)
                 if reports.wants_images(step):
                     reports.report_image("test", step, minibatch, results)
                 reader.release(minibatch)
                 is_usable = _are_finite(step, np.asarray(results["is_finite"]))
-                score = metrics.named(mean, names)[checkpoint.SCORE]
+                named = metrics.named(mean[:number], source.detector.metric_names)
+                score = named[checkpoint.SCORE]
                 return [score] if is_usable else []
 
             yield validate

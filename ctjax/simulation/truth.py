@@ -2,19 +2,18 @@
 
 import numpy as np
 
-from ctjax.base.constants import IMAGE_PRODUCT, LABEL_PRODUCT
+from ctjax.base.constants import (
+    BOX_PRODUCT,
+    IMAGE_PRODUCT,
+    LABEL_PRODUCT,
+    PARTICLE_PRODUCT,
+)
 from ctjax.data.larcv.records import BBOX, PARTICLE, PlaneMeta, Storage
 from ctjax.data.larcv.writer import LarcvWriter
 from ctjax.simulation.events import Event
 from ctjax.simulation.geometry import Geometry, vertex_boxes
 from ctjax.simulation.interactions import MASSES
 from ctjax.simulation.parameters import SimulationParameters
-
-PARTICLE_PRODUCT = "sbndneutrino"
-"""Producer of the particle table: the neutrino, then its final state."""
-
-BOX_PRODUCT = "bbox_neutrino"
-"""Producer of the vertex boxes."""
 
 UNSET_INDEX = 65535
 """larcv3's 16-bit value for an index that is not known."""

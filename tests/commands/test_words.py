@@ -85,7 +85,6 @@ MISTAKES = [
     ("run.id=[a,b]", r"run.id: expected one value, got \[a,b\]"),
     # Configurations and networks that are not here.
     ("segformer", "segformer: .*; did you mean --config segformer?"),
-    ("--config-name uresnet2", "uresnet2: a recipe of CosmicTagger v2.1 with heads"),
     ("--config-name a21-deterministic", "expected a21 with data.synthetic=False data"),
     ("--config-name SCC21.yaml", "SCC21.yaml: no such file; expected a file or one of"),
     ("network=sparseuresnet3d", "network: sparseuresnet3d: a sparse network; ctjax's"),
@@ -131,7 +130,10 @@ MISTAKES = [
     ("data.data_format=NCHW", "one layout in ctjax; expected channels_last or chan"),
     ("framework.sparse=True", "framework.sparse=True: ctjax's sparse network is --c"),
     ("framework.environment_variables.A=1", "expected the variable in the environment"),
-    ("network.vertex.active=True", "ctjax has no heads for the vertex and the event"),
+    (
+        "network=cvt network.vertex.active=True",
+        "network.vertex: not read by network.architecture=cvt; it is of uresn",
+    ),
     ("run.saver=False", "TensorBoard's files are always written; mode.summ"),
     # Values.
     ("run.iterations=1e3", "run.iterations: expected int, got '1e3'"),

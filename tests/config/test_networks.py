@@ -1,11 +1,14 @@
 """Which network a configuration has, and which fields it is refused."""
 
+import dataclasses
+
 import pytest
 
 from ctjax.base.errors import ConfigError
 from ctjax.commands import command_line
 from ctjax.config import describe, fields, networks, resolve
 from ctjax.config.architecture import AnyNetwork, Architecture
+from ctjax.config.option import plain_type
 from ctjax.outputs import saved_config
 
 
@@ -235,8 +238,13 @@ def test_help_and_page_have_the_fields_of_every_network():
         assert f"  With network.architecture={architecture.value}:" in text
         heading = f"## `network`, `architecture={architecture.value}`\n"
         table = page.partition(heading)[2].partition("\n## ")[0]
-        for name in networks.field_names(section):
-            assert f"| `network.{name}` |" in table
+        for field in dataclasses.fields(section):
+            name = f"network.{field.name}"
+            if dataclasses.is_dataclass(plain_type(section, field.name)):
+                assert f"## `{name}`\n" in page
+                assert f"  {name}.active=False  (bool)" in text
+            else:
+                assert f"| `{name}` |" in table
     assert "  network.in_dims=32,64,160,256  (list of int, at least 1)" in text
 
 

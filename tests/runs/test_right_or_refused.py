@@ -83,7 +83,7 @@ def test_scores_that_are_no_numbers_end_an_inference(
     """A step that gives none for some events of the second minibatch."""
     asked, steps_done = {}, []
 
-    def compile_eval_step(step, mesh, with_scores, *, with_loss):
+    def compile_eval_step(step, mesh, with_scores, *, with_loss, heads):
         asked.update(with_scores=with_scores, with_loss=with_loss)
 
         def eval_step(variables, arrays):
@@ -140,7 +140,7 @@ def test_a_validation_that_is_no_number_has_no_score(runs, monkeypatch, caplog):
         def __init__(self):
             self.rows = []
 
-        def report_validation(self, step, loss, mean):
+        def report_validation(self, step, results, mean):
             self.rows.append((step, mean))
 
         def wants_images(self, step):

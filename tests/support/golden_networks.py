@@ -19,10 +19,15 @@ import numpy as np
 import pytest
 
 from ctjax import models
+from ctjax.base.detector import COSMIC_TAGGER
+from ctjax.base.head_labels import NO_CELL, HeadLabels, VertexLabel
 from ctjax.config import resolve
 from ctjax.config.architecture import AnyNetwork
 from ctjax.config.choices import LossAverage, LossBalanceScheme
-from ctjax.learning import losses, metrics
+from ctjax.config.heads import active_heads, metric_names
+from ctjax.learning import head_metrics, heads, losses, metrics
+from ctjax.learning.head_losses import make_head_loss
+from ctjax.learning.heads import Outputs
 from ctjax.models import tensorflow_weights, torch_weights, uresnet_tensorflow
 from tests.support.golden import TOLERANCE, group, read
 
@@ -30,7 +35,9 @@ GROUPS = ("uresnet3d", "v21", "tensorflow", "segformer", "cvt")
 
 WITHOUT_COUNTS = ("tensorflow",)
 
-HEADS = ("classification", "vertex")  # of v2.1, switched off in these files
+HEADS = ("classification", "vertex")  # of v2.1
+
+HEAD_PARTS = ("event_label", "vertex/detection", "vertex/localization")
 
 CONV_MODES = {"conv_2D": "uresnet_v21", "conv_3D": "uresnet3d"}
 
@@ -38,7 +45,7 @@ COUNTERS = "num_batches_tracked"  # of torch's batch normalization; ctjax has no
 
 
 def files() -> list:
-    """Returns parameters of tests: every network's files, of those without a head."""
+    """Returns parameters of tests: every network's files."""
     return _parameters("*.npz")
 
 
@@ -59,33 +66,22 @@ def _parameters(pattern: str, groups: Sequence[str] = GROUPS) -> list:
         paths = sorted(folder.glob(pattern))
         assert paths, f"no {pattern} in {folder}"
         for path in paths:
-            if path.suffix == ".npz" and has_heads(_config_of(path)):
-                continue
             mark = pytest.mark.xdist_group(f"{name}-{path.stem}")
             label = f"{name}-{path.stem}"
             found.append(pytest.param(path, marks=[*marks, mark], id=label))
     return found
 
 
-def _config_of(path: pathlib.Path) -> dict:
-    with np.load(path) as arrays:
-        return json.loads(str(arrays["config"]))
-
-
 def full_size(counts: pathlib.Path) -> dict:
-    """Returns the networks of a file of parameter counts, of those without a head."""
-    networks = json.loads(counts.read_text())
-    return {
-        name: values
-        for name, values in networks.items()
-        if not has_heads(values["config"])
-    }
+    """Returns the networks of a file of parameter counts."""
+    return json.loads(counts.read_text())
 
 
 def network_of(config: dict) -> AnyNetwork:
     """Translates CosmicTagger's fields."""
-    fields = {name: value for name, value in config.items() if name not in HEADS}
-    assert not has_heads(config)
+    fields = config.copy()
+    if config.get("conv_mode") != "conv_2D":
+        assert not any(fields.pop(head, {"active": False})["active"] for head in HEADS)
     mode = fields.pop("conv_mode", None)
     if fields.pop("data_format", None) and "kernel_size" not in fields:
         fields.pop("weight_decay")  # a term of the loss, which ctjax does not have
@@ -104,11 +100,6 @@ def network_of(config: dict) -> AnyNetwork:
         assert encoder.pop("embed_dims", fields.get("in_dims")) == fields.get("in_dims")
         fields |= encoder
     return resolve.build(AnyNetwork, fields, "network.")
-
-
-def has_heads(config: dict) -> bool:
-    """Says whether CosmicTagger's fields ask for a head, of which ctjax has none."""
-    return any(config[head]["active"] for head in HEADS if head in config)
 
 
 def losing_all_below(next_function, arguments, keywords, context):
@@ -167,6 +158,8 @@ class Golden:
         self.schemes = sorted(self.group("loss"))
         self.trained_schemes = [s for s in self.schemes if self.group(f"grad/{s}")]
         assert self.schemes and self.trained_schemes
+        self.heads = active_heads(self.network)
+        self.head_labels = self._read_head_labels()
 
     @property
     def is_of_tensorflow(self) -> bool:
@@ -191,8 +184,38 @@ class Golden:
         """Returns the rounding of a number, which TensorFlow's files do not have."""
         return float(self.arrays.get(f"noise/{name}", TOLERANCE / 10))
 
+    def _read_head_labels(self) -> HeadLabels:
+        event = vertex = None
+        if self.heads.classification is not None:
+            event = jnp.asarray(self.arrays["label/event"], jnp.int32)
+        if self.heads.vertex is not None:
+            detection = self.arrays["label/vertex_detection"]
+            events, planes, rows, columns = detection.shape
+            assert [rows, columns] == self.arrays["vertex_meta/cells"].tolist()
+            cell = np.full((events, planes, 2), NO_CELL, np.int32)
+            for *image, row, column in np.argwhere(detection):
+                cell[tuple(image)] = row, column
+            position = np.where(cell < 0, np.nan, self.arrays["label/vertex_cm"])
+            geometry = (
+                np.broadcast_to(self.arrays[f"vertex_meta/{name}"], position.shape)
+                for name in ("origin", "cell_size")
+            )
+            vertex = VertexLabel(
+                *(position, cell, self.arrays["label/vertex_offset"], *geometry)
+            )
+            vertex = jax.tree.map(jnp.asarray, vertex)
+        return HeadLabels(event, vertex)
+
+    def loss_parts(self, scheme: str, outputs: Outputs) -> dict[str, jax.Array]:
+        """Computes the parts of the loss, of which it is the sum."""
+        parts = {"segmentation": self.loss(scheme, outputs.pixels)}
+        if self.heads:
+            head_loss = make_head_loss(self.heads)
+            parts |= head_loss(outputs, self.head_labels, self.mask)
+        return parts
+
     def loss(self, scheme: str, logits: jax.Array) -> jax.Array:
-        """Computes the loss of the version that the network is of."""
+        """Computes the loss of pixels of the version that the network is of."""
         if self.is_of_tensorflow and scheme in ("light", "even"):
             return loss_of_other_planes(scheme, logits, self.label)
         is_v21 = self.group_name not in ("uresnet3d", "tensorflow")
@@ -202,49 +225,64 @@ class Golden:
 
     @functools.cached_property
     def evaluated(self):
-        """Logits [B, P, K, H, W] and metrics by name."""
+        """Logits [B, P, K, H, W], metrics by name, and what heads say."""
 
         @jax.jit
         def evaluate(variables):
-            logits = self.model.apply(variables, self.image)
+            outputs = heads.split(self.model.apply(variables, self.image))
             values = metrics.event_metrics(
-                metrics.confusion(jnp.argmax(logits, -1), self.label)
+                metrics.confusion(jnp.argmax(outputs.pixels, -1), self.label)
             )
-            return logits, metrics.mean_of(*metrics.sum_metrics(values, self.mask))
+            means = [metrics.mean_of(*metrics.sum_metrics(values, self.mask))]
+            if self.heads:
+                values = head_metrics.event_metrics(outputs, self.head_labels)
+                sums = head_metrics.sum_known(values, self.mask)
+                means.append(head_metrics.mean_of(*sums))
+            return outputs, jnp.concatenate(means)
 
         with self.as_upstream():
-            logits, values = evaluate(self.variables)
-        return np.moveaxis(np.asarray(logits), -1, 2), metrics.named(np.asarray(values))
+            outputs, values = evaluate(self.variables)
+        names = *COSMIC_TAGGER.metric_names, *metric_names(self.heads, 3)
+        by_name = metrics.named(np.asarray(values), names)
+        return np.moveaxis(np.asarray(outputs.pixels), -1, 2), by_name, outputs
 
     @functools.cached_property
     def trained(self):
-        """Logits [B, P, K, H, W], statistics, losses and gradients by torch's names."""
+        """Logits [B, P, K, H, W], statistics, parts of losses, gradients, all outputs.
+
+        Gradients have torch's names.
+        """
         params = self.variables["params"]
         stats = {k: v for k, v in self.variables.items() if k != "params"}
 
         @jax.jit
         def train(params):
             def forward(params):
-                return self.model.apply(
+                outputs, updated = self.model.apply(
                     {"params": params, **stats},
                     self.image,
                     train=True,
                     mutable=["batch_stats"],
                 )
+                return heads.split(outputs), updated
 
-            logits, pullback, updated = jax.vjp(forward, params, has_aux=True)
-            values = {scheme: self.loss(scheme, logits) for scheme in self.schemes}
+            def total(scheme, outputs):
+                return sum(self.loss_parts(scheme, outputs).values())
+
+            outputs, pullback, updated = jax.vjp(forward, params, has_aux=True)
+            values = {s: self.loss_parts(s, outputs) for s in self.schemes}
             gradients = {
-                scheme: pullback(jax.grad(functools.partial(self.loss, scheme))(logits))
+                scheme: pullback(jax.grad(functools.partial(total, scheme))(outputs))
                 for scheme in self.trained_schemes
             }
-            return logits, updated, values, gradients
+            return outputs, updated, values, gradients
 
         with self.as_upstream():
-            logits, updated, values, gradients = train(params)
+            outputs, updated, values, gradients = train(params)
         tensors = {
             scheme: torch_weights.from_variables({"params": gradient[0]})
             for scheme, gradient in gradients.items()
         }
         statistics = torch_weights.from_variables(updated)
-        return np.moveaxis(np.asarray(logits), -1, 2), statistics, values, tensors
+        logits = np.moveaxis(np.asarray(outputs.pixels), -1, 2)
+        return logits, statistics, values, tensors, outputs

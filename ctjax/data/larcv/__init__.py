@@ -3,6 +3,7 @@
 Reading:
 file         voxels of one event and product, checked
 truth        the true neutrino of each event
+true_vertices  the neutrino's kind and vertex, which networks learn from
 index        where the voxels of each event lie
 plane_slots  which image of an event is which of the planes asked for
 read_options which products, planes and labels are read, and as what

@@ -45,6 +45,7 @@ from ctjax.data.larcv.tables import (
     open_table,
     read_table,
 )
+from ctjax.data.larcv.true_vertices import TrueNeutrino, read_neutrinos
 from ctjax.data.voxels import Voxels
 
 logger = logging.getLogger("ctjax")
@@ -155,6 +156,10 @@ class LarcvFile:
         """Returns the geometry of an entry's image, by plane."""
         event, chosen = self._find(entry)
         return self._indices[self._options.image_product].metas(event, chosen)
+
+    def neutrino(self, entry: int) -> TrueNeutrino:
+        """Returns what is known of an entry's neutrino."""
+        return self._neutrinos.of_entry(*self._find(entry))
 
     def describe(self, num_bytes: int) -> dict[str, object]:
         """Returns what tells this file from another of its name.
@@ -268,6 +273,9 @@ class LarcvFile:
         is_asked_for = self._options.label_product != LABEL_PRODUCT
         if self.has_label or self._options.require_label or is_asked_for:
             self._open_product(data, self._options.label_product, len(event_ids), bad)
+        self._neutrinos = read_neutrinos(
+            *(data, self._indices[self._image], self._options, place, self._mode, bad)
+        )
         if len(bad.reasons) == len(event_ids):
             first = bad.reasons[bad.entries()[0]]
             raise LarcvFileError(f"{first}; and no event of the file is better")

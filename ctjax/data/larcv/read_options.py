@@ -30,7 +30,10 @@ class ReadOptions:
         that is not finite is read.
       skip_bad_events: leave it to `read_event` to refuse an event that is inconsistent
         in the tables, where else the file is refused.
-      require_label: refuse a file without the label product.
+      event_classes: read the kind of each event's neutrino, too.
+      vertices: read the neutrino's vertex in each plane, too.
+      require_label: refuse a file without the label product, or without those that the
+        two before are of.
       strict: refuse, too, what larcv3 reads but would not have written.
       raw_chunks: False to read voxels through h5py only.
     """
@@ -43,6 +46,8 @@ class ReadOptions:
     charge_scale: float = 1.0
     charge_limit: float = CHARGE_LIMIT
     skip_bad_events: bool = False
+    event_classes: bool = False
+    vertices: bool = False
     require_label: bool = False
     strict: bool = False
     raw_chunks: bool = True

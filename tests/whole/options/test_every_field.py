@@ -12,6 +12,8 @@ MODULES = {
     "run": ("test_run",),
     "data": ("test_data", "test_detector"),
     "network": ("test_network",),
+    "network.classification": ("test_event_head",),
+    "network.vertex": ("test_vertex_head",),
     "mode": ("test_mode",),
     "mode.optimizer": ("test_optimizer",),
     "": ("test_every_field",),

@@ -15,6 +15,7 @@ from ctjax.config.choices import (
     Normalization,
     Upsampling,
 )
+from ctjax.config.heads import Heads
 from tests.support import small_runs
 from tests.support.small_networks import (
     OTHERS,
@@ -100,8 +101,9 @@ IMAGE = np.random.default_rng(0).exponential(size=(1, 3, 16, 32)).astype(np.floa
 
 @pytest.mark.parametrize("architecture", OTHERS, ids=lambda a: a.value)
 def test_every_field_has_its_change(architecture):
-    # Those of every network are in test_network.py.
+    # Those of every network are in test_network.py, the heads' in files of their own.
     common = set(networks.field_names(AnyNetwork)) | {"sync_batch_norm", "kernels"}
+    common |= set(networks.field_names(Heads))
     names = set(networks.field_names(networks.SECTIONS[architecture]))
     assert set(CHANGES[architecture]) == names - common
 

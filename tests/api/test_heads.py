@@ -1,0 +1,52 @@
+"""What the heads of a network say, asked for from a notebook."""
+
+import numpy as np
+import pytest
+
+import ctjax
+from ctjax.base.errors import UserError
+from ctjax.config import fields
+from ctjax.config.heads import Classification, Vertex
+from ctjax.outputs import checkpoint
+from tests.data.test_head_labels import INSIDE, write
+from tests.support.small_networks import SMALL, random_variables
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("api_heads")]
+
+HEAD = {"active": True, "n_filters": 3, "n_layers": 0}
+
+
+def saved(folder, **heads):
+    """A checkpoint of a small network with heads, of random weights."""
+    network = fields.Network(**SMALL, **heads)
+    config = fields.Config(network=network, data=fields.Data(downsample=0))
+    variables = {"batch_stats": {}, **random_variables(network)}
+    checkpoint.save_weights(str(folder), variables, 1, config)
+    return str(folder)
+
+
+def test_vertices_and_classes(tmp_path):
+    file = write(tmp_path / "events.h5", [(14, 0, 40, INSIDE)] * 3)
+    head = {"classification": Classification(**HEAD), "vertex": Vertex(**HEAD, depth=1)}
+    tagger = ctjax.load(saved(tmp_path / "both", **head))
+    with ctjax.open(file) as events:
+        event = events[0]
+        found, pixels = tagger.find_vertex(event), tagger.find_vertex(event.charge)
+        scores = tagger.classify_event(event)
+        many = tagger.find_vertex(np.stack([event.charge] * 3), batch_size=2)
+        assert tagger.predict(event).shape == (3, 32, 64, 3)
+    assert found.shape == (3, 3) and many.shape == (3, 3, 3)
+    np.testing.assert_allclose(many[2], many[0], rtol=1e-5)
+    # Pixels of 2 x 3 cm, from 5 and -9 cm.
+    np.testing.assert_allclose(
+        found[0, :2], [5, -9] + pixels[0, :2] * [2, 3], rtol=1e-5
+    )
+    assert 0 < found[0, 2] < 1
+    assert scores.shape == (4,) and scores.sum() == pytest.approx(1)
+
+
+def test_a_network_without_the_head_is_refused(tmp_path):
+    vertex = Vertex(**HEAD, depth=1)
+    tagger = ctjax.load(saved(tmp_path / "one", vertex=vertex))
+    with pytest.raises(UserError, match=r"network\.classification\.active=True"):
+        tagger.classify_event(np.ones((3, 32, 64)))
