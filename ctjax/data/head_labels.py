@@ -23,6 +23,9 @@ NEUTRAL = 1  # larcv's current_type
 FEWEST_PIXELS = 10
 """Of the neutrino after pooling, in all planes; an event of fewer shows none."""
 
+UNREAD = -1
+"""In place of the number of these: not counted, or of an event without classes."""
+
 ROUNDING = 1e-5
 """Cells by which float32 may put a vertex before the image's edge that it is on."""
 
@@ -76,17 +79,17 @@ def label_vertex(
     )
 
 
-def label_event(kind: np.ndarray | None, neutrino_pixels: int | None) -> int:
+def label_event(kind: np.ndarray | None, neutrino_pixels: int) -> int:
     """Labels the class of one event.
 
     Args:
       kind: [2] PDG code and current; None where unknown.
-      neutrino_pixels: see `FEWEST_PIXELS`; None where unknown.
+      neutrino_pixels: see `FEWEST_PIXELS`, or `UNREAD`.
 
     Returns:
       The class, `UNKNOWN` where one of the two is not known.
     """
-    if kind is None or neutrino_pixels is None:
+    if kind is None or neutrino_pixels == UNREAD:
         return UNKNOWN
     return classify(int(kind[0]), int(kind[1]), neutrino_pixels)
 

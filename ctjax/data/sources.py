@@ -90,7 +90,8 @@ class EventSource:
         self._skips = skip_bad_events
         self.bad_events: dict[int, str] = dict(source.bad_entries)
         self._heads = heads
-        self._neutrino_pixels: dict[int, int] = {}
+        number = source.num_events if heads else 0
+        self._neutrino_pixels = np.full(number, head_labels.UNREAD, np.int32)
 
     def __enter__(self) -> "EventSource":
         """Returns the source itself."""
@@ -163,7 +164,7 @@ class EventSource:
         image, label = pool(image, label, self._stored_shape, self._downsample)
         if self._heads and label is not None:
             number = self.detector.classes.index(NEUTRINO_CLASS)
-            self._neutrino_pixels[entry] = int((label.values == number).sum())
+            self._neutrino_pixels[entry] = (label.values == number).sum()
         return image, label
 
     def head_labels(self, entries: Sequence[int]) -> HeadLabels | None:
@@ -179,17 +180,18 @@ class EventSource:
 
     def _label_heads(self, entry: int) -> HeadLabels:
         """Returns the labels of the heads for one event."""
-        neutrino, number = TrueNeutrino(), self._neutrino_pixels.get(entry)
+        neutrino, number = TrueNeutrino(), head_labels.UNREAD
         if entry >= 0:
             neutrino = self._source.neutrino(entry)
+            number = int(self._neutrino_pixels[entry])
         event = vertex = None
         if self._heads.classification is not None:
             event = head_labels.label_event(neutrino.kind, number)
         if self._heads.vertex is not None:
             positions = neutrino.positions
             # An event that does not show its neutrino shows no vertex.
-            is_shown = number is None or number >= head_labels.FEWEST_PIXELS
-            if positions is None or not is_shown:
+            is_hidden = head_labels.UNREAD < number < head_labels.FEWEST_PIXELS
+            if positions is None or is_hidden:
                 positions = np.full((self.detector.num_planes, 2), np.nan, np.float32)
             vertex = head_labels.label_vertex(
                 positions, self.plane_metas(max(entry, 0)), self._heads.halvings

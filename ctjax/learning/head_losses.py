@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ctjax.base.detector import COSMIC_TAGGER, Detector
-from ctjax.base.head_labels import NUM_EVENT_CLASSES, UNKNOWN, HeadLabels
+from ctjax.base.head_labels import NUM_EVENT_CLASSES, HeadLabels
 from ctjax.config.heads import ActiveHeads, Classification, Vertex
 from ctjax.learning import heads, sharding
 from ctjax.learning.heads import Outputs
@@ -80,8 +80,8 @@ def _event_loss(
     """Averages the cross entropy of events, weighted by their class."""
     own = jax.nn.one_hot(label, NUM_EVENT_CLASSES)
     entropy = -jnp.sum(own * jax.nn.log_softmax(scores), -1)
+    # None where the class is unknown, which is no one of them.
     weight = mask * jnp.sum(own * jnp.array(EVENT_WEIGHTS)[None], -1)
-    weight = jnp.where(label == UNKNOWN, 0.0, weight)
     norm = sharding.total(weight.sum(), axis_name)
     return head.weight * jnp.sum(weight * entropy) / _at_least(norm)
 

@@ -8,7 +8,7 @@ from ctjax.base.errors import UserError
 from ctjax.config import fields
 from ctjax.config.heads import Classification, Vertex
 from ctjax.outputs import checkpoint
-from tests.data.test_head_labels import INSIDE, write
+from tests.support.head_labels import INSIDE, write
 from tests.support.small_networks import SMALL, random_variables
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("api_heads")]

@@ -9,53 +9,12 @@ import pytest
 from ctjax.config.heads import ActiveHeads, Classification, Vertex
 from ctjax.data import head_labels, pipeline, sources
 from ctjax.data.larcv.errors import LarcvFileError
-from ctjax.data.larcv.records import BBOX, PARTICLE, PlaneMeta
-from ctjax.data.larcv.writer import LarcvWriter
-from tests.support.head_labels import golden_files
+from ctjax.data.larcv.records import PlaneMeta
+from tests.support.head_labels import INSIDE, boxes_at, golden_files, write
 
-SHAPES = (32, 64), (32, 64), (16, 48)  # of a detector whose last plane is smaller
-METAS = [
-    PlaneMeta((w, h), (3.0 * w, 2.0 * h), origin)
-    for (h, w), origin in zip(
-        SHAPES, [(-9.0, 5.0), (0.0, 5.0), (1.0, 2.0)], strict=True
-    )
-]
 BOTH = ActiveHeads(Classification(active=True), Vertex(active=True), 2)
 
 PARTICLES, BOXES = "particle_sbndneutrino_group", "bbox2d_bbox_neutrino_group"
-
-
-def boxes_at(*centroids):
-    """A box of each plane, (column, row) in cm; None for no box."""
-    tables = [np.zeros(0 if middle is None else 1, BBOX) for middle in centroids]
-    for table, middle in zip(tables, centroids, strict=True):
-        if middle is not None:
-            table["centroid"] = middle
-    return tables
-
-
-def write(path, events):
-    """Writes (pdg, current, neutrino pixels, boxes) of each event."""
-    products = {"sparse2d": ("sbndwire", "sbnd_cosmicseg")}
-    others = {"particles": ("sbndneutrino",), "bboxes": ("bbox_neutrino",)}
-    with LarcvWriter(path, METAS, **products, **others) as writer:
-        for number, (pdg, current, pixels, boxes) in enumerate(events):
-            # Cosmic pixels stand in row 2 and column 2, where counted places would lie.
-            ids = np.arange(2, 2 + 40, dtype=np.uint64)
-            label = np.where(np.arange(40) < pixels, 2.0, 1.0)
-            none = np.zeros(0, np.uint64), np.zeros(0)
-            particle = np.zeros(1, PARTICLE)
-            particle["pdg"], particle["current_type"] = pdg, current
-            writer.append(
-                (1, 1, number),
-                {
-                    "sbndwire": [(ids, np.ones(40)), none, none],
-                    "sbnd_cosmicseg": [(ids, label), none, none],
-                },
-                {"sbndneutrino": particle},
-                {"bbox_neutrino": boxes},
-            )
-    return str(path)
 
 
 def read(path, heads=BOTH, require_label=True, **options):
@@ -65,9 +24,6 @@ def read(path, heads=BOTH, require_label=True, **options):
         entries = np.append(np.arange(source.num_events), -1)
         with pipeline.minibatches(source, [entries], io_threads=1) as reader:
             return next(reader).heads
-
-
-INSIDE = boxes_at((0.0, 7.0), (189.0, 68.0), (1.0, 2.0))
 
 
 @pytest.fixture(scope="module")

@@ -83,13 +83,13 @@ def test_metrics(golden):
         if golden.heads and name.endswith("Non_Bkg_Accuracy"):
             allowed = 0.1 / pixels.min()
         elif name.endswith("VertexResolution"):
-            # In cm, and divided by 1e-5 of an event more.
-            allowed = 2e-5 * value
-        assert abs(found[name] - value) < allowed, name
+            # In cm, and divided by 1e-5 of an event more: 0 without an event.
+            allowed += 2e-5 * value
+        assert abs(np.nan_to_num(found[name]) - value) < allowed, name
 
 
 def test_logits_of_training(golden, report):
-    if golden.heads:
+    if golden.heads and "logits_train" not in golden.arrays:
         return  # held by what the heads say, and by the losses
     # Left out where training and evaluation are the same.
     expected = golden.arrays.get("logits_train", golden.arrays["logits_eval"])
@@ -145,7 +145,10 @@ def test_losses(golden, report):
         theirs.pop("total", None)
         if golden.heads:
             assert set(theirs) == set(parts)
-        errors += [abs(parts[name] / float(v) - 1) for name, v in theirs.items()]
+        errors += [
+            abs(parts[name] - float(value)) / max(float(value), 1e-6)
+            for name, value in theirs.items()
+        ]
     report("losses", max(errors))
     assert max(errors) < TOLERANCE
 

@@ -28,6 +28,12 @@ CHANGES = {
     "data.seed": (1, 0),
     "network.sync_batch_norm": (True, False),
     "network.weight_decay": (0.1, 0.0),
+    "network.classification.detach": (False, True),
+    "network.classification.weight": (0.5, 0.01),
+    "network.vertex.detach": (False, True),
+    "network.vertex.weight": (0.5, 1.0),
+    "network.vertex.l_det": (0.2, 0.1),
+    "network.vertex.l_coord": (0.3, 0.1),
     "mode.optimizer.learning_rate": (1e-3, 1e-2),
     "mode.optimizer.gradient_accumulation": (2, 1),
     "mode.optimizer.bfloat16_gradients": (True, False),
@@ -55,6 +61,24 @@ def test_a_training_that_goes_on_differently_says_so_in_a_line(name):
     assert saved_config.describe_changes(saved(), config) == [
         f"{name}={ours} from here on, {theirs} before"
     ]
+
+
+def test_a_head_that_is_not_there_has_no_sizes():
+    idle = {"network__vertex__n_filters": 5, "network__vertex__l_det": 0.5}
+    saved_config.check_network(saved(**idle), tiny.make("out").network, "here")
+    active = {"network__vertex__active": True, "network__vertex__depth": 0}
+    active |= {"data__synthetic": False}
+    with pytest.raises(
+        saved_config.CheckpointError,
+        match=r"another network, .*: network\.vertex\.active is True, expected False$",
+    ):
+        saved_config.check_network(saved(**active), tiny.make("out").network, "here")
+    other = tiny.make("out", **active, **idle).network
+    with pytest.raises(
+        saved_config.CheckpointError,
+        match=r": network\.vertex\.n_filters is 128, expected 5$",
+    ):
+        saved_config.check_network(saved(**active), other, "here")
 
 
 def test_more_iterations_and_what_changes_no_number_are_not_told():

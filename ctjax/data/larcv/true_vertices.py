@@ -189,12 +189,19 @@ def _check_planes(
 def _geometry_of(
     image: ProductIndex, entries: np.ndarray, slots: np.ndarray
 ) -> np.ndarray:
-    """Returns sizes and origin of the charges' images, [R, 2, 2], as of boxes."""
-    found = np.full((len(entries), 2, 2), np.nan)
-    for row, (entry, slot) in enumerate(zip(entries, slots, strict=True)):
-        (meta,) = image.metas(int(entry), slice(int(slot), int(slot) + 1))
-        found[row] = meta.image_sizes, meta.origin
-    return found
+    """Returns sizes and origin of the charges' images, [R, 2, 2], as of boxes.
+
+    Not numbers where an event has no such image.
+    """
+    shape = len(image.first_voxel), len(image.planes) + 1, 2, 2
+    found = np.full(shape, np.nan)
+    if image.geometry is None:
+        sizes = [(width, height) for height, width in image.plane_shapes]
+        found[:, :-1, 0], found[:, :-1, 1] = sizes, 0
+    else:
+        of_rows = np.repeat(np.arange(shape[0]), np.diff(image.row_start))
+        found[of_rows, image.plane] = image.geometry
+    return found[entries, slots]
 
 
 def _moved(middle: np.ndarray, theirs: np.ndarray, ours: np.ndarray) -> np.ndarray:

@@ -10,9 +10,9 @@ from ctjax.config.fields import Network
 from ctjax.config.heads import Classification, active_heads
 from ctjax.learning.head_losses import make_head_loss
 from ctjax.learning.heads import Outputs
+from tests.support.head_gradients import IMAGE, gradient
 from tests.support.head_labels import random_labels
 from tests.support.small_networks import SMALL
-from tests.whole.options.test_vertex_head import IMAGE, gradient
 
 SMALL_HEAD = {"active": True, "n_filters": 3, "n_layers": 1}
 

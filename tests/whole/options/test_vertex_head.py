@@ -1,7 +1,5 @@
 """Each field of the section `network.vertex`, changed, changes what it should."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,11 +10,11 @@ from ctjax.config.fields import Network
 from ctjax.config.heads import Vertex, active_heads
 from ctjax.learning.head_losses import make_head_loss
 from ctjax.learning.heads import Outputs
+from tests.support.head_gradients import IMAGE, gradient
 from tests.support.head_labels import random_labels
-from tests.support.small_networks import SMALL, random_variables
+from tests.support.small_networks import SMALL
 
 SMALL_HEAD = {"active": True, "n_filters": 3, "n_layers": 1, "depth": 1}
-IMAGE = np.random.default_rng(0).exponential(size=(2, 3, 8, 16)).astype(np.float32)
 
 
 def network(**changes):
@@ -72,28 +70,6 @@ def test_l_det():
 
 def test_l_coord():
     np.testing.assert_allclose(losses(l_coord=0.3) / losses(), [1, 3], rtol=1e-5)
-
-
-def gradient(head, section):
-    """Largest gradient of what a head says, of its own and of other parameters."""
-    options = dataclasses.replace(network(active=False), **{section: head})
-    model, variables = models.make(options), random_variables(options)
-
-    @jax.jit
-    def slope(params):
-        def total(params):
-            outputs, _ = model.apply(
-                {**variables, "params": params}, IMAGE, True, mutable=["batch_stats"]
-            )
-            said = outputs.event if outputs.vertex is None else outputs.vertex
-            return jnp.sum(jnp.sin(said))
-
-        return jax.grad(total)(params)
-
-    found = slope(variables["params"])
-    sizes = {n: max(abs(x).max() for x in jax.tree.leaves(g)) for n, g in found.items()}
-    own = {"vertex_input", "classifier_input"}
-    return max(sizes[n] for n in own & set(sizes)), sizes["initial_convolution"]
 
 
 @pytest.mark.slow

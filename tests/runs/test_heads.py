@@ -1,0 +1,69 @@
+"""A training, its validation and an inference of a network with both heads."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from ctjax.base.errors import UserError
+from ctjax.config.heads import active_heads, loss_names, metric_names
+from tests.support import small_runs
+from tests.support.head_labels import INSIDE, boxes_at, write
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("runs_heads")]
+
+HEADS = {
+    f"network__{head}__{name}": value
+    for head in ("classification", "vertex")
+    for name, value in {"active": True, "n_filters": 2, "n_layers": 0}.items()
+}
+
+
+def rows_of(folder, name):
+    with open(folder / name, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_losses_and_metrics_are_everywhere(runs, tmp_path):
+    nowhere = boxes_at(None, None, None)
+    kinds = [(14, 0, 40, INSIDE), (12, 0, 40, nowhere), (12, 1, 40, INSIDE)]
+    file = write(tmp_path / "events.h5", [*kinds, (14, 0, 2, INSIDE)])
+    fields = {"data__file": file, "network__vertex__depth": 1, **HEADS}
+    config = runs.config(
+        "train",
+        tmp_path / "run",
+        **{**fields, "data__aux_file": file, "run__aux_iterations": 2},
+        run__iterations=2,
+    )
+    heads = active_heads(config.network)
+    names, parts = metric_names(heads, 3), loss_names(heads)
+    run = small_runs.run_and_listen(config)
+    for name in ("train_metrics.csv", "val_metrics.csv"):
+        for row in rows_of(run.folder, name):
+            found = np.array([float(row[part]) for part in parts])
+            assert found[:-1].sum() == pytest.approx(found[-1], rel=1e-4)
+            assert found[-1] == pytest.approx(float(row["loss"])) and found.min() > 0
+            # All four events, of which two show a vertex in every plane.
+            assert all(0 <= float(row[metric]) for metric in names)
+    for kind in ("train", "test"):
+        assert {*names, *parts} <= set(run.scalars(kind))
+    config = runs.config(
+        "inference",
+        tmp_path / "applied",
+        mode__weights_location=str(run.folder),
+        **fields,
+    )
+    applied = small_runs.run_and_listen(config)
+    rows = rows_of(applied.folder, "inference_metrics.csv")
+    distances = [float(row["plane1/VertexResolution"]) for row in rows]
+    assert np.isnan(distances).tolist() == [False, True, False, True]
+    mean = applied.result["plane1/VertexResolution"]
+    assert mean == pytest.approx(np.nanmean(distances), rel=1e-5)
+    right = [float(row["Average/EventLabel"]) for row in rows]
+    assert applied.result["Average/EventLabel"] == pytest.approx(np.mean(right))
+
+
+def test_a_training_without_labels_is_refused(runs, tmp_path):
+    config = runs.config("train", tmp_path, **HEADS, network__vertex__depth=0)
+    with pytest.raises(UserError, match="product sbndneutrino: found nothing"):
+        small_runs.run_and_listen(config)
