@@ -7,7 +7,7 @@ from ctjax.api.events import Events
 from ctjax.api.tagger import BATCH_SIZE, Tagger
 from ctjax.base import home
 from ctjax.base.errors import UserError
-from ctjax.outputs import checksums, predictions
+from ctjax.outputs import checksums, found_events, predictions
 
 
 def save_predictions(
@@ -60,7 +60,10 @@ def save_predictions(
         tagger.weights,
         checksums.sum_arrays(tagger.variables),
     )
-    products = predictions.name_products(data, tagger.detector, source.has_label)
+    products = predictions.name_products(
+        *(data, tagger.detector, source.has_label),
+        found_events.active_heads(tagger.config.network),
+    )
     metas = predictions.metas_of(source)
     with predictions.open_writer(name, metas, products, attributes) as writer:
         for minibatch, results in evaluated:

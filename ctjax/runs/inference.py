@@ -28,7 +28,9 @@ from ctjax.models import PixelNetwork
 from ctjax.outputs import (
     checkpoint,
     checksums,
+    found_events,
     older_results,
+    prediction_parts,
     predictions,
     run_record,
     timings,
@@ -314,13 +316,21 @@ def _open_predictions(
         return None
     path = os.path.join(config.output_dir, PREDICTIONS)
     if processes.count > 1:
-        path = predictions.part_path(path, processes.index)
+        path = prediction_parts.part_path(path, processes.index)
     attributes = predictions.provenance(
         config, source, weights["from"], weights["sha256"]
     )
-    products = predictions.name_products(config.data, source.detector, source.has_label)
+    products = _name_products(config, source)
     metas = predictions.metas_of(source)
     return predictions.open_writer(path, metas, products, attributes)
+
+
+def _name_products(config: Config, source: EventSource) -> predictions.Products:
+    """Names what this inference writes of its events."""
+    heads = found_events.active_heads(config.network)
+    return predictions.name_products(
+        config.data, source.detector, source.has_label, heads
+    )
 
 
 def _join_predictions(
@@ -333,7 +343,7 @@ def _join_predictions(
     join.wait_for_all("predictions")
     if processes.is_first:
         path = os.path.join(config.output_dir, PREDICTIONS)
-        parts = [predictions.part_path(path, n) for n in range(processes.count)]
+        parts = [prediction_parts.part_path(path, n) for n in range(processes.count)]
         order = [
             process
             for minibatch in entries
@@ -341,9 +351,7 @@ def _join_predictions(
             for entry in local_entries(minibatch, process, processes.count)
             if entry != PADDING
         ]
-        products = predictions.name_products(
-            config.data, source.detector, source.has_label
-        )
-        predictions.join(parts, order, path, products)
+        products = _name_products(config, source)
+        prediction_parts.join(parts, order, path, products)
     # Nobody leaves earlier: the end of a process waits for the others only so long.
     join.wait_for_all("joined predictions")

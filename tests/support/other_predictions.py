@@ -9,6 +9,7 @@ from ctjax.config.fields import Data
 from ctjax.data.larcv.records import PlaneMeta
 from ctjax.data.minibatch import HostMinibatch
 from ctjax.outputs import predictions
+from ctjax.outputs.found_events import ActiveHeads
 
 SHAPES = ((6, 9), (4, 12))
 IMAGE_SHAPE = (8, 16)
@@ -17,6 +18,7 @@ ATTRIBUTES = {
     **{"classes": "background,muon,pion", "label_map": "0:0,1:1,2:2,9:ignore"},
 }
 DATA = Data(**ATTRIBUTES)
+NO_HEADS = ActiveHeads()
 
 
 def source_of(shapes=SHAPES, bad_events=()):
@@ -52,8 +54,8 @@ def minibatch_of(mask):
     return HostMinibatch(np.arange(number), ids, np.array(mask, np.float32))
 
 
-def write(path, results, mask, source, attributes=None):
-    products = predictions.name_products(DATA, source.detector, True)
+def write(path, results, mask, source, attributes=None, heads=NO_HEADS):
+    products = predictions.name_products(DATA, source.detector, True, heads)
     metas = predictions.metas_of(source)
     opened = predictions.open_writer(str(path), metas, products, attributes or {})
     with opened as writer:
