@@ -7,7 +7,7 @@ from bokeh import models as bokeh_models
 from bokeh import plotting
 
 from ctjax.base.detector import Detector
-from ctjax.views import legends
+from ctjax.views import legends, vertex_marks
 from ctjax.views.report.records import Record, Table
 
 models: Any = bokeh_models  # whose annotations refuse the names that models may have
@@ -26,7 +26,8 @@ PAN_AND_ZOOM = "pan,wheel_zoom,box_zoom,reset,save"
 LAYERS = ("charge", "truth", "prediction", "errors")
 
 
-def _figure(**options: Any) -> Any:
+def make_figure(**options: Any) -> Any:
+    """Makes a figure of the page, with options of Bokeh's."""
     defaults = {
         "height": 300,
         "sizing_mode": "stretch_width",
@@ -67,7 +68,7 @@ def learning_curves(records: list[Record]) -> dict[str, Any]:
     for column, title in dict.fromkeys(c for r in known for c in curves(r.detector)):
         options = {"x_range": first.x_range} if first else {}
         scale = "log" if column == "loss" else "linear"
-        figure = _figure(title=title, y_axis_type=scale, **options)
+        figure = make_figure(title=title, y_axis_type=scale, **options)
         first = first or figure
         figure.xaxis.axis_label = "step"
         for number, record in enumerate(known):
@@ -93,7 +94,7 @@ def learning_curves(records: list[Record]) -> dict[str, Any]:
                     line_dash="dashed",
                     legend_label=f"{prefix}validation",
                 )
-        _finish_legend(figure)
+        finish_legend(figure)
         figures[f"curve_{title.replace(' ', '_')}"] = figure
     return figures
 
@@ -107,7 +108,7 @@ def step_times(records: list[Record]) -> dict[str, Any]:
             continue
         has_rate = all(r.images_per_step(mode) is not None for r in known)
         what = "images/s" if has_rate else "seconds"
-        figure = _figure(title=f"{mode}: {what} of each step", height=240)
+        figure = make_figure(title=f"{mode}: {what} of each step", height=240)
         figure.xaxis.axis_label = "step"
         for number, record in enumerate(known):
             timings = record.timings[mode]
@@ -122,7 +123,7 @@ def step_times(records: list[Record]) -> dict[str, Any]:
                 legend_label=record.name,
             )
         figure.y_range.start = 0
-        _finish_legend(figure)
+        finish_legend(figure)
         figures[f"times_{mode}"] = figure
     return figures
 
@@ -147,14 +148,14 @@ def event_metrics(records: list[Record]) -> dict[str, Any]:
             if record.inference is None or x is None or np.isnan(x).all():
                 continue
             if figure is None:
-                figure = _figure(
+                figure = make_figure(
                     title=f"by {label}", x_axis_type=scale, y_range=(-0.03, 1.03)
                 )
                 figure.xaxis.axis_label = label
             colour = RUN_COLOURS[number % len(RUN_COLOURS)]
             _add_events(figure, record, names, x, colour, f"{name}_{number}")
         if figure is not None:
-            _finish_legend(figure)
+            finish_legend(figure)
             figures[f"events_{name}"] = figure
     return figures
 
@@ -209,7 +210,10 @@ def _add_events(
 
 
 def planes(
-    charge_palette: Any, detector: Detector, share_ticks: bool
+    charge_palette: Any,
+    detector: Detector,
+    share_ticks: bool,
+    has_vertices: bool = False,
 ) -> dict[str, Any]:
     """Makes an empty picture for each plane, which page.js fills with an event.
 
@@ -217,6 +221,7 @@ def planes(
       charge_palette: colours, from little to much charge.
       detector: of the events.
       share_ticks: whether planes have the same rows, and are moved together.
+      has_vertices: whether vertices of events are known, which are marked.
     """
     ticks = models.Range1d(0, 1, name="ticks0")
     classes = legends.class_colours(detector)
@@ -230,7 +235,7 @@ def planes(
     for plane in range(detector.num_planes):
         if plane > 0 and not share_ticks:
             ticks = models.Range1d(0, 1, name=f"ticks{plane}")
-        figure = _figure(
+        figure = make_figure(
             name=f"plane{plane}",
             height=330,
             title=f"plane {plane}",
@@ -267,8 +272,31 @@ def planes(
             shapes.append(shape)
         tips = [("wire, tick", "@x{0}, @y{0}"), ("charge", "@charge{0.0}")]
         figure.add_tools(models.HoverTool(renderers=shapes, tooltips=tips))
+        if has_vertices:
+            _add_vertices(figure, plane)
         figures[f"plane{plane}"] = figure
     return figures
+
+
+def _add_vertices(figure: Any, plane: int) -> None:
+    """Adds a ring and a cross to a picture, whose places page.js sets."""
+    shapes = {"o": "circle", "x": "x"}
+    for name, mark in vertex_marks.MARKS.items():
+        places = {"x": [], "y": []}
+        source = models.ColumnDataSource(places, name=f"{name} {plane}")
+        for colour, width in (
+            (vertex_marks.HALO, vertex_marks.HALO_WIDTH),
+            (vertex_marks.INK, vertex_marks.LINE_WIDTH),
+        ):
+            figure.scatter(
+                *("x", "y"),
+                source=source,
+                marker=shapes[mark],
+                size=1.3 * vertex_marks.SIZES[name],
+                fill_color=None,
+                line_color=colour,
+                line_width=width,
+            )
 
 
 def _classes(colours: tuple[str, ...]) -> Any:
@@ -276,7 +304,7 @@ def _classes(colours: tuple[str, ...]) -> Any:
     return models.LinearColorMapper(list(colours), low=-0.5, high=high)
 
 
-def _finish_legend(figure: Any) -> None:
+def finish_legend(figure: Any) -> None:
     """Puts the legend under the figure, and hides one with a single name."""
     for legend in list(figure.legend):
         legend.visible = len(legend.items) > 1
