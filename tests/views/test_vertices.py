@@ -1,19 +1,44 @@
 """True and predicted vertices in pictures of events."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from ctjax.base.detector import COSMIC_TAGGER
 from ctjax.data.larcv.records import PlaneMeta
 from ctjax.views import event as views_event
 from ctjax.views import picture, vertex_marks
+from ctjax.views.event import EventView, PlanePixels
 from ctjax.views.event_table import Vertices, read_found_events
 from tests.support import head_tables
 from tests.support import other_predictions as other
-from tests.views.test_other_detectors import VIEW
 
 pytest.importorskip("matplotlib.figure", reason="extra [display] is not installed")
 
 NAN = np.nan
+
+
+def plane(*rows):
+    """Pixels (row, column, charge, truth, prediction)."""
+    types = (np.int32, np.int32, np.float32, np.uint8, np.uint8)
+    columns = [np.array(values) for values in zip(*rows, strict=True)]
+    return PlanePixels(*(c.astype(t) for c, t in zip(columns, types, strict=True)))
+
+
+VIEW = EventView(
+    planes=(
+        plane((5, 8, 9.0, 2, 2), (0, 0, 5.0, 1, 2)),
+        plane((3, 11, 7.0, 2, 0), (2, 2, 3.0, 0, 1)),
+    ),
+    image_shape=(8, 16),
+    pixel_size=2,
+    has_truth=True,
+    has_prediction=True,
+    title="by hand",
+    metrics={},
+    detector=dataclasses.replace(COSMIC_TAGGER, num_planes=2),
+)
 MARKED = VIEW._replace(
     vertices=Vertices(
         true=np.array([[1.5, 2.0], [NAN, NAN]]),

@@ -5,16 +5,22 @@ import dataclasses
 import numpy as np
 import pytest
 
+from ctjax.base.detector import COSMIC_TAGGER
 from ctjax.base.event_classes import EVENT_CLASS_WORDS
 from ctjax.views import event_table
 from ctjax.views.event_table import FoundEvents, Vertices
 from ctjax.views.report import events, heads, page, records, tables
 from tests.support import head_tables
-from tests.views.report.test_figures import made_record
 
 NAN = np.nan
 CLASSES = np.array([[1, 1], [1, 2], [3, 3], [-1, 0], [1, -1], [1, 1]])
 DISTANCES = np.array([[1.0, 2.0], [3.0, NAN], [8.0, 4.0]])
+
+
+WITHOUT = records.Record(
+    *("made", "made", {}, None, None, None, None), timings={}, detector=COSMIC_TAGGER
+)
+"""A run whose network has no heads."""
 
 
 def record_of(classes=None, distances=None, name="made"):
@@ -23,7 +29,7 @@ def record_of(classes=None, distances=None, name="made"):
         places = np.zeros((*distances.shape, 2))
         vertices = Vertices(places, places, distances, distances)
     found = FoundEvents(np.arange(len(CLASSES)), classes, vertices)
-    return dataclasses.replace(made_record(), found=found, name=name)
+    return dataclasses.replace(WITHOUT, found=found, name=name)
 
 
 def test_classes_are_counted_where_both_are_known():
@@ -72,9 +78,9 @@ def test_two_runs_share_the_histograms():
 
 def test_what_is_not_there_is_not_said():
     nothing = np.full((2, 3), NAN)
-    for record in (made_record(), record_of(None, nothing), record_of(CLASSES[3:4])):
+    for record in (WITHOUT, record_of(None, nothing), record_of(CLASSES[3:4])):
         assert heads.summary(record) == {} == heads.residuals([record])
-    assert heads.tables_of(made_record()) is None
+    assert heads.tables_of(WITHOUT) is None
     assert heads.tables_of(record_of(None, nothing))["resolutions"] == []
     named = dict(tables.summary([record_of(CLASSES, DISTANCES)]))
     assert named["classes of events right"] == ["75.0 %"]
