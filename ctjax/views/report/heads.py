@@ -95,8 +95,10 @@ def residuals(records: list[Record]) -> dict[str, Any]:
     known = [(name, d) for name, d in known if not np.isnan(d).all()]
     if not known:
         return {}
-    largest = max(np.nanmax(distances) for _, distances in known)
-    edges = np.geomspace(SMALLEST_CM, max(largest, 10.0), NUM_BINS + 1)
+    everything = np.concatenate([distances.ravel() for _, distances in known])
+    last = max(float(np.nanmax(everything)), 10 * SMALLEST_CM)
+    first_edge = min(max(float(np.nanmin(everything)), SMALLEST_CM), last / 10)
+    edges = np.geomspace(first_edge, last, NUM_BINS + 1)
     drawn, first = {}, None
     for plane in range(max(distances.shape[1] for _, distances in known)):
         options = {"x_range": first.x_range} if first else {}
@@ -110,7 +112,7 @@ def residuals(records: list[Record]) -> dict[str, Any]:
             if plane >= distances.shape[1]:
                 continue
             values = distances[~np.isnan(distances[:, plane]), plane]
-            counts, _ = np.histogram(np.maximum(values, SMALLEST_CM), edges)
+            counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
             colour = figures.RUN_COLOURS[number % len(figures.RUN_COLOURS)]
             figure.quad(
                 **{"left": edges[:-1], "right": edges[1:], "top": counts, "bottom": 0},

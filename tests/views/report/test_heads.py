@@ -64,6 +64,12 @@ def test_histograms_hold_every_distance():
             assert (columns["top"][at] > 0).any()
 
 
+def test_a_vertex_that_is_hit_is_drawn():
+    """Of a logarithmic axis zero is no place."""
+    (figure,) = heads.residuals([record_of(None, np.zeros((2, 1)))]).values()
+    assert figure.renderers[0].data_source.data["top"][0] == 2
+
+
 def test_two_runs_share_the_histograms():
     pair = [
         record_of(None, DISTANCES, "a"),
@@ -103,6 +109,7 @@ def test_the_page_has_a_section_only_with_heads(folder):
     page.write([str(folder)], str(folder / "report.html"))
     text = (folder / "report.html").read_text()
     assert 'href="#heads"' not in text and 'id="vertices"' not in text
+    assert '<section id="heads">' not in text
     assert "true vertex</span>" not in text
 
 
