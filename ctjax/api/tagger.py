@@ -29,7 +29,7 @@ from ctjax.learning.one_behind import one_behind
 from ctjax.learning.state import count_parameters
 from ctjax.learning.steps import make_eval_step
 from ctjax.models import PixelNetwork
-from ctjax.outputs import found_events, predictions, saved_config
+from ctjax.outputs import predictions, saved_config
 from ctjax.outputs.saved_config import SavedConfig
 from ctjax.runs import parts
 
@@ -374,7 +374,4 @@ def _fetch(
     if minibatch.sites is None:
         height, width = source.image_shape
         arrays = {name: a[:, :, :height, :width] for name, a in arrays.items()}
-    for name in found_events.HEAD_RESULTS:
-        if name in results:
-            arrays[name] = np.asarray(results[name])
     return Evaluated(minibatch, arrays)
