@@ -7,6 +7,7 @@ from ctjax.api.events import Events
 from ctjax.api.tagger import BATCH_SIZE, Tagger
 from ctjax.base import home
 from ctjax.base.errors import UserError
+from ctjax.config.heads import active_heads
 from ctjax.outputs import checksums, predictions
 
 
@@ -60,7 +61,10 @@ def save_predictions(
         tagger.weights,
         checksums.sum_arrays(tagger.variables),
     )
-    products = predictions.name_products(data, tagger.detector, source.has_label)
+    products = predictions.name_products(
+        *(data, tagger.detector, source.has_label),
+        active_heads(tagger.config.network),
+    )
     metas = predictions.metas_of(source)
     with predictions.open_writer(name, metas, products, attributes) as writer:
         for minibatch, results in evaluated:

@@ -8,15 +8,6 @@ from typing import Any, NamedTuple
 Array = Any
 """numpy's on the host, jax's on a device."""
 
-EVENT_CLASSES = ("nue", "numu", "neutral_current", "none")
-"""Of events, CosmicTagger v2.1's. The first has whatever is none of the others, hence
-antineutrinos and tau neutrinos, too; the last has events that show no neutrino."""
-
-NUM_EVENT_CLASSES = len(EVENT_CLASSES)
-
-UNKNOWN = -1
-"""In place of an event's class."""
-
 NO_CELL = -1
 """In place of the row and column of a cell."""
 

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ctjax.base.head_labels import NO_CELL, UNKNOWN, HeadLabels, VertexLabel
+from ctjax.base.event_classes import UNKNOWN_CLASS
+from ctjax.base.head_labels import NO_CELL, HeadLabels, VertexLabel
 from ctjax.data.larcv.records import PlaneMeta
 
 NUE, NUMU, NEUTRAL_CURRENT, NONE = range(4)
@@ -87,10 +88,10 @@ def label_event(kind: np.ndarray | None, neutrino_pixels: int) -> int:
       neutrino_pixels: see `FEWEST_PIXELS`, or `UNREAD`.
 
     Returns:
-      The class, `UNKNOWN` where one of the two is not known.
+      The class, `UNKNOWN_CLASS` where one of the two is not known.
     """
     if kind is None or neutrino_pixels == UNREAD:
-        return UNKNOWN
+        return UNKNOWN_CLASS
     return classify(int(kind[0]), int(kind[1]), neutrino_pixels)
 
 

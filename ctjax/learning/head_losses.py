@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ctjax.base.detector import COSMIC_TAGGER, Detector
-from ctjax.base.head_labels import NUM_EVENT_CLASSES, HeadLabels
+from ctjax.base.event_classes import NUM_EVENT_CLASSES
+from ctjax.base.head_labels import HeadLabels
 from ctjax.config.heads import ActiveHeads, Classification, Vertex
 from ctjax.learning import heads, sharding
 from ctjax.learning.heads import Outputs

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctjax.base.head_labels import UNKNOWN, HeadLabels, VertexLabel
+from ctjax.base.event_classes import UNKNOWN_CLASS
+from ctjax.base.head_labels import HeadLabels, VertexLabel
 from ctjax.learning import heads
 from ctjax.learning.heads import Outputs
 
@@ -31,7 +32,7 @@ def event_metrics(
     if outputs.event is not None and labels.event is not None:
         label = jnp.asarray(labels.event)
         is_right = jnp.argmax(outputs.event, -1) == label
-        is_known = label != UNKNOWN
+        is_known = label != UNKNOWN_CLASS
         columns.append(jnp.where(is_known, is_right, jnp.nan)[:, None])
     if outputs.vertex is not None and labels.vertex is not None:
         columns.append(_vertex_metrics(outputs.vertex, labels.vertex, is_own))

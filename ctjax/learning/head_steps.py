@@ -89,7 +89,7 @@ def head_results(
 
     Returns:
       For all devices' events, those of the heads that there are: `event_score` [B, 4]
-      float32, probabilities of `head_labels.EVENT_CLASSES`; `event_label` [B] int32, -1
+      float32, probabilities of `EVENT_CLASSES`; `event_label` [B] int32, -1
       where unknown; `vertex` [B, P, 3] float32, row and column in cm and the score of
       that cell; `vertex_label` [B, P, 2] float32, row and column in cm, not numbers
       where there is none. And of this device's events the metrics, [B, M] float32, of

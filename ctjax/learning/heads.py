@@ -11,12 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ctjax.base.detector import Detector, ImageShape
-from ctjax.base.head_labels import (
-    NO_CELL,
-    UNKNOWN,
-    HeadLabels,
-    VertexLabel,
-)
+from ctjax.base.event_classes import UNKNOWN_CLASS
+from ctjax.base.head_labels import NO_CELL, HeadLabels, VertexLabel
 
 NUM_VERTEX_SCORES = 3
 
@@ -110,7 +106,7 @@ def unknown_label(outputs: Outputs) -> HeadLabels:
     """Returns labels of events of which nothing is known; the unit is the pixel."""
     event = vertex = None
     if outputs.event is not None:
-        event = jnp.full(len(outputs.event), UNKNOWN, jnp.int32)
+        event = jnp.full(len(outputs.event), UNKNOWN_CLASS, jnp.int32)
     if outputs.vertex is not None:
         events, planes, rows, columns, _ = outputs.vertex.shape
         shape = events, planes, 2

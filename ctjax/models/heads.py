@@ -12,7 +12,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from ctjax.base.head_labels import NUM_EVENT_CLASSES
+from ctjax.base.event_classes import NUM_EVENT_CLASSES
 from ctjax.config.heads import ActiveHeads, Classification, Vertex
 from ctjax.learning.heads import NUM_VERTEX_SCORES
 from ctjax.models import layers

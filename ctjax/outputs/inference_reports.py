@@ -13,10 +13,11 @@ from ctjax.config.fields import Config
 from ctjax.config.heads import active_heads, metric_names
 from ctjax.data.larcv.writer import LarcvWriter
 from ctjax.data.minibatch import HostMinibatch
-from ctjax.data.order import PADDING
+from ctjax.data.order import PADDING, local_entries
 from ctjax.data.sources import EventSource
-from ctjax.learning import class_scores, metrics, sharding
+from ctjax.learning import class_scores, head_steps, metrics, sharding
 from ctjax.outputs import (
+    found_events,
     log,
     metrics_table,
     predictions,
@@ -25,6 +26,7 @@ from ctjax.outputs import (
     timings,
 )
 from ctjax.processes.join import Processes
+from ctjax.views.event_table import EVENT_TABLE
 
 logger = logging.getLogger("ctjax")
 
@@ -57,15 +59,15 @@ class InferenceReports:
         """
         self._config, self._source, self._processes = config, source, processes
         self._open_writer = writer
+        self._heads = active_heads(config.network)
         self._products = predictions.name_products(
-            config.data, source.detector, source.has_label
+            config.data, source.detector, source.has_label, self._heads
         )
         self._num_minibatches = num_minibatches
         self._stack = contextlib.ExitStack()
-        heads = active_heads(config.network)
         self._names = (
             *source.detector.metric_names,
-            *metric_names(heads, source.detector.num_planes),
+            *metric_names(self._heads, source.detector.num_planes),
         )
         # Of what a head finds, an event counts only where there is something to find.
         self._sums, self._times = np.zeros((2, len(self._names)))
@@ -76,13 +78,16 @@ class InferenceReports:
     def __enter__(self) -> "InferenceReports":
         """Opens the files and shows the bar of progress."""
         os.makedirs(self._config.output_dir, exist_ok=True)
-        self._table = self._confusion = self._writer = None
+        self._table = self._confusion = self._events = self._writer = None
         if self._processes.is_first:
             detector = self._source.detector
             self._table = self._open_table("inference_metrics.csv", self._names)
             self._confusion = self._open_table(
                 "inference_confusion.csv", detector.confusion_names
             )
+            if self._heads:
+                columns = found_events.columns(self._heads, detector.num_planes)
+                self._events = self._open_table(EVENT_TABLE, columns)
         if self._open_writer is not None:
             self._writer = self._stack.enter_context(self._open_writer)
         self._advance = self._stack.enter_context(
@@ -115,9 +120,15 @@ class InferenceReports:
         """
         jax.block_until_ready(results)
         values = np.asarray(results["metrics"])
-        self._write_predictions(minibatch, results)
+        found = {
+            name: np.asarray(results[name])
+            for name in head_steps.ALL_RESULTS
+            if name in results
+        }
+        self._write_predictions(minibatch, results, found)
         counts = (entries != PADDING) & (np.asarray(results["counted"]) != 0)
-        self._write_rows(entries, counts, values, np.asarray(results["confusion"]))
+        confusion = np.asarray(results["confusion"])
+        self._write_rows(entries, counts, values, confusion, found)
         step = len(self.timings.done)
         images = int(counts.sum())
         wait_s, step_s = self.timings.end_step(step, images)
@@ -184,12 +195,19 @@ class InferenceReports:
         return table
 
     def _write_predictions(
-        self, minibatch: HostMinibatch, results: dict[str, Any]
+        self,
+        minibatch: HostMinibatch,
+        results: dict[str, Any],
+        found: dict[str, np.ndarray],
     ) -> None:
         """Writes those of this process's events, where they are asked for."""
         if self._writer is None:
             return
         arrays = {name: sharding.local(results[name]) for name in predictions.NEEDED}
+        index, count = self._processes.index, self._processes.count
+        for name, array in found.items():
+            places = np.arange(len(array))
+            arrays[name] = array[local_entries(places, index, count)]
         predictions.append_minibatch(
             self._writer, minibatch, arrays, self._source, self._products
         )
@@ -200,6 +218,7 @@ class InferenceReports:
         counts: np.ndarray,
         values: np.ndarray,
         confusion: np.ndarray,
+        found: dict[str, np.ndarray],
     ) -> None:
         """Adds every event to the tables and, where it counts, to the sums."""
         has_label = self._source.has_label
@@ -214,6 +233,10 @@ class InferenceReports:
             if self._confusion is not None and has_label:
                 pixels = confusion[place].ravel() * int(counts[place])
                 self._confusion.write([*event, *pixels.tolist()])
+            if self._events is not None:
+                counted = bool(counts[place])
+                of_heads = found_events.table_row(found, place, counted)
+                self._events.write([*event, *of_heads])
             self._num_events += 1
             if counts[place]:
                 self._sums += np.nan_to_num(row)

@@ -9,13 +9,17 @@ import os
 
 from ctjax.outputs.predictions import PREDICTIONS
 from ctjax.views import skipped
+from ctjax.views.event_table import EVENT_TABLE
 
 logger = logging.getLogger("ctjax")
 
 FOLDER = "older_inferences"
 """Holds a numbered folder for each inference before the last one."""
 
-RESULTS = (PREDICTIONS, "inference_metrics.csv", "inference_confusion.csv")
+RESULTS = (
+    *(PREDICTIONS, EVENT_TABLE),
+    *("inference_metrics.csv", "inference_confusion.csv"),
+)
 
 # Moved along with results, but no results themselves: a new run writes its own first.
 RECORDS = (

@@ -13,7 +13,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
 
 import ctjax
@@ -23,12 +22,14 @@ from ctjax.base.detector import Detector, ImageShape
 from ctjax.base.errors import ConfigError
 from ctjax.config.detectors import DETECTOR_FIELDS
 from ctjax.config.fields import Config, Data
+from ctjax.config.heads import NO_HEADS, ActiveHeads
 from ctjax.data.larcv.records import PlaneMeta
 from ctjax.data.larcv.writer import LarcvWriter, SparsePlanes
 from ctjax.data.minibatch import HostMinibatch, images_of_event
 from ctjax.data.order import PADDING
 from ctjax.data.sources import EventSource
 from ctjax.data.sparse import SparsePlane
+from ctjax.outputs import found_events
 
 PREDICTIONS = "predictions.h5"
 """Name of the file in the output folder."""
@@ -37,10 +38,15 @@ SCORE_PRODUCT = "{}_prediction"
 """Producer of the scores of a class by its name, as CosmicTagger's TensorFlow 1 code
 named those of cosmic and neutrino."""
 
-GEOMETRY = ("number_of_voxels", "image_sizes", "origin")
+CLASS_PARTICLE = "sbndneutrino_prediction"
+"""Producer of the particle product that says the predicted class of an event."""
+
+VERTEX_BOX = "bbox_neutrino_prediction"
+"""Producer of the bbox2d product that says where the predicted vertex is."""
 
 NEEDED = ("image", "score", "prediction", "label")
-"""Names of the evaluation step's results that predictions are made of."""
+"""Names of the evaluation step's results that predictions are made of; of heads, those
+of `head_steps.ALL_RESULTS`, too."""
 
 
 class Products(NamedTuple):
@@ -51,20 +57,29 @@ class Products(NamedTuple):
       scores: of each class but the background, how probable it is.
       classes: predicted ones.
       label: true classes; None where the data have none.
+      particles: of the predicted class of an event, where the network tells it.
+      boxes: around the predicted vertices, where the network finds them.
     """
 
     image: str
     scores: tuple[str, ...]
     classes: str
     label: str | None
+    particles: tuple[str, ...] = ()
+    boxes: tuple[str, ...] = ()
 
     def names(self) -> list[str]:
-        """Returns all of them, in the order of the file."""
+        """Returns all sparse2d products, in the order of the file."""
         names = [self.image, *self.scores, self.classes]
         return names if self.label is None else [*names, self.label]
 
 
-def name_products(data: Data, detector: Detector, has_label: bool) -> Products:
+def name_products(
+    data: Data,
+    detector: Detector,
+    has_label: bool,
+    heads: ActiveHeads = NO_HEADS,
+) -> Products:
     """Names what is written of a data set: charges and labels as there.
 
     Raises:
@@ -72,7 +87,11 @@ def name_products(data: Data, detector: Detector, has_label: bool) -> Products:
     """
     scores = tuple(SCORE_PRODUCT.format(name) for name in detector.classes[1:])
     label = data.label_product if has_label else None
-    products = Products(data.image_product, scores, CLASS_PRODUCT, label)
+    # Of other types than images, which larcv3 tells apart by type and name.
+    particles = (CLASS_PARTICLE,) if heads.classification else ()
+    boxes = (VERTEX_BOX,) if heads.vertex else ()
+    image = data.image_product
+    products = Products(image, scores, CLASS_PRODUCT, label, particles, boxes)
     names = products.names()
     for name in names:
         if names.count(name) > 1:
@@ -158,8 +177,14 @@ def open_writer(
     unfinished = f"{path}.unfinished"
     with contextlib.suppress(FileNotFoundError):
         os.remove(unfinished)
-    names = products.names()
-    with LarcvWriter(unfinished, metas, names, attributes=attributes) as writer:
+    with LarcvWriter(
+        unfinished,
+        metas,
+        products.names(),
+        products.particles,
+        products.boxes,
+        attributes=attributes,
+    ) as writer:
         yield writer
     os.replace(unfinished, path)
 
@@ -176,49 +201,54 @@ def append_minibatch(
     Args:
       writer: see `open_writer`.
       minibatch: on the host.
-      results: those of NEEDED, of the step of `steps.make_eval_step`, on the host.
+      results: those of NEEDED, of the step of `steps.make_eval_step`, on the host, and
+        those of heads, all of the events of this minibatch alone.
       source: of the events.
       products: see `open_writer`.
     """
     shapes = source.detector.shapes_of_planes(source.image_shape)
     for place in np.flatnonzero(minibatch.entries != PADDING).tolist():
-        entry = int(minibatch.entries[place])
+        entry, metas = int(minibatch.entries[place]), None
         if minibatch.mask[place] == 0:
             empty = [_voxels(np.zeros(0), np.zeros(0))] * len(shapes)
             planes = {name: empty for name in products.names()}
-            append(writer, minibatch.event_ids[place], planes, None)
-            continue
-        if minibatch.sites is None:
-            planes = planes_of_images(results, place, products, shapes)
         else:
-            stored, num_rows = source.read_sparse(entry), source.image_shape[0]
-            planes = planes_of_sites(results, place, minibatch, stored, products)
-            planes = {
-                name: [
-                    (_in_plane(ids, num_rows, height), values)
-                    for (ids, values), (height, _) in zip(each, shapes, strict=True)
-                ]
-                for name, each in planes.items()
-            }
-        append(writer, minibatch.event_ids[place], planes, source.plane_metas(entry))
+            metas = source.plane_metas(entry)
+            planes = _planes_of(results, place, minibatch, source, products)
+        run, subrun, event = minibatch.event_ids[place].tolist()
+        particles, boxes = found_events.products_of(results, place, metas, len(shapes))
+        writer.append(
+            (run, subrun, event),
+            planes,
+            {name: particles for name in products.particles},
+            {name: boxes for name in products.boxes},
+            metas,
+        )
 
 
-def append(
-    writer: LarcvWriter,
-    event_id: np.ndarray,
-    planes: Mapping[str, SparsePlanes],
-    metas: Sequence[PlaneMeta] | None,
-) -> None:
-    """Adds one event.
-
-    Args:
-      writer: see `open_writer`.
-      event_id: [3] int64, run, subrun, event.
-      planes: of the event, by product.
-      metas: P image metas of the event; None for those of the file.
-    """
-    run, subrun, event = event_id.tolist()
-    writer.append((run, subrun, event), planes, metas=metas)
+def _planes_of(
+    results: dict[str, Any],
+    place: int,
+    minibatch: HostMinibatch,
+    source: EventSource,
+    products: Products,
+) -> dict[str, SparsePlanes]:
+    """Makes what is written of the planes of an event that was evaluated."""
+    shapes = source.detector.shapes_of_planes(source.image_shape)
+    if minibatch.sites is None:
+        return planes_of_images(results, place, products, shapes)
+    stored, num_rows = (
+        source.read_sparse(int(minibatch.entries[place])),
+        source.image_shape[0],
+    )
+    planes = planes_of_sites(results, place, minibatch, stored, products)
+    return {
+        name: [
+            (_in_plane(ids, num_rows, height), values)
+            for (ids, values), (height, _) in zip(each, shapes, strict=True)
+        ]
+        for name, each in planes.items()
+    }
 
 
 def planes_of_images(
@@ -301,64 +331,6 @@ def planes_of_sites(
             label = _voxels(plane.ids[held], plane.classes[held])
             parts[products.label].append(label)
     return dict(parts)
-
-
-def part_path(path: str, process: int) -> str:
-    """Returns the name of the file that one of several processes writes."""
-    return f"{path}.rank{process}"
-
-
-def join(parts: list[str], order: list[int], path: str, products: Products) -> None:
-    """Joins the files that several processes have written, and removes them.
-
-    Args:
-      parts: files written through `open_writer`.
-      order: for each event, in which of them it is.
-      path: file to write, which gets its name when it is complete.
-      products: see `open_writer`.
-
-    Raises:
-      OSError: a part cannot be read, or the folder cannot be written to.
-    """
-    taken = [0] * len(parts)
-    with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(h5py.File(part, "r")) for part in parts]
-        writer = None
-        for part in order:
-            planes, event_id, metas = _read(files[part], taken[part])
-            if writer is None:
-                attributes = dict(files[0].attrs)
-                opened = open_writer(path, metas, products, attributes)
-                writer = stack.enter_context(opened)
-            writer.append(event_id, planes, metas=metas)
-            taken[part] += 1
-    for part in parts:
-        os.remove(part)
-
-
-def _read(
-    file: h5py.File, index: int
-) -> tuple[dict[str, SparsePlanes], tuple[int, int, int], list[PlaneMeta]]:
-    """Reads an event that `append` has written: products, ids and geometry."""
-    data = h5py.Group(file["Data"].id)
-    products, metas = {}, []
-    for name in map(str, data):
-        group = h5py.Group(data[name].id)
-        tables = {key: h5py.Dataset(group[key].id) for key in group}
-        span = tables["extents"][index]
-        rows = slice(span["first"], span["first"] + span["N"])
-        metas = [
-            PlaneMeta(*(tuple(meta[name].tolist()) for name in GEOMETRY))
-            for meta in tables["image_meta"][rows]
-        ]
-        planes = []
-        for row in tables["voxel_extents"][rows]:
-            voxels = tables["voxels"][row["first"] : row["first"] + row["N"]]
-            planes.append((voxels["id"], voxels["value"]))
-        products[name.removeprefix("sparse2d_").removesuffix("_group")] = planes
-    row = h5py.Dataset(file["Events/event_id"].id)[index]
-    event_id = int(row["run"]), int(row["subrun"]), int(row["event"])
-    return products, event_id, metas
 
 
 def _in_plane(ids: np.ndarray, num_rows: int, height: int) -> np.ndarray:

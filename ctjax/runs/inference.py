@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from ctjax.base.errors import ConfigError, UserError
 from ctjax.config.fields import Config
+from ctjax.config.heads import active_heads
 from ctjax.data import order, pipeline
 from ctjax.data.larcv.writer import LarcvWriter
 from ctjax.data.minibatch import HostMinibatch
@@ -29,6 +30,7 @@ from ctjax.outputs import (
     checkpoint,
     checksums,
     older_results,
+    prediction_parts,
     predictions,
     run_record,
     timings,
@@ -318,13 +320,21 @@ def _open_predictions(
         return None
     path = os.path.join(config.output_dir, PREDICTIONS)
     if processes.count > 1:
-        path = predictions.part_path(path, processes.index)
+        path = prediction_parts.part_path(path, processes.index)
     attributes = predictions.provenance(
         config, source, weights["from"], weights["sha256"]
     )
-    products = predictions.name_products(config.data, source.detector, source.has_label)
+    products = _name_products(config, source)
     metas = predictions.metas_of(source)
     return predictions.open_writer(path, metas, products, attributes)
+
+
+def _name_products(config: Config, source: EventSource) -> predictions.Products:
+    """Names what this inference writes of its events."""
+    heads = active_heads(config.network)
+    return predictions.name_products(
+        config.data, source.detector, source.has_label, heads
+    )
 
 
 def _join_predictions(
@@ -337,7 +347,7 @@ def _join_predictions(
     join.wait_for_all("predictions")
     if processes.is_first:
         path = os.path.join(config.output_dir, PREDICTIONS)
-        parts = [predictions.part_path(path, n) for n in range(processes.count)]
+        parts = [prediction_parts.part_path(path, n) for n in range(processes.count)]
         order = [
             process
             for minibatch in entries
@@ -345,9 +355,7 @@ def _join_predictions(
             for entry in local_entries(minibatch, process, processes.count)
             if entry != PADDING
         ]
-        products = predictions.name_products(
-            config.data, source.detector, source.has_label
-        )
-        predictions.join(parts, order, path, products)
+        products = _name_products(config, source)
+        prediction_parts.join(parts, order, path, products)
     # Nobody leaves earlier: the end of a process waits for the others only so long.
     join.wait_for_all("joined predictions")

@@ -8,24 +8,18 @@ from ctjax.base.constants import (
     LABEL_PRODUCT,
     PARTICLE_PRODUCT,
 )
-from ctjax.data.larcv.records import BBOX, PARTICLE, PlaneMeta, Storage
+from ctjax.data.larcv.records import (
+    BBOX,
+    NO_PARENT,
+    PlaneMeta,
+    Storage,
+    unset_particles,
+)
 from ctjax.data.larcv.writer import LarcvWriter
 from ctjax.simulation.events import Event
 from ctjax.simulation.geometry import Geometry, vertex_boxes
 from ctjax.simulation.interactions import MASSES
 from ctjax.simulation.parameters import SimulationParameters
-
-UNSET_INDEX = 65535
-"""larcv3's 16-bit value for an index that is not known."""
-
-TRACK_SHAPE = 2
-"""Value of `shape` in every row of the light file (larcv3: unknown shape)."""
-
-NO_TYPE = -1
-"""Current and interaction type of everything but the neutrino."""
-
-NO_PARENT = 2**32 - 1
-"""larcv3's 32-bit value for a track that is not known."""
 
 
 def plane_metas(geometry: Geometry) -> list[PlaneMeta]:
@@ -86,13 +80,7 @@ def particle_table(event: Event) -> np.ndarray:
     """
     interaction = event.interaction
     final = 0 if interaction is None else interaction.codes.size
-    rows = np.zeros(1 + final, PARTICLE)
-    rows["id"] = np.arange(rows.size)
-    rows["mcst_index"] = rows["mct_index"] = UNSET_INDEX
-    rows["shape"] = TRACK_SHAPE
-    rows["current_type"] = rows["interaction_type"] = NO_TYPE
-    rows["trackid"] = np.arange(rows.size)
-    rows["dist_travel"] = -1.0
+    rows = unset_particles(1 + final)
     # larcv3 hands out the previous event's particles where an event has none, so an
     # event without neutrino gets a row that says so.
     rows["parent_trackid"][0] = NO_PARENT

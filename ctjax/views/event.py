@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from ctjax.config.fields import Data
 from ctjax.data import sources
 from ctjax.data.larcv.file import LarcvFileError
 from ctjax.data.larcv.truth import neutrino_name, read_neutrinos
+from ctjax.views.event_table import Vertices, read_found_events
 from ctjax.views.predicted import (
     EventViewError,
     PredictedPlane,
@@ -57,6 +59,8 @@ class EventView(NamedTuple):
       title: one line about the event.
       metrics: value by name of `Detector.metric_names`; may be empty.
       detector: whose planes and classes these are.
+      vertices: true and predicted, in rows and columns of the images, where pixel
+        number 0 reaches from 0 to 1; None where the network does not find them.
     """
 
     planes: tuple[PlanePixels, ...]
@@ -67,6 +71,7 @@ class EventView(NamedTuple):
     title: str
     metrics: Mapping[str, float]
     detector: Detector = COSMIC_TAGGER
+    vertices: Vertices | None = None
 
     @property
     def plane_shapes(self) -> tuple[ImageShape, ...]:
@@ -105,21 +110,28 @@ def read_view(
             )
         shapes = source.detector.shapes_of_planes(source.image_shape)
         event_id, entries_per_event = source.event_id(entry), len(source.planes)
-    predicted, values, downsample = None, {}, 0
+    predicted, values, downsample, vertices, found_class = None, {}, 0, None, ""
     if predictions:
         place, values = find_entry(predictions, entry)
         predicted = read_planes(predictions, place)
         downsample = find_downsample(shapes, predicted, predictions, file)
         check_same_event(predictions, place, event_id, paths, entry, downsample, data)
+        found = read_found_events(os.path.dirname(predictions))
+        if found is not None and entry in found.entries[place : place + 1]:
+            vertices, found_class = found.vertices_of(place), found.class_words(place)
     neutrino = read_neutrinos(paths)[entry // entries_per_event]
-    title = [event_name(entry, event_id), neutrino_name(neutrino)]
+    title = [event_name(entry, event_id), neutrino_name(neutrino), found_class]
     with _open(paths, data, downsample) as source:
         name, size = ", ".join(filter(None, title)), 2**downsample
-        return _view(source, entry, size, name, predicted, values)
+        return _view(source, entry, size, name, predicted, values, vertices)
 
 
 def read_predicted_view(
-    predictions: str, place: int, pixel_size: int, title: str
+    predictions: str,
+    place: int,
+    pixel_size: int,
+    title: str,
+    vertices: Vertices | None = None,
 ) -> EventView:
     """Reads an event from predictions alone, which hold charge and truth, too.
 
@@ -128,6 +140,7 @@ def read_predicted_view(
       place: position of the event in it.
       pixel_size: see `EventView`.
       title: one line about the event.
+      vertices: of the event, in cm; None for none.
 
     Returns:
       The event, without metrics.
@@ -137,7 +150,7 @@ def read_predicted_view(
     """
     predicted = read_planes(predictions, place)
     with _open_predictions(predictions) as source:
-        return _view(source, place, pixel_size, title, predicted)
+        return _view(source, place, pixel_size, title, predicted, vertices=vertices)
 
 
 def read_stored_view(
@@ -146,6 +159,7 @@ def read_stored_view(
     downsample: int,
     title: str,
     data: Data | None = None,
+    vertices: Vertices | None = None,
 ) -> EventView:
     """Reads charge and truth of an event.
 
@@ -155,6 +169,7 @@ def read_stored_view(
       downsample: how often the image is halved.
       title: one line about the event.
       data: says what the events of the files are; None for the defaults.
+      vertices: of the event, in cm; None for none.
 
     Returns:
       The event, without metrics.
@@ -163,7 +178,7 @@ def read_stored_view(
       LarcvFileError: something cannot be read.
     """
     with _open(paths, data, downsample) as source:
-        return _view(source, entry, 2**downsample, title)
+        return _view(source, entry, 2**downsample, title, vertices=vertices)
 
 
 def check_same_event(
@@ -277,6 +292,7 @@ def _view(
     title: str,
     predicted: Sequence[PredictedPlane] | None = None,
     values: Mapping[str, float] | None = None,
+    vertices: Vertices | None = None,
 ) -> EventView:
     """Reads an event of an open file, with what was predicted for it."""
     if entry in source.bad_events:
@@ -298,6 +314,7 @@ def _view(
         title,
         values or {},
         source.detector,
+        None if vertices is None else vertices.in_pixels(source.plane_metas(entry)),
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ctjax.base import optional_packages
 from ctjax.base.detector import Detector, ImageShape
-from ctjax.views import legends
+from ctjax.views import legends, vertex_marks
 from ctjax.views.event import EventView, PlanePixels
 
 COLUMN_INCHES, PLANE_INCHES = 4.6, 15.2392 / 3
@@ -115,11 +115,20 @@ def _draw_plane(
     for layer, at_whole, at_zoom in zip(layers, whole, zoomed, strict=True):
         _draw_layer(at_whole, layer, pixels, (0, shape[0], 0, shape[1]), view, norm)
         at_whole.set_title(f"plane {plane}: {layer}", fontsize=11, loc="left")
+        # Where there is anything else, charges stay as they are.
+        is_marked = layer != "charge" or len(layers) == 1
+        if is_marked:
+            vertex_marks.draw(at_whole, view, plane)
         if box is None:
             at_zoom.set_axis_off()
             continue
         _draw_layer(at_zoom, layer, pixels, box, view, norm)
         _mark_box(at_whole, at_zoom, box, view.pixel_size)
+        if is_marked:
+            vertex_marks.draw(at_zoom, view, plane)
+    if view.vertices is not None and "prediction" in layers:
+        at = whole[layers.index("prediction")]
+        at.set_title(view.vertices.words(plane), fontsize=9, loc="right")
     whole[0].set_ylabel("tick")
     zoomed[0].set_ylabel("tick")
     whole[-1].set_title(_plane_words(view, plane), fontsize=9, loc="right")
@@ -305,12 +314,14 @@ def _legends(view: EventView, width: float) -> list[tuple[list[tuple[str, str]],
     """Returns names and colours of what is drawn, but the charge, and the columns.
 
     They stand in one line where they fit a width in inches, else classes over errors.
+    Vertices have marks for colours.
     """
     classes, errors = [], []
     if view.has_truth or view.has_prediction:
         classes = legends.class_legend(view.detector)
     if view.has_truth and view.has_prediction:
         errors = legends.error_legend(view.detector)
+    classes += vertex_marks.legend(view)
     everything = classes + errors
     if _num_columns(everything, width) == len(everything):
         return [(everything, len(everything))] if everything else []
@@ -334,7 +345,12 @@ def _add_legends(figure: Any, keys: list[tuple[list[tuple[str, str]], int]]) -> 
     patches = optional_packages.import_optional("matplotlib.patches", "display")
     bottom = 0.0
     for named, columns in keys[::-1]:
-        handles = [patches.Patch(color=colour, label=name) for name, colour in named]
+        handles = [
+            vertex_marks.handle(name)
+            if name in vertex_marks.MARKS
+            else patches.Patch(color=colour, label=name)
+            for name, colour in named
+        ]
         figure.legend(
             handles=handles,
             loc="lower center",

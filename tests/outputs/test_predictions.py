@@ -14,7 +14,7 @@ from ctjax.config import resolve
 from ctjax.config.fields import Data
 from ctjax.data.larcv.file import LarcvFile
 from ctjax.data.larcv.records import PlaneMeta
-from ctjax.outputs import predictions
+from ctjax.outputs import prediction_parts, predictions
 
 PRODUCTS = ["sbndwire", "cosmic_prediction", "neutrino_prediction"]
 PRODUCTS += ["cosmicseg_prediction", "sbnd_cosmicseg"]
@@ -40,11 +40,11 @@ def write_part(path, events, attributes):
 
 def test_parts_are_joined_in_the_order_of_the_events(tmp_path):
     path = str(tmp_path / "predictions.h5")
-    parts = [predictions.part_path(path, n) for n in range(3)]
+    parts = [prediction_parts.part_path(path, n) for n in range(3)]
     # The last of three processes had no event of the last minibatch.
     for number, events in enumerate(([0, 3], [1, 4], [2])):
         write_part(parts[number], events, {"date": f"by {number}", "downsample": 1})
-    predictions.join(parts, [0, 1, 2, 0, 1], path, NAMED)
+    prediction_parts.join(parts, [0, 1, 2, 0, 1], path, NAMED)
     assert [p.name for p in tmp_path.iterdir()] == ["predictions.h5"]
     with h5py.File(path) as file:
         assert dict(file.attrs) == {"date": "by 0", "downsample": 1}

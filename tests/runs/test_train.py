@@ -428,12 +428,12 @@ def test_a_failed_inference_leaves_no_predictions(
     )
     written = []
 
-    def append(writer, event_id, *results):
+    def append(writer, event_id, *products):
         if written:
             raise OSError("no space left on device")
         written.append(event_id)
 
-    monkeypatch.setattr("ctjax.outputs.predictions.append", append)
+    monkeypatch.setattr("ctjax.data.larcv.writer.LarcvWriter.append", append)
     with pytest.raises(OSError, match="no space"):
         inference.run(config)
     assert not list(tmp_path.glob("*predictions*"))

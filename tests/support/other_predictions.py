@@ -6,6 +6,7 @@ import numpy as np
 
 from ctjax.base.detector import IGNORED, Detector
 from ctjax.config.fields import Data
+from ctjax.config.heads import NO_HEADS
 from ctjax.data.larcv.records import PlaneMeta
 from ctjax.data.minibatch import HostMinibatch
 from ctjax.outputs import predictions
@@ -52,8 +53,8 @@ def minibatch_of(mask):
     return HostMinibatch(np.arange(number), ids, np.array(mask, np.float32))
 
 
-def write(path, results, mask, source, attributes=None):
-    products = predictions.name_products(DATA, source.detector, True)
+def write(path, results, mask, source, attributes=None, heads=NO_HEADS):
+    products = predictions.name_products(DATA, source.detector, True, heads)
     metas = predictions.metas_of(source)
     opened = predictions.open_writer(str(path), metas, products, attributes or {})
     with opened as writer:

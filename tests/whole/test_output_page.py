@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from ctjax.base.detector import COSMIC_TAGGER
-from tests.support import ROOT
+from ctjax.views.event_table import EVENT_TABLE
+from tests.support import ROOT, head_tables
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("page_of_the_output")]
 
@@ -22,7 +23,14 @@ def output(runs, tmp_path, monkeypatch):
     training = runs.train(run__seed=3, data__aux_file=runs.file)
     (folder / "first").symlink_to(training.folder)
     predicted = runs.infer(run__seed=3)
-    (folder / "test").symlink_to(predicted.folder)
+    (folder / "test").mkdir()
+    for path in predicted.folder.iterdir():
+        (folder / "test" / path.name).symlink_to(path)
+    # What a network with heads would have left, too.
+    true = np.arange(12.0).reshape(2, 3, 2)
+    found = {"event_score": np.eye(2, 4, 1), "event_label": np.array([1, 3])}
+    vertices = head_tables.made_vertices(true)
+    head_tables.write(folder / "test", found | vertices)
     monkeypatch.chdir(tmp_path)
     return folder
 
@@ -45,6 +53,8 @@ def test_snippets_run(output, capsys):
     assert 0 < confusion[2, 2] < confusion[2].sum()
     assert f"efficiency {confusion[2, 2] / confusion[2].sum()}\n" in said
     assert f"purity {confusion[2, 2] / confusion[:, 2].sum()}\n" in said
+    assert "1 of 2 classes are right" in said
+    assert "half of 2 vertices: within 5.0 cm" in said
 
 
 def test_files_and_columns_are_named(output):
@@ -58,7 +68,7 @@ def test_files_and_columns_are_named(output):
         for path in (output / run).glob("*.csv"):
             header = path.read_text().splitlines()[0].split(",")
             for name in header:
-                if "/" not in name:
+                if "/" not in name or (path.name == EVENT_TABLE and "plane0" in name):
                     assert f"`{name}`" in PAGE, f"{path.name}: {name}"
     metrics = (ROOT / "docs" / "metrics.md").read_text()
     for name in COSMIC_TAGGER.metric_names:

@@ -51,6 +51,29 @@ PARTICLE = np.dtype(
     }
 )  # fmt: skip
 
+UNSET_INDEX = 65535
+"""larcv3's 16-bit value for an index that is not known."""
+
+TRACK_SHAPE = 2
+"""Value of `shape` in every row of the light file (larcv3: unknown shape)."""
+
+NO_TYPE = -1
+"""Current and interaction type of what has none."""
+
+NO_PARENT = 2**32 - 1
+"""larcv3's 32-bit value for a track that is not known."""
+
+
+def unset_particles(number: int) -> np.ndarray:
+    """Makes rows of type `PARTICLE` that are numbered and say nothing else."""
+    rows = np.zeros(number, PARTICLE)
+    rows["id"] = rows["trackid"] = np.arange(number)
+    rows["mcst_index"] = rows["mct_index"] = UNSET_INDEX
+    rows["shape"] = TRACK_SHAPE
+    rows["current_type"] = rows["interaction_type"] = NO_TYPE
+    rows["dist_travel"] = -1.0
+    return rows
+
 
 @dataclasses.dataclass(frozen=True)
 class PlaneMeta:

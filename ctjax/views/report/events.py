@@ -12,7 +12,7 @@ import numpy as np
 from ctjax.base.errors import UserError
 from ctjax.data.larcv.file import LarcvFileError
 from ctjax.data.larcv.truth import neutrino_name
-from ctjax.views import legends
+from ctjax.views import legends, vertex_marks
 from ctjax.views.event import (
     EventView,
     EventViewError,
@@ -96,6 +96,11 @@ def pack_events(records: Sequence[Record], each: int) -> list[dict[str, Any]]:
     return packed
 
 
+def have_vertices(packed: Sequence[dict[str, Any]]) -> bool:
+    """Says whether any of packed events has a vertex to draw."""
+    return any(plane["vertices"] for event in packed for plane in event["planes"])
+
+
 def _is_shown_with(record: Record, first: Record) -> bool:
     """Says whether events of both have the same planes and classes."""
     one, other = record.detector, first.detector
@@ -108,6 +113,8 @@ def _pack_event(record: Record, place: int, kind: str) -> dict[str, Any]:
     assert table is not None
     entry, score = int(table["entry"][place]), table[RANKING_METRIC][place]
     words = [f"entry {entry}", neutrino_name(record.neutrinos[place])]
+    if record.found is not None:
+        words.append(record.found.class_words(place))
     if not np.isnan(score):
         words.append(f"mIoU {score:.3f}")
     title = ", ".join(filter(None, words))
@@ -123,6 +130,7 @@ def _pack_event(record: Record, place: int, kind: str) -> dict[str, Any]:
 def _read_view(record: Record, place: int, entry: int, title: str) -> EventView:
     downsample = record.option("inference", "data", "downsample") or 0
     predictions = os.path.join(record.folder, "predictions.h5")
+    vertices = None if record.found is None else record.found.vertices_of(place)
     # The file of an older inference does not belong to these events.
     written = record.option("inference", "mode", "write_predictions") is not False
     if written and os.path.exists(predictions):
@@ -135,12 +143,14 @@ def _read_view(record: Record, place: int, entry: int, title: str) -> EventView:
             downsample,
             record.data,
         )
-        return read_predicted_view(predictions, place, 2**downsample, title)
+        return read_predicted_view(predictions, place, 2**downsample, title, vertices)
     if record.option("inference", "data", "synthetic") in (True, None):
         raise EventViewError(
             "synthetic events are shown with mode.write_predictions only"
         )
-    return read_stored_view(record.files(), entry, downsample, title, record.data)
+    return read_stored_view(
+        record.files(), entry, downsample, title, record.data, vertices
+    )
 
 
 def _files_there(record: Record) -> list[str]:
@@ -163,7 +173,9 @@ def _pack(view: EventView) -> dict[str, Any]:
         low, high = (float(charge) for charge in np.quantile(charges, (0.001, 0.999)))
         high = max(high, 1.01 * low)
     planes = []
-    for pixels, shape in zip(view.planes, view.plane_shapes, strict=True):
+    for plane, (pixels, shape) in enumerate(
+        zip(view.planes, view.plane_shapes, strict=True)
+    ):
         box = box_of_class(pixels, shape, view.detector.num_classes - 1)
         truth = legends.drawn(pixels.truth, view.detector)
         planes.append(
@@ -172,6 +184,8 @@ def _pack(view: EventView) -> dict[str, Any]:
                 "columns": shape[1],
                 "count": len(pixels.rows),
                 "box": box and [edge * view.pixel_size for edge in box],
+                "vertices": vertex_marks.positions(view, plane),
+                "vertex_words": view.vertices.words(plane) if view.vertices else "",
                 "bytes": _pack_pixels(
                     pixels._replace(truth=truth), shape[0], low, high
                 ),

@@ -7,7 +7,7 @@ from bokeh import models as bokeh_models
 from bokeh import plotting
 
 from ctjax.base.detector import Detector
-from ctjax.views import legends
+from ctjax.views import legends, vertex_marks
 from ctjax.views.report.records import Record, Table
 
 models: Any = bokeh_models  # whose annotations refuse the names that models may have
@@ -210,7 +210,10 @@ def _add_events(
 
 
 def planes(
-    charge_palette: Any, detector: Detector, share_ticks: bool
+    charge_palette: Any,
+    detector: Detector,
+    share_ticks: bool,
+    has_vertices: bool = False,
 ) -> dict[str, Any]:
     """Makes an empty picture for each plane, which page.js fills with an event.
 
@@ -218,6 +221,7 @@ def planes(
       charge_palette: colours, from little to much charge.
       detector: of the events.
       share_ticks: whether planes have the same rows, and are moved together.
+      has_vertices: whether vertices of events are known, which are marked.
     """
     ticks = models.Range1d(0, 1, name="ticks0")
     classes = legends.class_colours(detector)
@@ -268,8 +272,31 @@ def planes(
             shapes.append(shape)
         tips = [("wire, tick", "@x{0}, @y{0}"), ("charge", "@charge{0.0}")]
         figure.add_tools(models.HoverTool(renderers=shapes, tooltips=tips))
+        if has_vertices:
+            _add_vertices(figure, plane)
         figures[f"plane{plane}"] = figure
     return figures
+
+
+def _add_vertices(figure: Any, plane: int) -> None:
+    """Adds a ring and a cross to a picture, whose places page.js sets."""
+    shapes = {"o": "circle", "x": "x"}
+    for name, mark in vertex_marks.MARKS.items():
+        places = {"x": [], "y": []}
+        source = models.ColumnDataSource(places, name=f"{name} {plane}")
+        for colour, width in (
+            (vertex_marks.HALO, vertex_marks.HALO_WIDTH),
+            (vertex_marks.INK, vertex_marks.LINE_WIDTH),
+        ):
+            figure.scatter(
+                *("x", "y"),
+                source=source,
+                marker=shapes[mark],
+                size=1.3 * vertex_marks.SIZES[name],
+                fill_color=None,
+                line_color=colour,
+                line_width=width,
+            )
 
 
 def _classes(colours: tuple[str, ...]) -> Any:

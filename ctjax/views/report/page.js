@@ -70,6 +70,16 @@
     });
   }
 
+  // A ring where the vertex is and a cross where it was found, on every layer.
+  function markVertices() {
+    for (const plane of PLANES)
+      for (const name of ["true vertex", "predicted vertex"]) {
+        const at = byId("vertices")?.checked && picked[current].planes[plane].vertices[name];
+        const source = model(`${name} ${plane}`);
+        if (source) source.data = at ? { x: [at[0]], y: [at[1]] } : { x: [], y: [] };
+      }
+  }
+
   async function show(number) {
     const wanted = (number + picked.length) % picked.length;
     current = wanted;
@@ -83,8 +93,10 @@
     byId("high").textContent = Number(event.high.toPrecision(2));
     all(".plane").forEach((place, plane) => {
       const value = (name) => event.metrics[`plane${plane}/${name}`];
-      place.querySelector(".metrics").textContent = value("mIoU") == null ? "" :
-        detector.metrics.map(([name, words]) => `${words} ${value(name).toFixed(3)}`).join(" · ");
+      const metrics = value("mIoU") == null ? [] :
+        detector.metrics.map(([name, words]) => `${words} ${value(name).toFixed(3)}`);
+      const words = [...metrics, event.planes[plane].vertex_words];
+      place.querySelector(".metrics").textContent = words.filter((each) => each).join(" · ");
     });
     const there = { charge: true, truth: event.has_truth, prediction: event.has_prediction,
       errors: event.has_truth && event.has_prediction };
@@ -92,6 +104,7 @@
     byId("missing").hidden = event.has_prediction;
     choose(there[layer] ? layer : "charge");
     fill();
+    markVertices();
     zoom("whole");
     document.body.dataset.shown = wanted;
   }
@@ -173,6 +186,7 @@
     byId("previous").addEventListener("click", () => show(current - 1));
     byId("next").addEventListener("click", () => show(current + 1));
     byId("noise").addEventListener("change", fill);
+    byId("vertices")?.addEventListener("change", markVertices);
     byId("viewer").addEventListener("keydown", onKey);
     for (const input of all("#layers input")) input.addEventListener("change", () => choose(input.value));
     for (const input of all("#which input")) input.addEventListener("change", () => showPlanes(input.value));

@@ -14,7 +14,7 @@ from bokeh.resources import Resources
 import ctjax
 from ctjax.base.detector import COSMIC_TAGGER, Detector
 from ctjax.views import legends
-from ctjax.views.report import event_scores, events, figures, tables
+from ctjax.views.report import event_scores, events, figures, heads, tables
 from ctjax.views.report.figures import LAYERS
 from ctjax.views.report.records import Record, read_record
 
@@ -46,7 +46,11 @@ def write(folders: Sequence[str], path: str) -> None:
         "times": figures.step_times(records),
         "event_scores": event_scores.figures(records),
         "events": figures.event_metrics(records),
-        "planes": figures.planes(palette, shown, all(len(each) == 1 for each in rows))
+        "heads": heads.residuals(records),
+        "planes": figures.planes(
+            *(palette, shown, all(len(each) == 1 for each in rows)),
+            has_vertices=events.have_vertices(packed),
+        )
         if packed
         else {},
     }
@@ -81,6 +85,8 @@ def write(folders: Sequence[str], path: str) -> None:
             )
         ],
         layers=LAYERS,
+        has_heads=any(record.found is not None for record in records),
+        has_vertices=events.have_vertices(packed),
         has_inference=any(record.inference is not None for record in records),
         num_planes=shown.num_planes,
         columns=2 if shown.num_planes == 4 else min(3, shown.num_planes),
@@ -127,6 +133,7 @@ def _tables_of(record: Record) -> dict[str, Any]:
         ],
         "class_metrics": tables.class_metrics(record),
         "confusion": tables.confusion_matrices(record),
+        "heads": heads.tables_of(record),
     }
 
 

@@ -19,6 +19,7 @@ from ctjax.data import sources
 from ctjax.data.larcv.file import LarcvFileError
 from ctjax.data.larcv.truth import NEUTRINO_TYPE, read_neutrinos
 from ctjax.views import skipped
+from ctjax.views.event_table import FoundEvents, read_found_events
 
 TIMING_FILES = {"train": "train", "inference": "inference", "iotest": "io"}
 """Name of the file in profiles/, by mode."""
@@ -51,6 +52,7 @@ class Record:
       timings: by mode, [N] of `timings.TIMING_TYPE`.
       skipped: by mode, rows of `skipped.COLUMNS` of the events that were skipped.
       detector: whose events these are.
+      found: what heads have found in the events of `inference`, or None.
     """
 
     folder: str
@@ -63,6 +65,7 @@ class Record:
     timings: dict[str, np.ndarray]
     skipped: dict[str, list[dict[str, str]]] = dataclasses.field(default_factory=dict)
     detector: Detector = COSMIC_TAGGER
+    found: FoundEvents | None = None
 
     @functools.cached_property
     def log(self) -> list[str]:
@@ -169,6 +172,7 @@ def read_record(folder: str) -> Record:
             for mode in TIMING_FILES
         },
         detector=detector,
+        found=_read_found(folder, inference),
     )
     if not (record.launches or record.timings or record.train or inference):
         raise ReportError(f"{folder}: expected tables or timings of a run, found none")
@@ -267,6 +271,13 @@ def _read_confusion(
     counts = np.stack([table[name] for name in names], -1)
     size = detector.num_classes
     return counts.reshape(-1, detector.num_planes, size, size)
+
+
+def _read_found(folder: str, inference: Table | None) -> FoundEvents | None:
+    found = read_found_events(folder)
+    if found is None or inference is None:
+        return None
+    return found if np.array_equal(found.entries, inference["entry"]) else None
 
 
 def _read_timings(folder: str) -> dict[str, np.ndarray]:

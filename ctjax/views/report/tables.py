@@ -9,6 +9,7 @@ import numpy as np
 from ctjax.config import fields
 from ctjax.learning import class_scores
 from ctjax.views import skipped
+from ctjax.views.report import heads
 from ctjax.views.report.records import Record, flatten
 
 PLAIN_WORDS = {
@@ -267,6 +268,7 @@ def summary(records: list[Record]) -> list[tuple[str, list[str]]]:
                 found[name] = str(each.by_event.area)
             name = f"false {each.name} pixels in an event without"
             found[name] = each.false_pixels.written("{:.1f}")
+        found.update(heads.summary(record))
         found.update(_best_validations(record))
         if record.train is not None:
             steps, losses = record.train["step"], record.train["loss"]

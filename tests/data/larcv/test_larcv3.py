@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from ctjax.base.constants import IMAGE_PRODUCT, LABEL_PRODUCT
+from ctjax.config.heads import ActiveHeads, Classification, Vertex
 from ctjax.data.larcv import repack
 from ctjax.data.larcv.file import LarcvFile
 from ctjax.data.larcv.records import PlaneMeta
@@ -238,3 +239,31 @@ def test_predictions_of_planes_of_other_number_and_size(read, tmp_path, planes):
                 assert (len(ids) == 0) == (number == 1)
                 assert plane["ids"] == ids.tolist()
                 assert plane["values"] == values.tolist()
+
+
+def test_predictions_of_classes_and_vertices(read, tmp_path):
+    """The second event is skipped: a particle that says nothing, and no box."""
+    planes, size = 4, 0.5
+    source = other.source_of(((8, 9), (6, 12), (8, 16), (4, 9)), bad_events=[1])
+    random = np.random.default_rng(0)
+    results = other.made_results(random, 3, planes)
+    results["event_score"] = np.float32([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0]])
+    results["vertex"] = random.random((3, planes, 3)).astype(np.float32)
+    path = tmp_path / "predictions.h5"
+    other.write(
+        path, results, [1, 0, 1], source, heads=ActiveHeads(Classification(), Vertex())
+    )
+    particle, box = (
+        "particle/sbndneutrino_prediction",
+        "bbox2d/bbox_neutrino_prediction",
+    )
+    events = read(path, particle, box, "sparse2d/wire")
+    found = [(e[particle][0]["pdg"], e[particle][0]["current_type"]) for e in events]
+    assert [len(event[particle]) for event in events] == [1, 1, 1]
+    assert found == [(14, 0), (0, -1), (0, 1)]
+    assert events[1][box] == [[]] * planes
+    for number in (0, 2):
+        for plane, (made,) in enumerate(events[number][box]):
+            row, column, _ = results["vertex"][number, plane].tolist()
+            assert made["centroid"] == [column, row]
+            assert made["half_length"] == [1.5 * size, 1.5 * size]

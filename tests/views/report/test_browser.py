@@ -15,8 +15,8 @@ from ctjax.views import event as views_event
 from ctjax.views import legends
 from ctjax.views.report import events, records
 from ctjax.views.report import page as report_page
+from tests.support import head_tables, processes
 from tests.support import other_predictions as other
-from tests.support import processes
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed"
@@ -400,6 +400,32 @@ def test_nothing_is_cut_and_every_count_is_readable_in_the_dark(browser, report,
         for back, front in parts:
             dark, light = sorted(map(luminance, (back, front)))
             assert (light + 0.05) / (dark + 0.05) >= 4.5
+    page.context.close()
+    assert faults == []
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_vertices_are_marked_and_may_be_hidden(browser, tmp_path, width):
+    folder = head_tables.write_run(tmp_path)
+    report_page.write([str(folder)], str(folder / "report.html"))
+    view = {"width": width, "height": 844}
+    page, faults = open_page(browser, folder, viewport=view, color_scheme="dark")
+    page.locator("#event").select_option("1")
+    page.wait_for_selector("body[data-shown='1']")
+    marks = ("true vertex 0", "predicted vertex 0")
+    places = [[model(page, mark, f"data.{axis}") for axis in "xy"] for mark in marks]
+    # Wire and tick: each pixel is two of each.
+    assert places == [[[2], [2]], [[6], [4]]]
+    words = page.locator(".plane .metrics").first.text_content()
+    assert words.endswith("vertex 1.1 cm off, score 0.75")
+    page.wait_for_timeout(300)
+    marked = page.locator(".plane").first.screenshot()
+    page.locator("#vertices").uncheck()
+    page.wait_for_timeout(300)
+    assert page.locator(".plane").first.screenshot() != marked
+    assert [model(page, mark, "data.x") for mark in marks] == [[], []]
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator("#heads .confusion td").count() == 16
     page.context.close()
     assert faults == []
 
