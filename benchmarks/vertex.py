@@ -73,7 +73,7 @@ def parse() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--iterations", type=int, default=1500, help="steps")
+    parser.add_argument("--iterations", type=int, default=900, help="steps")
     parser.add_argument("--minibatch-size", type=int, default=2)
     parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("vertex"))
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("vertex"))
