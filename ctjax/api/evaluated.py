@@ -56,5 +56,5 @@ def fetch(
     if minibatch.sites is None:
         height, width = source.image_shape
         arrays = {name: a[:, :, :height, :width] for name, a in arrays.items()}
-    heads = {n: np.asarray(results[n]) for n in head_steps.ALL_RESULTS if n in results}
+    heads = {n: np.array(results[n]) for n in head_steps.ALL_RESULTS if n in results}
     return Evaluated(minibatch, arrays | heads)

@@ -11,22 +11,24 @@ from ctjax.api.event import Event
 from ctjax.base.errors import UserError
 from ctjax.views import picture
 from ctjax.views.event import EventView, PlanePixels, event_name
+from ctjax.views.event_table import Vertices
 
 
-def draw(event: Event, classes: Any = None) -> Any:
+def draw(event: Event, classes: Any = None, vertex: Any = None) -> Any:
     """Draws the charge of an event and, where known, truth, prediction and errors.
 
     Args:
       event: of `ctjax.open`.
       classes: predicted, [P, H, W] integers, of the event's shape, numbers of its
         `classes`; None for none. These have the colours that `ctjax.open` was given.
+      vertex: predicted, [P, 3] of `Tagger.find_vertex`; None for none.
 
     Returns:
       A matplotlib figure that belongs to no window; a notebook shows it by itself, and
       `savefig` writes it.
 
     Raises:
-      UserError: `classes` does not fit the event.
+      UserError: `classes` or `vertex` does not fit the event.
       MissingExtraError: matplotlib is not installed.
 
     Examples:
@@ -36,14 +38,14 @@ def draw(event: Event, classes: Any = None) -> Any:
         raise UserError(
             f"event: expected an event of ctjax.open, got {type(event).__name__}"
         )
-    figure = picture.draw(_view_of(event, classes))
+    figure = picture.draw(_view_of(event, classes, vertex))
     # Notebooks ask objects for a picture by this name; matplotlib's own way works only
     # where pyplot has been imported.
     figure._repr_png_ = functools.partial(_as_png, figure)
     return figure
 
 
-def _view_of(event: Event, classes: Any) -> EventView:
+def _view_of(event: Event, classes: Any, vertex: Any) -> EventView:
     """Brings event and classes into the form that is drawn."""
     shape = event.charge.shape
     predicted = np.zeros(shape, np.uint8)
@@ -70,7 +72,22 @@ def _view_of(event: Event, classes: Any) -> EventView:
         title=", ".join(filter(None, [name, neutrino])),
         metrics=_metrics_of(event, classes),
         detector=event.detector,
+        vertices=None if vertex is None else _vertices_of(event, vertex),
     )
+
+
+def _vertices_of(event: Event, vertex: Any) -> Vertices:
+    """Brings predicted vertices into the form that is drawn."""
+    found, expected = np.asarray(vertex), (event.detector.num_planes, 3)
+    if found.shape != expected or found.dtype.kind != "f":
+        raise UserError(
+            f"vertex: expected {list(expected)} of a tagger's find_vertex, got "
+            f"{found.dtype} {list(found.shape)}"
+        )
+    unknown = np.full(expected[0], np.nan)
+    nowhere = np.full((expected[0], 2), np.nan)
+    vertices = Vertices(nowhere, found[:, :2], found[:, 2], unknown)
+    return vertices.in_pixels(event.metas)
 
 
 def _metrics_of(event: Event, classes: Any) -> dict[str, float]:

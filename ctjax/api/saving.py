@@ -3,11 +3,15 @@
 import dataclasses
 import os
 
+import numpy as np
+
+from ctjax.api import head_results
 from ctjax.api.events import Events
 from ctjax.api.tagger import BATCH_SIZE, Tagger
 from ctjax.base import home
 from ctjax.base.errors import UserError
 from ctjax.config.heads import active_heads
+from ctjax.data.order import PADDING
 from ctjax.outputs import checksums, predictions
 
 
@@ -68,4 +72,10 @@ def save_predictions(
     metas = predictions.metas_of(source)
     with predictions.open_writer(name, metas, products, attributes) as writer:
         for minibatch, results in evaluated:
+            if "vertex" in results:
+                # Without labels the network knows no unit but pixels.
+                for place in np.flatnonzero(minibatch.entries != PADDING).tolist():
+                    of_event = source.plane_metas(int(minibatch.entries[place]))
+                    vertex = results["vertex"][place]
+                    results["vertex"][place] = head_results.in_cm(vertex, of_event)
             predictions.append_minibatch(writer, minibatch, results, source, products)

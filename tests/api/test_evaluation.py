@@ -71,6 +71,21 @@ def test_a_picture_shows_itself(events):
     assert "IoU" not in charge_alone.get_suptitle()
 
 
+def test_a_predicted_vertex_is_drawn(events):
+    """In cm, where the middle of the first pixel of each plane is."""
+    event = events[0]
+    sizes = [np.divide(m.image_sizes, m.number_of_voxels) for m in event.metas]
+    middles = [m.origin + size / 2 for m, size in zip(event.metas, sizes, strict=True)]
+    vertex = np.array([[row, column, 0.5] for column, row in middles])
+    figure = ctjax.draw(event, event.label, vertex)
+    lines = [line for panel in figure.axes[:2] for line in panel.lines]
+    assert [(*line.get_xdata(), *line.get_ydata()) for line in lines] == [
+        (0.5, 0.5)
+    ] * 2
+    with pytest.raises(UserError, match=r"vertex: expected \[3, 3\] of a tagger"):
+        ctjax.draw(event, None, vertex[:2])
+
+
 @pytest.mark.parametrize(
     ("classes", "words"),
     [

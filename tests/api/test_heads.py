@@ -1,5 +1,6 @@
 """What the heads of a network say, asked for from a notebook."""
 
+import h5py
 import numpy as np
 import pytest
 
@@ -35,6 +36,7 @@ def test_vertices_and_classes(tmp_path):
         scores = tagger.classify_event(event)
         many = tagger.find_vertex(np.stack([event.charge] * 3), batch_size=2)
         assert tagger.predict(event).shape == (3, 32, 64, 3)
+        ctjax.save_predictions(tmp_path / "predictions.h5", events, tagger)
     assert found.shape == (3, 3) and many.shape == (3, 3, 3)
     np.testing.assert_allclose(many[2], many[0], rtol=1e-5)
     # Pixels of 2 x 3 cm, from 5 and -9 cm.
@@ -42,6 +44,10 @@ def test_vertices_and_classes(tmp_path):
         found[0, :2], [5, -9] + pixels[0, :2] * [2, 3], rtol=1e-5
     )
     assert 0 < found[0, 2] < 1
+    with h5py.File(tmp_path / "predictions.h5") as file:
+        boxes = file["Data/bbox2d_bbox_neutrino_prediction_group/bboxes"][:]
+    # In cm, too, and the file's order: column, row.
+    np.testing.assert_allclose(boxes["centroid"][:3, ::-1], found[:, :2], rtol=1e-5)
     assert scores.shape == (4,) and scores.sum() == pytest.approx(1)
 
 
