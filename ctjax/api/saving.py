@@ -12,6 +12,7 @@ from ctjax.base import home
 from ctjax.base.errors import UserError
 from ctjax.config.heads import active_heads
 from ctjax.data.order import PADDING
+from ctjax.data.sources import EventSource
 from ctjax.outputs import checksums, predictions
 
 
@@ -74,8 +75,12 @@ def save_predictions(
         for minibatch, results in evaluated:
             if "vertex" in results:
                 # Without labels the network knows no unit but pixels.
-                for place in np.flatnonzero(minibatch.entries != PADDING).tolist():
-                    of_event = source.plane_metas(int(minibatch.entries[place]))
-                    vertex = results["vertex"][place]
-                    results["vertex"][place] = head_results.in_cm(vertex, of_event)
+                _turn_into_cm(results["vertex"], minibatch.entries, source)
             predictions.append_minibatch(writer, minibatch, results, source, products)
+
+
+def _turn_into_cm(vertex: np.ndarray, entries: np.ndarray, source: EventSource) -> None:
+    """Turns the vertices [B, P, 3] of a minibatch from pixels into cm."""
+    for place in np.flatnonzero(entries != PADDING).tolist():
+        metas = source.plane_metas(int(entries[place]))
+        vertex[place] = head_results.in_cm(vertex[place], metas)

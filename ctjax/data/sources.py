@@ -289,11 +289,7 @@ def open_source(
         )
         return EventSource(events, downsample, **choices)
     paths = find_files([file] if isinstance(file, str | os.PathLike) else file)
-    truth = {
-        "event_classes": heads.classification is not None,
-        "vertices": heads.vertex is not None,
-    }
-    source = LarcvFiles(paths, **_read_options(data, detector) | truth | options)
+    source = LarcvFiles(paths, **_read_options(data, detector, heads) | options)
     try:
         return EventSource(source, downsample, **choices)
     except ValueError:
@@ -301,10 +297,12 @@ def open_source(
         raise
 
 
-def _read_options(data: Data, detector: Detector) -> dict[str, Any]:
+def _read_options(data: Data, detector: Detector, heads: ActiveHeads) -> dict[str, Any]:
     """Returns those of `larcv.read_options.ReadOptions` that a configuration says."""
     groups = read_planes(data)
     return {
+        "event_classes": heads.classification is not None,
+        "vertices": heads.vertex is not None,
         "image_product": data.image_product,
         "label_product": data.label_product,
         "planes": None if groups is None else tuple(groups),

@@ -302,6 +302,13 @@ def _advance(
     return dataclasses.replace(chosen, halted=halted), results
 
 
+def _are_finite(logits: jax.Array, sites: Sites | None) -> jax.Array:
+    """Says of each event whether all scores of its pixels are numbers, [B] bool."""
+    if sites is None:
+        return jnp.isfinite(logits).all((1, 2, 3, 4))
+    return pixels.are_finite(logits, sites)
+
+
 def make_eval_step(
     *,
     model: nn.Module,
@@ -321,8 +328,8 @@ def make_eval_step(
       The step; its results are `metrics` [B, M], `confusion` [B, P, K, K] int32 and
       `is_finite` [B] int32 an event each, and with loss `loss`, a scalar, of the whole
       minibatch and the same on all devices, and `counted` [B] float32, the mask of all
-      events. `is_finite` is 0 where the network has
-      given something that is no number; the event's metrics are none then, either.
+      events. `is_finite` is 0 where the network has given something that is no number;
+      the event's metrics are none then, either.
       Of this device's events there are `prediction` [B, P, H, W] uint8, the predicted
       class, and `label` likewise; with scores also `image` [B, P, H, W] float32,
       charges as they were read, and `score` [B, P, H, W, K] float32, probabilities.
@@ -339,10 +346,7 @@ def make_eval_step(
         logits = outputs.pixels
         prediction = predicted_class(logits, charge, options.mask_empty_pixels)
         sites = _sites_of(minibatch)
-        if sites is None:
-            is_finite = jnp.isfinite(logits).all((1, 2, 3, 4))
-        else:
-            is_finite = pixels.are_finite(logits, sites)
+        is_finite = _are_finite(logits, sites)
         counts = _count_classes(prediction, label, sites, options)
         values = metrics.event_metrics(counts)
         of_heads = {}
@@ -353,14 +357,14 @@ def make_eval_step(
             )
             values = jnp.concatenate([values, more], 1)
         values = jnp.where(is_finite[:, None], values, jnp.nan)
-        results = {
-            "metrics": sharding.gather(values, axis_name),
-            "is_finite": sharding.gather(is_finite.astype(jnp.int32), axis_name),
-            "confusion": sharding.gather(counts, axis_name),
-            "counted": sharding.gather(jnp.asarray(minibatch.mask), axis_name),
-            "prediction": prediction,
-            "label": label,
-        } | of_heads
+        of_events = {
+            "metrics": values,
+            "is_finite": is_finite.astype(jnp.int32),
+            "confusion": counts,
+            "counted": jnp.asarray(minibatch.mask),
+        }
+        results = {n: sharding.gather(v, axis_name) for n, v in of_events.items()}
+        results |= of_heads | {"prediction": prediction, "label": label}
         if with_loss:
             loss = options.loss_fn(logits, label, minibatch.mask, charge, sites)
             loss, loss_parts, _ = head_parts(outputs, minibatch, loss)

@@ -74,16 +74,15 @@ def run(config: Config, processes: Processes = SINGLE_PROCESS) -> dict[str, floa
         older_results.set_aside(config.output_dir)
     mesh = devices.select(config.run.compute_mode)
     devices.check_divisible(mesh, minibatch_size=config.run.minibatch_size)
-    mode = config.mode
     with runs_parts.open_for_network(
         config, config.data.file, False, processes
     ) as source:
         config = runs_parts.with_planes(config, source, processes)
         events = source.image_shape, source.detector
-        if mode.start_index >= source.num_events:
+        if config.mode.start_index >= source.num_events:
             raise ConfigError(
                 f"mode.start_index: expected less than the {source.num_events} events "
-                f"of the data, got {mode.start_index}"
+                f"of the data, got {config.mode.start_index}"
             )
         model, variables = runs_parts.make_network(config, *events)
         logger.info(
@@ -108,7 +107,7 @@ def run(config: Config, processes: Processes = SINGLE_PROCESS) -> dict[str, floa
                 *(config, source, entries, eval_step, variables),
                 *(check, reports, mesh, processes),
             )
-        if mode.write_predictions and processes.count > 1:
+        if config.mode.write_predictions and processes.count > 1:
             _join_predictions(config, source, entries, processes)
         averages = reports.report_averages()
         if processes.is_first:

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import optax
@@ -103,9 +103,8 @@ def _train(
     num_steps = config.run.iterations or 0  # of a training they are never left open
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
-        source = enter(
-            parts.open_for_network(config, config.data.file, True, processes)
-        )
+        opened = parts.open_for_network(config, config.data.file, True, processes)
+        source = enter(opened)
         config = parts.with_planes(config, source, processes)
         events = source.image_shape, source.detector
         model, variables = parts.make_network(config, *events)
@@ -122,13 +121,14 @@ def _train(
         train_step = make_train_step(
             model=model, optimizer=update, schedule=schedule, options=options
         )
-        eval_step = compile_eval_step(
-            make_eval_step(model=model, options=options, with_scores=False),
-            mesh,
-            heads=options.heads,
-        )
+        train_step = compile_train_step(train_step, mesh)
+        eval_step = make_eval_step(model=model, options=options, with_scores=False)
+        eval_step = compile_eval_step(eval_step, mesh, heads=options.heads)
         steps = range(start, num_steps)
         reports = enter(TrainReports(config, source, steps, processes.is_first))
+        validation = open_validation(
+            *(config, source, eval_step, reports, start, mesh, processes)
+        )
         training = Training(
             config=config,
             mesh=mesh,
@@ -137,11 +137,7 @@ def _train(
             eval_step=eval_step,
             steps=steps,
             reports=reports,
-            validate=enter(
-                open_validation(
-                    *(config, source, eval_step, reports, start, mesh, processes)
-                )
-            ),
+            validate=enter(validation),
             reader=enter(_read_minibatches(config, source, steps, mesh, processes)),
             saver=saver,
             stop_request=request,
@@ -149,11 +145,8 @@ def _train(
             give_sign_of_life=enter(_watch_steps(config, processes)),
             on_step=on_step,
         )
-        compiled = compile_train_step(train_step, mesh)
-        loop = Loop(state, compiled, timings.StepTimings(len(steps)), start)
-        # However it ends: what a failed run has done is worth knowing, too.
-        with _recorded(config, reports, loop, processes):
-            run_steps(training, loop)
+        loop = Loop(state, train_step, timings.StepTimings(len(steps)), start)
+        _run_recorded(training, loop, processes)
         _report_end(config, loop, processes)
         skipped_events.report_training(config, source, processes, start > 0)
     is_early = loop.is_stopped and loop.started < num_steps
@@ -179,22 +172,22 @@ def _log_what_is_trained(
         )
 
 
-@contextlib.contextmanager
-def _recorded(
-    config: Config, reports: TrainReports, loop: Loop, processes: Processes
-) -> Iterator[None]:
-    """Writes into the record which steps were done in the block, and how fast."""
+def _run_recorded(training: Training, loop: Loop, processes: Processes) -> None:
+    """Does all steps; writes into the record which were done, and how fast.
+
+    However they end: what a failed run has done is worth knowing, too.
+    """
     first = loop.started
     try:
-        yield
+        run_steps(training, loop)
     finally:
         done = loop.timings.done
         if processes.is_first:
             run_record.add(
-                config,
+                training.config,
                 steps={"first": first, "end": first + len(done)},
                 images_per_s=timings.find_rates(done),
-                metrics=reports.last,
+                metrics=training.reports.last,
             )
 
 

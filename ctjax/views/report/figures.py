@@ -248,34 +248,39 @@ def planes(
         )
         figure.xaxis.axis_label, figure.yaxis.axis_label = "wire", "tick"
         figure.grid.grid_line_color = None
-        columns = ("x", "y", *LAYERS)
-        source = models.ColumnDataSource(
-            {name: [] for name in columns}, name=f"pixels{plane}"
-        )
-        shapes = []
-        for layer in LAYERS:
-            # The line keeps a pixel visible where the picture is smaller than the
-            # image; it is part of the pixel's own square where it is larger.
-            colour = {"field": layer, "transform": scales[layer]}
-            shape = figure.rect(
-                *("x", "y"),
-                width=1,
-                height=1,
-                source=source,
-                fill_color=colour,
-                line_color=colour,
-                line_width=1,
-                visible=layer == "charge",
-                name=f"{layer}{plane}",
-            )
-            shape.nonselection_glyph = shape.selection_glyph = None
-            shapes.append(shape)
-        tips = [("wire, tick", "@x{0}, @y{0}"), ("charge", "@charge{0.0}")]
-        figure.add_tools(models.HoverTool(renderers=shapes, tooltips=tips))
+        _add_pixels(figure, plane, scales)
         if has_vertices:
             _add_vertices(figure, plane)
         figures[f"plane{plane}"] = figure
     return figures
+
+
+def _add_pixels(figure: Any, plane: int, scales: dict[str, Any]) -> None:
+    """Adds the pixels of every layer to a picture; page.js sets which are seen."""
+    columns = ("x", "y", *LAYERS)
+    source = models.ColumnDataSource(
+        {name: [] for name in columns}, name=f"pixels{plane}"
+    )
+    shapes = []
+    for layer in LAYERS:
+        # The line keeps a pixel visible where the picture is smaller than the image; it
+        # is part of the pixel's own square where it is larger.
+        colour = {"field": layer, "transform": scales[layer]}
+        shape = figure.rect(
+            *("x", "y"),
+            width=1,
+            height=1,
+            source=source,
+            fill_color=colour,
+            line_color=colour,
+            line_width=1,
+            visible=layer == "charge",
+            name=f"{layer}{plane}",
+        )
+        shape.nonselection_glyph = shape.selection_glyph = None
+        shapes.append(shape)
+    tips = [("wire, tick", "@x{0}, @y{0}"), ("charge", "@charge{0.0}")]
+    figure.add_tools(models.HoverTool(renderers=shapes, tooltips=tips))
 
 
 def _add_vertices(figure: Any, plane: int) -> None:

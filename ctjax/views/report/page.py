@@ -39,21 +39,8 @@ def write(folders: Sequence[str], path: str) -> None:
     packed = events.pack_events(records, EVENTS_OF_A_KIND if len(records) == 1 else 1)
     inferred = [record.detector for record in records if record.inference is not None]
     shown = inferred[0] if inferred else COSMIC_TAGGER
-    rows = [{plane["rows"] for plane in event["planes"]} for event in packed]
     palette = _charge_palette()
-    drawn = {
-        "curves": figures.learning_curves(records),
-        "times": figures.step_times(records),
-        "event_scores": event_scores.figures(records),
-        "events": figures.event_metrics(records),
-        "heads": heads.residuals(records),
-        "planes": figures.planes(
-            *(palette, shown, all(len(each) == 1 for each in rows)),
-            has_vertices=events.have_vertices(packed),
-        )
-        if packed
-        else {},
-    }
+    drawn = _draw(records, packed, shown, palette)
     models = {
         name: figure for group in drawn.values() for name, figure in group.items()
     }
@@ -101,6 +88,30 @@ def write(folders: Sequence[str], path: str) -> None:
     with open(unfinished, "wb") as file:
         file.write(content)
     os.replace(unfinished, path)
+
+
+def _draw(
+    records: list[Record],
+    packed: list[dict[str, Any]],
+    shown: Detector,
+    palette: list[str],
+) -> dict[str, dict[str, Any]]:
+    """Draws the figures of the page, by section and name."""
+    rows = [{plane["rows"] for plane in event["planes"]} for event in packed]
+    drawn = {
+        "curves": figures.learning_curves(records),
+        "times": figures.step_times(records),
+        "event_scores": event_scores.figures(records),
+        "events": figures.event_metrics(records),
+        "heads": heads.residuals(records),
+        "planes": {},
+    }
+    if packed:
+        drawn["planes"] = figures.planes(
+            *(palette, shown, all(len(each) == 1 for each in rows)),
+            has_vertices=events.have_vertices(packed),
+        )
+    return drawn
 
 
 def _own_file(name: str) -> str:
