@@ -115,7 +115,7 @@ def _describe_training(record: Record, launch: dict[str, Any], step: int) -> str
     optimizer = record.option("train", "mode", "optimizer") or {}
     size = record.option("train", "run", "minibatch_size")
     seconds = ended.get("duration_s")
-    command = dict(tables.head([record])).get("command", [""])[0]
+    command = tables.plain_command(str(launch.get("command", "")))
     rows = {
         "data": _describe_data(launch.get("data")),
         "steps": f"{step:,} of {size} events",

@@ -30,6 +30,7 @@ def make_record(step=30, **changes):
     launch = {
         "config": config,
         "parameters": 12345,
+        "command": "/usr/lib/ctjax/__main__.py train run.seed=3",
         "devices": {"cpu": 1},
         "data": EVENTS,
         "versions": {"ctjax": "0.2.0", "ctjax_commit": "abc1234"},
@@ -67,6 +68,7 @@ def test_a_card_says_what_is_known():
         "step 30; SHA-256 of the file `c0ffee`",
         "7 events: a.h5 (7 events, 4,321 bytes, sample SHA-256 `0123456789abcdef`)",
         "ctjax 0.2.0, ctjax_commit abc1234",
+        "| command | `ctjax train run.seed=3` |",
         "| duration | 10 min since the last start |",
         "| neutrino | 0.800 | 1.000 | 0.800 | 0.0 |",
         "| cosmic | 1.000 ± 0.000 | 0.917 ± 0.057 |",

@@ -61,12 +61,17 @@ def _head_of(record: Record) -> dict[str, str]:
         for name, pattern in LOGGED:
             if match := pattern.search(line):
                 found[name] = match[1]
-    program, *rest = found.get("command", "").split(" ", 1)
-    if program.endswith("__main__.py"):
-        found["command"] = " ".join(["ctjax", *rest])
+    if "command" in found:
+        found["command"] = plain_command(found["command"])
     if found.get("parameters"):
         found["parameters"] = f"{int(found['parameters']):,}"
     return found
+
+
+def plain_command(words: str) -> str:
+    """Writes a command as it was typed, not as Python was given it."""
+    program, *rest = words.split(" ", 1)
+    return " ".join(["ctjax", *rest]) if program.endswith("__main__.py") else words
 
 
 def plain_words(metric: str) -> str:
