@@ -37,11 +37,10 @@ def select(compute_mode: ComputeMode) -> Mesh:
             "install ctjax[cuda12] or ctjax[cuda13]"
         )
     mesh = sharding.make_mesh()
+    count = jax.process_count()
     logger.info(
-        "Devices: %d (%s) of %d processes",
-        mesh.size,
-        device.device_kind,
-        jax.process_count(),
+        "Devices: %d (%s) of %d process%s",
+        *(mesh.size, device.device_kind, count, "es" if count > 1 else ""),
     )
     return mesh
 

@@ -75,12 +75,12 @@ def test_the_head_says_what_was_run(tmp_path):
     record = write_run(tmp_path / "four", launch=launch)
     lines = ["x - Total number of trainable parameters in this network: 1234567"]
     lines += ["x - Launch arguments: /p/ctjax/__main__.py train --config scc21"]
-    lines += ["x - Devices: 1 (cpu) of 1 processes"]
+    lines += ["x - Devices: 1 (cpu) of 1 process"]
     (tmp_path / "four" / "process.log").write_text("\n".join(lines))
     assert dict(tables.head([record])) == {
         "parameters": ["1,234,567"],
         "data": ["d/a.h5 (train); d/a.h5 (inference)"],
-        "devices": ["1 (cpu) of 1 processes"],
+        "devices": ["1 (cpu) of 1 process"],
         "command": ["ctjax train --config scc21"],
     }
 

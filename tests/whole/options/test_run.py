@@ -112,7 +112,7 @@ def test_compute_mode(runs, tmp_path, mode):
     with pytest.raises(ConfigError, match=r"run\.compute_mode=GPU"):
         small_runs.MODES[mode].run(config)
     messages = runs.train(run__compute_mode="CPU").messages
-    assert "Devices: 4 (cpu) of 1 processes" in messages
+    assert "Devices: 4 (cpu) of 1 process" in messages
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "mixed"])
