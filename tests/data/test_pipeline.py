@@ -180,6 +180,9 @@ class FakeSource:
     def event_id(self, entry):
         return np.array([0, 0, entry])
 
+    def head_labels(self, entries):
+        return None
+
     def read(self, entry, image, label):
         self.started.append(entry)
         if self.gate is not None:
