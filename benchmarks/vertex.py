@@ -15,18 +15,19 @@ import json
 import pathlib
 import shlex
 import statistics
-import subprocess
 import sys
 
 import numpy as np
 
-from benchmarks import machine
+from benchmarks import accuracy_runs, machine
 from ctjax.config.heads import ActiveHeads, Vertex
 from ctjax.data import sources
 from ctjax.data.larcv.records import PlaneMeta
 from ctjax.data.voxels import Voxels
 from ctjax.runs import quickstart
 from ctjax.simulation.benchmark_sets import BENCHMARK_SETS
+
+PROGRAM = "benchmarks.vertex"
 
 DOWNSAMPLE = 3
 
@@ -53,10 +54,12 @@ def main() -> int:
         *HEAD,
     ]
     steps = f"run.iterations={options.iterations}"
-    call("train", [*common, f"data.file={file}", steps, f"output_dir={folder}"])
+    accuracy_runs.call(
+        PROGRAM, "train", [*common, f"data.file={file}", steps, f"output_dir={folder}"]
+    )
     applied = folder / "held_out"
     words = [f"data.file={held_out}", f"mode.weights_location={folder}"]
-    call("infer", [*common, *words, f"output_dir={applied}"])
+    accuracy_runs.call(PROGRAM, "infer", [*common, *words, f"output_dir={applied}"])
     distances = {
         NETWORK: read_distances(applied / "inference_metrics.csv"),
         CENTRE: centre_distances(held_out),
@@ -78,16 +81,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("vertex"))
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("vertex"))
     return parser.parse_args()
-
-
-def call(command: str, words: list[str]) -> None:
-    """Runs `ctjax` in a process of its own; ends this one where that fails."""
-    words = [sys.executable, "-m", "ctjax", command, *words]
-    sys.stdout.write(f"{shlex.join(words[2:])}\n")
-    sys.stdout.flush()
-    status = subprocess.run(words, stdout=subprocess.DEVNULL, check=False).returncode
-    if status:
-        raise SystemExit(f"benchmarks.vertex: status {status}")
 
 
 def read_distances(path: pathlib.Path) -> np.ndarray:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 Array = Any
 """numpy's on the host, jax's on a device."""
 
-NO_CELL = -1
-"""In place of the row and column of a cell."""
+NO_CELL, UNKNOWN_CELL = -1, -2
+"""In place of the row and column of a cell: there is no vertex, nothing is known."""
 
 
 class VertexLabel(NamedTuple):
@@ -17,7 +17,8 @@ class VertexLabel(NamedTuple):
 
     Attributes:
       position: [B, P, 2] float32, in cm; not a number where a plane has no vertex.
-      cell: [B, P, 2] int32, of the map of the head; -1 where there is none.
+      cell: [B, P, 2] int32, of the map of the head; `NO_CELL` where there is none,
+        `UNKNOWN_CELL` where nothing is known.
       offset: [B, P, 2] float32, in the cell, from 0 to 1; 0 where there is none.
       origin: [B, P, 2] float32, of the image, in cm.
       cell_size: [B, P, 2] float32, in cm.

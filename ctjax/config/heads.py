@@ -122,13 +122,13 @@ def loss_names(heads: ActiveHeads) -> tuple[str, ...]:
     return (*(f"loss/{name}" for name in names), TOTAL_LOSS)
 
 
-def check(network: AnyNetwork, detector: Detector, is_synthetic: bool) -> None:
+def check(network: AnyNetwork, detector: Detector, learns_synthetic: bool) -> None:
     """Refuses heads that cannot work.
 
     Args:
       network: options of the network.
       detector: whose events are read.
-      is_synthetic: whether they are synthetic ones.
+      learns_synthetic: whether a training is to learn from synthetic ones.
 
     Raises:
       ConfigError: the message names the field.
@@ -140,7 +140,7 @@ def check(network: AnyNetwork, detector: Detector, is_synthetic: bool) -> None:
     ):
         if head is None:
             continue
-        if is_synthetic:
+        if learns_synthetic:
             raise ConfigError(
                 f"network.{name}.active: expected False with data.synthetic=True: its "
                 "events have no class and no vertex"

@@ -54,7 +54,8 @@ def resolve(config: Mapping[str, Any]) -> Config:
     _check_files(result.data, mode.name)
     detectors.check(result.data, mode.optimizer)
     detector = detectors.read_detector(result.data)
-    heads.check(network, detector, result.data.synthetic)
+    learns = mode.name not in (ModeName.INFERENCE, ModeName.IOTEST)
+    heads.check(network, detector, learns and result.data.synthetic)
     if run.iterations is None and mode.name is not ModeName.INFERENCE:
         run = dataclasses.replace(run, iterations=DEFAULT_ITERATIONS)
     if run.aux_minibatch_size is None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ctjax.base.event_classes import UNKNOWN_CLASS
-from ctjax.base.head_labels import NO_CELL, HeadLabels, VertexLabel
+from ctjax.base.head_labels import NO_CELL, UNKNOWN_CELL, HeadLabels, VertexLabel
 from ctjax.data.larcv.records import PlaneMeta
 
 NUE, NUMU, NEUTRAL_CURRENT, NONE = range(4)
@@ -47,12 +47,13 @@ def classify(pdg: int, current_type: int, neutrino_pixels: int) -> int:
 
 
 def label_vertex(
-    positions: np.ndarray, metas: Sequence[PlaneMeta], halvings: int
+    positions: np.ndarray | None, metas: Sequence[PlaneMeta], halvings: int
 ) -> VertexLabel:
     """Labels the vertex of one event in each plane.
 
     Args:
-      positions: [P, 2] float32, row and column in cm; not a number for none.
+      positions: [P, 2] float32, row and column in cm; not a number for none; None
+        where nothing is known.
       metas: geometry of the planes' own pixels after pooling.
       halvings: how often a cell doubles the side of a pixel.
 
@@ -65,6 +66,9 @@ def label_vertex(
         for name in ("number_of_voxels", "image_sizes", "origin")
     )
     cell_size = sizes / pixels * 2**halvings
+    nowhere = NO_CELL
+    if positions is None:
+        positions, nowhere = np.full(pixels.shape, np.nan), UNKNOWN_CELL
     place = (positions - origin) / cell_size
     with np.errstate(invalid="ignore"):
         is_inside = (place >= -ROUNDING) & (place < pixels / 2**halvings)
@@ -73,7 +77,7 @@ def label_vertex(
     cell = np.floor(place).astype(np.int32)
     return VertexLabel(
         position=np.where(is_inside, positions, np.nan).astype(np.float32),
-        cell=np.where(is_inside, cell, NO_CELL).astype(np.int32),
+        cell=np.where(is_inside, cell, nowhere).astype(np.int32),
         offset=(place - cell).astype(np.float32),
         origin=origin.astype(np.float32),
         cell_size=cell_size.astype(np.float32),

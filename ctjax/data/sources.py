@@ -191,7 +191,7 @@ class EventSource:
             positions = neutrino.positions
             # An event that does not show its neutrino shows no vertex.
             is_hidden = head_labels.UNREAD < number < head_labels.FEWEST_PIXELS
-            if positions is None or is_hidden:
+            if positions is not None and is_hidden:
                 positions = np.full((self.detector.num_planes, 2), np.nan, np.float32)
             vertex = head_labels.label_vertex(
                 positions, self.plane_metas(max(entry, 0)), self._heads.halvings

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ctjax.base.event_classes import UNKNOWN_CLASS
-from ctjax.base.head_labels import HeadLabels, VertexLabel
+from ctjax.base.head_labels import UNKNOWN_CELL, HeadLabels, VertexLabel
 from ctjax.learning import heads
 from ctjax.learning.heads import Outputs
 
@@ -26,7 +26,8 @@ def event_metrics(
 
     Returns:
       [B, M] float32 in the order of `config.heads.metric_names`; not a number where an
-      event does not count: of an unknown class, or for a distance without a vertex.
+      event does not count: of an unknown class or vertex, or for a distance without a
+      vertex.
     """
     columns = []
     if outputs.event is not None and labels.event is not None:
@@ -46,10 +47,11 @@ def _vertex_metrics(
     # As in the original the cell of what has no vertex is the first one.
     target = heads.best_cell(heads.vertex_of_label(label, scores))
     detection = jax.nn.sigmoid(scores[..., 0])
+    is_known = (jnp.asarray(label.cell) != UNKNOWN_CELL).all(-1)
     is_found = heads.best_cell(detection, is_own) == target
     position = heads.locate_vertex(scores, label, is_own)[..., :2]
     distance = jnp.sqrt(jnp.square(position - label.position).sum(-1))
-    planes = jnp.stack([is_found, distance], -1)
+    planes = jnp.stack([jnp.where(is_known, is_found, jnp.nan), distance], -1)
     number = jnp.sum(~jnp.isnan(planes), 1, keepdims=True)
     mean = jnp.nansum(planes, 1, keepdims=True) / number
     return jnp.concatenate([mean, planes], 1).reshape(len(scores), -1)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ctjax.base.detector import Detector, ImageShape
 from ctjax.base.event_classes import UNKNOWN_CLASS
-from ctjax.base.head_labels import NO_CELL, HeadLabels, VertexLabel
+from ctjax.base.head_labels import UNKNOWN_CELL, HeadLabels, VertexLabel
 
 NUM_VERTEX_SCORES = 3
 
@@ -114,7 +114,7 @@ def unknown_label(outputs: Outputs) -> HeadLabels:
         size = height / rows, width / columns
         vertex = VertexLabel(
             position=jnp.full(shape, jnp.nan),
-            cell=jnp.full(shape, NO_CELL, jnp.int32),
+            cell=jnp.full(shape, UNKNOWN_CELL, jnp.int32),
             offset=jnp.zeros(shape),
             origin=jnp.zeros(shape),
             cell_size=jnp.broadcast_to(jnp.array(size), shape),

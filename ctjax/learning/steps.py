@@ -352,19 +352,18 @@ def make_eval_step(
         of_heads = {}
         if options.heads:
             is_finite &= head_steps.are_finite(outputs)
-            of_heads, more = head_steps.head_results(
-                *(outputs, minibatch, options.detector, axis_name)
-            )
+            given = outputs, minibatch, options.detector, axis_name
+            of_heads, more = head_steps.head_results(*given)
             values = jnp.concatenate([values, more], 1)
         values = jnp.where(is_finite[:, None], values, jnp.nan)
-        of_events = {
-            "metrics": values,
-            "is_finite": is_finite.astype(jnp.int32),
-            "confusion": counts,
-            "counted": jnp.asarray(minibatch.mask),
+        results = of_heads | {
+            "metrics": sharding.gather(values, axis_name),
+            "is_finite": sharding.gather(is_finite.astype(jnp.int32), axis_name),
+            "confusion": sharding.gather(counts, axis_name),
+            "counted": sharding.gather(jnp.asarray(minibatch.mask), axis_name),
+            "prediction": prediction,
+            "label": label,
         }
-        results = {n: sharding.gather(v, axis_name) for n, v in of_events.items()}
-        results |= of_heads | {"prediction": prediction, "label": label}
         if with_loss:
             loss = options.loss_fn(logits, label, minibatch.mask, charge, sites)
             loss, loss_parts, _ = head_parts(outputs, minibatch, loss)

@@ -114,7 +114,7 @@ LOGGED_METRICS = ("Average/Non_Bkg_Accuracy", "Average/mIoU")
 LOGGED_HEAD_METRICS = tuple(
     f"Average/{name}" for name in (EVENT_LABEL, *VERTEX_METRICS)
 )
-"""Likewise, of networks with heads."""
+"""Those of networks with heads that a line of the log shows, too."""
 
 
 def shown_metrics(named: Mapping[str, float]) -> dict[str, float]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from ctjax.base import user_cache
 from ctjax.base.constants import BACKGROUND
-from ctjax.base.detector import Detector
+from ctjax.base.detector import COSMIC_TAGGER, Detector
 from ctjax.base.errors import ConfigError
 from ctjax.config.detectors import read_detector
 from ctjax.config.fields import Config, ModeName
@@ -215,7 +215,18 @@ def _for_test_file(config: Config) -> Config | None:
     name = config.data.test_file
     if name is None:
         return None
-    parts.open_for_network(config, name, False, SINGLE_PROCESS).close()
+    with parts.open_for_network(config, name, False, SINGLE_PROCESS) as tested:
+        found, expected = tested.detector.num_planes, COSMIC_TAGGER.num_planes
+    if config.data.file is not None:
+        with parts.open_for_network(
+            config, config.data.file, True, SINGLE_PROCESS
+        ) as trained:
+            expected = trained.detector.num_planes
+    if found != expected:
+        raise ConfigError(
+            f"data.test_file={name}: found events of {found} planes, expected "
+            f"{expected} as those of the training"
+        )
     test = _for_report(config)
     return dataclasses.replace(
         test,

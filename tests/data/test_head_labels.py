@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
+from ctjax.base.head_labels import NO_CELL, UNKNOWN_CELL
 from ctjax.config.heads import ActiveHeads, Classification, Vertex
 from ctjax.data import head_labels, pipeline, sources
 from ctjax.data.larcv.errors import LarcvFileError
@@ -53,9 +54,10 @@ def test_classes_and_vertices(path):
     np.testing.assert_allclose(labels.vertex.origin[0], [[5, -9], [5, 0], [2, 1]])
     np.testing.assert_allclose(labels.vertex.cell_size[0], [[8, 12]] * 3)
     # Outside, without a box, and of an event that shows too little of its neutrino.
-    for event in (2, 3, 4, 5):
-        assert (labels.vertex.cell[event] == -1).all()
-        assert np.isnan(labels.vertex.position[event]).all()
+    for event in (2, 3, 4):
+        assert (labels.vertex.cell[event] == NO_CELL).all()
+    assert (labels.vertex.cell[5] == UNKNOWN_CELL).all()
+    assert np.isnan(labels.vertex.position[2:]).all()
 
 
 def test_pooling_changes_no_position(path):
@@ -76,6 +78,10 @@ def test_only_what_a_head_needs_is_read(path, tmp_path):
     assert found.event is None and found.vertex.cell[0, 1].tolist() == [7, 15]
     # An inference goes without labels.
     assert read(without, require_label=False).event.tolist() == [-1] * 6
+    with h5py.File(without, "r+") as file:
+        del file["Data"][BOXES]
+    found = read(without, require_label=False)
+    assert (found.vertex.cell == UNKNOWN_CELL).all()
     assert read(without, ActiveHeads()) is None
 
 
@@ -135,6 +141,23 @@ def test_damage_is_told_in_one_line(path, tmp_path, change, message):
     with pytest.raises(LarcvFileError, match=message) as error:
         read(damaged)
     assert "\n" not in str(error.value) and str(damaged) in str(error.value)
+
+
+def test_an_inference_takes_what_events_have(path, tmp_path):
+    """One without a particle, one without the boxes of a plane; damage stays damage."""
+    lacking = tmp_path / "lacking.h5"
+    lacking.write_bytes(pathlib.Path(path).read_bytes())
+    with h5py.File(lacking, "r+") as file:
+        set_value(PARTICLES, "extents", 1, "N", 0)(file)
+        set_value(BOXES, "extents", 0, "N", 2)(file)
+    labels = read(lacking, require_label=False)
+    assert labels.event.tolist() == [1, -1, 0, 2, 3, -1]
+    assert (labels.vertex.cell[0] == UNKNOWN_CELL).all()
+    np.testing.assert_array_equal(labels.vertex.cell[1], read(path).vertex.cell[1])
+    with h5py.File(lacking, "r+") as file:
+        set_value(PARTICLES, "extents", 2, "first", 99)(file)
+    with pytest.raises(LarcvFileError, match="entry 2, product sbndneutrino"):
+        read(lacking, require_label=False)
 
 
 def test_boxes_of_other_geometry_are_moved(path, tmp_path):

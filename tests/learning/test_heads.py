@@ -128,6 +128,13 @@ def test_positions_and_metrics_by_hand():
     np.testing.assert_array_equal(values, [0, *[0, np.nan] * 4])
 
 
+def test_metrics_of_what_is_not_known():
+    """No number, where without a vertex the first cell is the right one."""
+    outputs = outputs_of([0, 1, 0, 0], np.zeros((4, 4, 3)))
+    unknown = head_metrics.event_metrics(outputs, heads.unknown_label(outputs))
+    assert unknown.shape == (1, 9) and np.isnan(unknown).all()
+
+
 def test_means_leave_out_what_is_not_known():
     values = jnp.array([[1.0, 4.0], [0.0, np.nan], [1.0, 6.0], [1.0, 8.0]])
     sums = head_metrics.sum_known(values, jnp.array([1.0, 1.0, 1.0, 0.0]))

@@ -37,17 +37,23 @@ class TrueNeutrinos(NamedTuple):
       kinds: [N, 2] int64, PDG code and current of each event's first particle.
       positions: [N, S, 2] float32, row and column in cm of the vertex in each of S
         images of an event; not a number where there is no box.
+      of_no_kind: events that have no particle, where that is no fault.
+      of_no_place: events that have no boxes of a plane, likewise.
     """
 
     kinds: np.ndarray | None = None
     positions: np.ndarray | None = None
+    of_no_kind: frozenset[int] = frozenset()
+    of_no_place: frozenset[int] = frozenset()
 
     def of_entry(self, event: int, chosen: slice) -> TrueNeutrino:
         """Returns that of an event, in those of its images that are an entry's."""
-        return TrueNeutrino(
-            None if self.kinds is None else self.kinds[event],
-            None if self.positions is None else self.positions[event, chosen],
-        )
+        kind = position = None
+        if self.kinds is not None and event not in self.of_no_kind:
+            kind = self.kinds[event]
+        if self.positions is not None and event not in self.of_no_place:
+            position = self.positions[event, chosen]
+        return TrueNeutrino(kind, position)
 
 
 def read_neutrinos(
@@ -72,18 +78,24 @@ def read_neutrinos(
       LarcvFileError: a product that is needed is absent, or cannot be read.
     """
     kinds = positions = None
+    # Where no labels are asked for, an event may lack them as a file may.
+    of_no_kind: set[int] | None = None if options.require_label else set()
+    of_no_place: set[int] | None = None if options.require_label else set()
     if options.event_classes:
         name = f"particle_{PARTICLE_PRODUCT}_group"
         at = place.at(product=PARTICLE_PRODUCT)
         group = _find(data, name, at, options, "the neutrino of each event")
         if group is not None:
-            kinds = _read_kinds(group, len(image.first_voxel), at, mode, bad)
+            number = len(image.first_voxel)
+            kinds = _read_kinds(group, number, at, mode, bad, of_no_kind)
     if options.vertices:
         name, at = f"bbox2d_{BOX_PRODUCT}_group", place.at(product=BOX_PRODUCT)
         group = _find(data, name, at, options, "the vertex of each plane")
         if group is not None:
-            positions = _read_positions(group, image, at, mode, bad)
-    return TrueNeutrinos(kinds, positions)
+            positions = _read_positions(group, image, at, mode, bad, of_no_place)
+    return TrueNeutrinos(
+        kinds, positions, frozenset(of_no_kind or ()), frozenset(of_no_place or ())
+    )
 
 
 def _find(
@@ -102,15 +114,26 @@ def _find(
 
 
 def _read_kinds(
-    group: h5py.Group, num_events: int, place: Place, mode: OpenMode, bad: BadEvents
+    group: h5py.Group,
+    num_events: int,
+    place: Place,
+    mode: OpenMode,
+    bad: BadEvents,
+    lacking: set[int] | None,
 ) -> np.ndarray:
-    """Reads PDG code and current of the first particle of each event."""
+    """Reads PDG code and current of the first particle of each event.
+
+    `lacking` takes events without one; where it is None, `bad` does.
+    """
     extents = _read_extents(group, num_events, place, mode)
     table = _read_members(group, "particles", {"pdg": (), "current_type": ()}, place)
     first, counts = extents["first"], extents["N"]
     at = place.at(dataset="extents")
     for entry in np.flatnonzero(counts == 0).tolist():
-        bad.add(entry, at, "no particle", "the neutrino, or one of pdg 0")
+        if lacking is None:
+            bad.add(entry, at, "no particle", "the neutrino, or one of pdg 0")
+        else:
+            lacking.add(entry)
     find_beyond(first, counts, len(table), at, bad)
     first = np.where(np.isin(np.arange(num_events), bad.entries()), 0, first)
     if not len(table):
@@ -120,12 +143,17 @@ def _read_kinds(
 
 
 def _read_positions(
-    group: h5py.Group, image: ProductIndex, place: Place, mode: OpenMode, bad: BadEvents
+    group: h5py.Group,
+    image: ProductIndex,
+    place: Place,
+    mode: OpenMode,
+    bad: BadEvents,
+    lacking: set[int] | None,
 ) -> np.ndarray:
     """Reads where the first box of each plane has its middle.
 
     Boxes whose images have another geometry than those of the charges are moved to
-    where they lie on these.
+    where they lie on these. For `lacking` see `_read_kinds`.
     """
     num_events = len(image.first_voxel)
     extents = _read_extents(group, num_events, place, mode)
@@ -145,7 +173,7 @@ def _read_positions(
     rows = np.arange(len(entries)) + np.repeat(first - (ends - counts), counts)
     planes = meta["projection_id"][rows]
     _, slots = find_slots(planes, entries, image.planes, at_meta, bad)
-    _check_planes(slots, entries, image, at_meta, bad)
+    _check_planes(slots, entries, image, at_meta, bad, lacking)
     number, start = spans["N"][rows], spans["first"][rows]
     at = place.at(dataset="bbox_extents")
     beyond = (start > len(boxes) - number) & (number > 0)
@@ -173,8 +201,9 @@ def _check_planes(
     image: ProductIndex,
     place: Place,
     bad: BadEvents,
+    unknown: set[int] | None,
 ) -> None:
-    """Refuses events whose boxes are not of all planes that their charges are of."""
+    """Finds events whose boxes are not of all planes that their charges are of."""
     shape = len(image.first_voxel), len(image.planes) + 1
     has_boxes, has_image = np.zeros(shape, bool), np.zeros(shape, bool)
     has_boxes[entries, slots] = True
@@ -183,7 +212,10 @@ def _check_planes(
     lacking = (has_image & ~has_boxes)[:, :-1]
     for entry in np.flatnonzero(lacking.any(1)).tolist():
         plane = image.planes[int(np.argmax(lacking[entry]))]
-        bad.add(entry, place, f"no boxes of plane {plane}", "those of each plane")
+        if unknown is None:
+            bad.add(entry, place, f"no boxes of plane {plane}", "those of each plane")
+        else:
+            unknown.add(entry)
 
 
 def _geometry_of(
