@@ -134,7 +134,10 @@ def _find_card(source: str, output: str) -> tuple[str, "records.Record"]:
         )
     if os.path.exists(f"{stem}.md"):
         raise FileExistsError(f"{stem}.md: exists, expected none to write over")
-    record = records.read_record(source)
+    try:
+        record = records.read_record(source)
+    except records.ReportError as error:
+        raise UserError(f"--card: {error}; it needs the folder of the run") from error
     model_card.check(record)
     return f"{stem}.md", record
 

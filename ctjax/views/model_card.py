@@ -6,6 +6,7 @@ network is, how to use it, what it was trained on, how well it did, its limits.
 
 import math
 import os
+import re
 from typing import Any
 
 from ctjax.base.errors import UserError
@@ -101,7 +102,9 @@ events = ctjax.open("events.h5", downsample={downsample})
 classes = tagger.classify(events[0])
 ```
 
-`config` is the name or the file of the configuration that the network was trained with.
+`config` is the name or the file of the configuration that the network was trained with,
+here by the network's own name; fields of `network` that were typed beside it, which the
+command below may show, have to be in it.
 Weights of step {step:,}; SHA-256 of the file `{checksum}`."""
 
 
@@ -115,7 +118,7 @@ def _describe_training(record: Record, launch: dict[str, Any], step: int) -> str
     optimizer = record.option("train", "mode", "optimizer") or {}
     size = record.option("train", "run", "minibatch_size")
     seconds = ended.get("duration_s")
-    command = tables.plain_command(str(launch.get("command", "")))
+    command = _without_folders(tables.plain_command(str(launch.get("command", ""))))
     rows = {
         "data": _describe_data(launch.get("data")),
         "steps": f"{step:,} of {size} events",
@@ -139,16 +142,23 @@ def _describe_training(record: Record, launch: dict[str, Any], step: int) -> str
     return "\n".join(["## Training", "", *_table(("what", "value"), rows.items())])
 
 
+def _without_folders(words: str) -> str:
+    """Leaves out the folders of a command's files, the trainer's own affair."""
+    return re.sub(r"(?<=[\s=,])[/~][^\s,]*/", "", words)
+
+
 def _describe_data(data: Any) -> str | None:
-    """Names files by their last part: folders are the trainer's own affair."""
-    if not isinstance(data, dict):
+    """Names files by their last part, for the same reason."""
+    if not isinstance(data, dict) or not data.get("events"):
         return None
+    if not data.get("files"):
+        return f"{data['events']:,} synthetic events"
     files = [
         f"{os.path.basename(file['file'])} ({file['events']:,} events, "
         f"{file['bytes']:,} bytes, sample SHA-256 `{str(file['sample_sha256'])[:16]}`)"
-        for file in data.get("files", [])
+        for file in data["files"]
     ]
-    return f"{data.get('events'):,} events: {'; '.join(files)}"
+    return f"{data['events']:,} events: {'; '.join(files)}"
 
 
 def _describe_results(record: Record, step: int) -> str:
@@ -195,13 +205,27 @@ def _describe_results(record: Record, step: int) -> str:
 def _describe_limits(record: Record) -> str:
     downsample = record.option("train", "data", "downsample") or 0
     planes = record.detector.num_planes
+    heads = [
+        words
+        for name, words in (
+            ("classification", "classes of events"),
+            ("vertex", "vertices"),
+        )
+        if record.option("train", "network", name, "active")
+    ]
+    beyond = (
+        f"- Pixels, and {' and '.join(heads)}, whose results are not on this card: it\n"
+        "  says nothing of energies or particles."
+        if heads
+        else "- Pixels only: it says nothing of energies, particles or vertices."
+    )
     return f"""## Limits
 
 - For images of {planes} planes with `data.downsample={downsample}`, of a detector and a
   simulation like those of the training; elsewhere it was not tried.
 - The numbers are of one training from one seed. Their errors are those of the events
   drawn, not those of another training.
-- Pixels only: it says nothing of energies, particles or vertices."""
+{beyond}"""
 
 
 def _written(mean: class_scores.Mean, form: str = "{:.3f}") -> str:

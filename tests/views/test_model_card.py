@@ -30,7 +30,7 @@ def make_record(step=30, **changes):
     launch = {
         "config": config,
         "parameters": 12345,
-        "command": "/usr/lib/ctjax/__main__.py train run.seed=3",
+        "command": "/usr/lib/ctjax/__main__.py train data.file=/secret/a.h5,~/b.h5",
         "devices": {"cpu": 1},
         "data": EVENTS,
         "versions": {"ctjax": "0.2.0", "ctjax_commit": "abc1234"},
@@ -68,7 +68,7 @@ def test_a_card_says_what_is_known():
         "step 30; SHA-256 of the file `c0ffee`",
         "7 events: a.h5 (7 events, 4,321 bytes, sample SHA-256 `0123456789abcdef`)",
         "ctjax 0.2.0, ctjax_commit abc1234",
-        "| command | `ctjax train run.seed=3` |",
+        "| command | `ctjax train data.file=a.h5,b.h5` |",
         "| duration | 10 min since the last start |",
         "| neutrino | 0.800 | 1.000 | 0.800 | 0.0 |",
         "| cosmic | 1.000 ± 0.000 | 0.917 ± 0.057 |",
@@ -78,6 +78,16 @@ def test_a_card_says_what_is_known():
         assert words in card
     assert "/secret" not in card
     assert "None" not in card
+
+
+def test_heads_and_synthetic_events_are_said():
+    record = make_record()
+    launch = record.launches["train"]
+    launch["data"] = {"events": 1024, "files": []}
+    launch["config"]["network"]["vertex"]["active"] = True
+    card = model_card.describe(record, "small.npz", 30, "c0ffee")
+    assert "| data | 1,024 synthetic events |" in card
+    assert "Pixels, and vertices, whose results are not on this card" in card
 
 
 def test_results_of_other_weights_are_left_out():
