@@ -273,6 +273,11 @@ def test_a_file_of_real_events_is_missed_before_the_training(known_file, tmp_pat
     )  # fmt: skip
     with pytest.raises(LarcvFileError, match=r"real\.h5"):
         quickstart.run(config)
+    shapes = [(32, 32)] * 4
+    event = detector_files.make_event(np.random.default_rng(1), shapes)
+    detector_files.write(tmp_path / "real.h5", [event], shapes)
+    with pytest.raises(ConfigError, match=r"test_file=.*found events of 4 planes, exp"):
+        quickstart.run(config)
     assert not (tmp_path / "out" / "checkpoints").exists()
 
 
