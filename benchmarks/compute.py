@@ -190,8 +190,9 @@ def write_arrays(config: config_fields.Config, folder: str) -> dict[str, Any]:
     }
     if isinstance(config.network, config_fields.Network):
         # For the peer; ctjax makes both itself, the same.
+        given = minibatch._asdict().items()
         files = {
-            "minibatch": minibatch._asdict(),
+            "minibatch": {name: array for name, array in given if array is not None},
             "weights": torch_weights.from_variables(variables),
         }
         for name, arrays in files.items():
