@@ -8,6 +8,7 @@ import numpy as np
 from ctjax.base.errors import UserError
 from ctjax.config.fields import Config
 from ctjax.config.heads import active_heads
+from ctjax.data.larcv.records import rows_first
 
 if TYPE_CHECKING:
     from ctjax.api.evaluated import Evaluated
@@ -49,10 +50,6 @@ def in_cm(found: np.ndarray, metas: Any) -> np.ndarray:
     Returns:
       The same of the file's unit.
     """
-    # The file has wires first; images have drift ticks as rows.
-    pixels, sizes, origin = (
-        np.array([getattr(meta, name)[::-1] for meta in metas], np.float64)
-        for name in ("number_of_voxels", "image_sizes", "origin")
-    )
+    pixels, sizes, origin = rows_first(metas)
     position = origin + found[:, :2] * (sizes / pixels)
     return np.concatenate([position, found[:, 2:]], 1).astype(np.float32)

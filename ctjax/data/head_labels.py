@@ -14,7 +14,7 @@ import numpy as np
 
 from ctjax.base.event_classes import UNKNOWN_CLASS
 from ctjax.base.head_labels import NO_CELL, UNKNOWN_CELL, HeadLabels, VertexLabel
-from ctjax.data.larcv.records import PlaneMeta
+from ctjax.data.larcv.records import PlaneMeta, rows_first
 
 NUE, NUMU, NEUTRAL_CURRENT, NONE = range(4)
 
@@ -60,11 +60,7 @@ def label_vertex(
     Returns:
       The label without the axis B.
     """
-    # The file has wires first; images have drift ticks as rows.
-    pixels, sizes, origin = (
-        np.array([getattr(meta, name)[::-1] for meta in metas], np.float64)
-        for name in ("number_of_voxels", "image_sizes", "origin")
-    )
+    pixels, sizes, origin = rows_first(metas)
     cell_size = sizes / pixels * 2**halvings
     nowhere = NO_CELL
     if positions is None:

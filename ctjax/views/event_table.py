@@ -13,7 +13,7 @@ from ctjax.base.event_classes import (
     EVENT_CLASSES,
     UNKNOWN_CLASS,
 )
-from ctjax.data.larcv.records import PlaneMeta
+from ctjax.data.larcv.records import PlaneMeta, rows_first
 
 EVENT_TABLE = "inference_events.csv"
 """Name of the file in the output folder."""
@@ -52,10 +52,7 @@ class Vertices(NamedTuple):
 
     def in_pixels(self, metas: Sequence[PlaneMeta]) -> "Vertices":
         """Returns those of an event in rows and columns of its images, of P metas."""
-        origin, size, number = (
-            np.array([getattr(meta, name)[::-1] for meta in metas])
-            for name in ("origin", "image_sizes", "number_of_voxels")
-        )
+        number, size, origin = rows_first(metas)
         true, predicted = (
             (cm - origin) / size * number for cm in (self.true, self.predicted)
         )

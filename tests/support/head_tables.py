@@ -1,8 +1,5 @@
 """Writes tables of what heads have found, as an inference does."""
 
-import csv
-import json
-
 import numpy as np
 
 from ctjax.config.heads import ActiveHeads, Classification, Vertex
@@ -59,16 +56,7 @@ def write_run(folder):
     results = other.made_results(np.random.default_rng(0), 2)
     path = folder / "predictions.h5"
     other.write(path, results, [1, 1], source, other.ATTRIBUTES)
-    names = source.detector.metric_names
-    with open(folder / "inference_metrics.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["entry", "run", "subrun", "event", *names])
-        for entry in range(2):
-            ids = [3 * entry, 3 * entry + 1, 3 * entry + 2]
-            writer.writerow([entry, *ids, *np.full(len(names), 0.5 - entry / 10)])
-    data = {"planes": "0,1", "synthetic": True, "downsample": 1, **other.ATTRIBUTES}
-    config = {"config": {"data": data, "mode": {"write_predictions": True}}}
-    (folder / "inference_config.json").write_text(json.dumps(config))
+    other.write_run(folder, source)
     true = [[[2.0, 1.5], [np.nan, np.nan]], [[1.5, 0.5], [2.5, 2.0]]]
     scores = np.float32([[0, 1, 0, 0], [0, 0, 0, 1]])
     found = {"event_score": scores, "event_label": np.int32([1, 2])}

@@ -1,5 +1,7 @@
 """Writes predictions of planes of different sizes and of other classes."""
 
+import csv
+import json
 import types
 
 import numpy as np
@@ -61,3 +63,18 @@ def write(path, results, mask, source, attributes=None, heads=NO_HEADS):
         minibatch = minibatch_of(mask)
         predictions.append_minibatch(writer, minibatch, results, source, products)
     return products.names()
+
+
+def write_run(folder, source):
+    """Writes the table and the record of an inference over two events of a source."""
+    names = source.detector.metric_names
+    with open(folder / "inference_metrics.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["entry", "run", "subrun", "event", *names])
+        for entry in range(2):
+            ids = [3 * entry, 3 * entry + 1, 3 * entry + 2]
+            writer.writerow([entry, *ids, *np.full(len(names), 0.5 - entry / 10)])
+    planes = ",".join(map(str, range(source.detector.num_planes)))
+    data = {"planes": planes, "synthetic": True, "downsample": 1, **ATTRIBUTES}
+    config = {"config": {"data": data, "mode": {"write_predictions": True}}}
+    (folder / "inference_config.json").write_text(json.dumps(config))

@@ -1,6 +1,7 @@
 """Defines the records of larcv3 files, and writes tables of them."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import h5py
 import numpy as np
@@ -88,6 +89,26 @@ class PlaneMeta:
     number_of_voxels: tuple[int, int]
     image_sizes: tuple[float, float]
     origin: tuple[float, float] = (0.0, 0.0)
+
+
+def rows_first(
+    metas: Sequence[PlaneMeta],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the geometry of images as arrays have it, drift ticks before wires.
+
+    Args:
+      metas: of P planes, wires first, as files have them.
+
+    Returns:
+      Number of pixels, extent and origin, each [P, 2] float64; the latter two in the
+      unit of the metas.
+    """
+    names = ("number_of_voxels", "image_sizes", "origin")
+    pixels, sizes, origin = (
+        np.array([getattr(meta, name)[::-1] for meta in metas], np.float64)
+        for name in names
+    )
+    return pixels, sizes, origin
 
 
 @dataclasses.dataclass(frozen=True)

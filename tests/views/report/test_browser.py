@@ -1,7 +1,5 @@
 """The report page in a real Chromium without a window: it loads, switches and zooms."""
 
-import csv
-import json
 import os
 import re
 import shutil
@@ -338,16 +336,7 @@ def of_others(tmp_path_factory):
     source = other.source_of(SHAPES)
     results = other.made_results(np.random.default_rng(0), 2, len(SHAPES))
     other.write(folder / "predictions.h5", results, [1, 1], source, other.ATTRIBUTES)
-    names = source.detector.metric_names
-    with open(folder / "inference_metrics.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["entry", "run", "subrun", "event", *names])
-        for entry in range(2):
-            ids = [3 * entry, 3 * entry + 1, 3 * entry + 2]
-            writer.writerow([entry, *ids, *np.full(len(names), 0.5 - entry / 10)])
-    data = {"planes": "0,1,2,3", "synthetic": True, "downsample": 1, **other.ATTRIBUTES}
-    config = {"config": {"data": data, "mode": {"write_predictions": True}}}
-    (folder / "inference_config.json").write_text(json.dumps(config))
+    other.write_run(folder, source)
     report_page.write([str(folder)], str(folder / "report.html"))
     return folder
 
