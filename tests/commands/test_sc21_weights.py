@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ctjax.commands import command_line, import_weights
-from ctjax.config import fields
+from ctjax.config import dotted, fields
 from ctjax.learning import devices, sharding
 from ctjax.outputs import checkpoint
 from ctjax.runs import inference, parts
@@ -19,8 +19,8 @@ pytestmark = pytest.mark.slow
 
 def words_of(network):
     """A network as fields of the command line, but for its label."""
-    values = fields.to_dict(network)
-    return [f"network.{name}={values[name]}" for name in values if name != "name"]
+    values = dotted.flatten(fields.to_dict(network), "network.")
+    return [f"{name}={values[name]}" for name in values if name != "network.name"]
 
 
 @pytest.mark.parametrize("name", ["scc21", "uresnet_bn_residual"])
