@@ -339,7 +339,7 @@ def make_step_options(
 def step_arrays(minibatch: HostMinibatch) -> Minibatch:
     """Picks what a step computes with; the events' names stay on the host."""
     if minibatch.sites is not None:
-        return SiteMinibatch(minibatch.sites, minibatch.mask)
+        return SiteMinibatch(minibatch.sites, minibatch.mask, minibatch.heads)
     if minibatch.image is not None and minibatch.label is not None:
         return DenseMinibatch(
             minibatch.image, minibatch.label, minibatch.mask, minibatch.heads
