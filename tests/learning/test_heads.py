@@ -166,7 +166,9 @@ SMALL = {"n_filters": 3, "n_layers": 1, "active": True, "detach": False}
 
 ON_IMAGES = Architecture.URESNET_V21
 ON_SITES = Architecture.URESNET_SPARSE
-BOTH_FORMS = pytest.mark.parametrize("form", [ON_IMAGES, ON_SITES])
+BOTH_FORMS = pytest.mark.parametrize(
+    "form", [ON_IMAGES, ON_SITES], ids=lambda form: form.value
+)
 
 
 def small_network(form=ON_IMAGES, **changes):

@@ -1,5 +1,6 @@
 """The sparse UResNet: against images with masks, and by its properties."""
 
+import dataclasses
 import functools
 
 import jax
@@ -227,6 +228,19 @@ def test_heads_are_those_of_masked_images(name, kind, changes):
     for path, value in jax.tree_util.tree_leaves_with_path(stats):
         *where, statistic = [key.key for key in path]
         assert_close(value, expected_stats["/".join(where)][statistic])
+
+
+@pytest.mark.slow
+def test_a_head_that_is_detached_teaches_the_network_nothing():
+    network = with_heads("none")
+    for name in ("classification", "vertex"):
+        head = dataclasses.replace(getattr(network, name), detach=True)
+        network = dataclasses.replace(network, **{name: head})
+    (_, grads), _ = compare_heads(network, "random")
+    for name, tree in grads.items():
+        size = max(float(abs(leaf).max()) for leaf in jax.tree.leaves(tree))
+        own = name.startswith(("classifier", "vertex")) or name.count("bottleneck_")
+        assert (size > 0) == bool(own), name
 
 
 @pytest.mark.slow

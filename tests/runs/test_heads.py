@@ -2,6 +2,7 @@
 
 import csv
 
+import h5py
 import numpy as np
 import pytest
 
@@ -19,16 +20,30 @@ HEADS = {
 }
 
 
+SPARSE = {
+    "network__architecture": "uresnet_sparse",
+    "network__depth": 2,
+    "network__n_initial_filters": 2,
+    "network__normalization": "none",
+    "network__blocks_per_layer": 1,
+    "network__blocks_deepest_layer": 1,
+    "network__blocks_final": 0,
+    "network__bottleneck_deepest": 3,
+    "network__filter_size_deepest": 3,
+}
+
+
 def rows_of(folder, name):
     with open(folder / name, newline="") as file:
         return list(csv.DictReader(file))
 
 
-def test_losses_and_metrics_are_everywhere(runs, tmp_path):
+@pytest.mark.parametrize("network", [{}, SPARSE], ids=["uresnet", "uresnet_sparse"])
+def test_losses_and_metrics_are_everywhere(runs, tmp_path, network):
     nowhere = boxes_at(None, None, None)
     kinds = [(14, 0, 40, INSIDE), (12, 0, 40, nowhere), (12, 1, 40, INSIDE)]
     file = write(tmp_path / "events.h5", [*kinds, (14, 0, 2, INSIDE)])
-    fields = {"data__file": file, "network__vertex__depth": 1, **HEADS}
+    fields = {"data__file": file, "network__vertex__depth": 1, **HEADS, **network}
     config = runs.config(
         "train",
         tmp_path / "run",
@@ -51,6 +66,7 @@ def test_losses_and_metrics_are_everywhere(runs, tmp_path):
         "inference",
         tmp_path / "applied",
         mode__weights_location=str(run.folder),
+        mode__write_predictions=True,
         **fields,
     )
     applied = small_runs.run_and_listen(config)
@@ -59,6 +75,11 @@ def test_losses_and_metrics_are_everywhere(runs, tmp_path):
     assert np.isnan(distances).tolist() == [False, True, False, True]
     mean = applied.result["plane1/VertexResolution"]
     assert mean == pytest.approx(np.nanmean(distances), rel=1e-5)
+    with h5py.File(applied.folder / "predictions.h5") as file:
+        boxes = file["Data/bbox2d_bbox_neutrino_prediction_group/bboxes"]
+        particles = file["Data/particle_sbndneutrino_prediction_group/particles"]
+        assert len(boxes) == 4 * 3 and len(particles) == 4
+    assert len(rows_of(applied.folder, "inference_events.csv")) == 4
     right = [float(row["Average/EventLabel"]) for row in rows]
     assert applied.result["Average/EventLabel"] == pytest.approx(np.mean(right))
 
