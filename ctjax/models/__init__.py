@@ -17,6 +17,7 @@ layers              convolutions, pooling and interpolation, which hold no stati
 own_pixels          which pixels of padded images statistics count
 normalization       batch normalization with the statistics of each plane
 other_detectors     whether weights are those of another number of planes or classes
+other_heads         whether weights are those of a network with other heads
 torch_weights       conversion to and from the tensors of CosmicTagger's torch network
 kernels             which implementation computes a block or a convolution
 """
