@@ -47,7 +47,7 @@ class UResNet3D(MasterUResNet):
 
 
 @dataclasses.dataclass(frozen=True)
-class UResNetTensorFlow(MasterUResNet):
+class UResNetTensorFlow(Heads, MasterUResNet):
     """Options of the UResNet of CosmicTagger's TensorFlow code."""
 
     architecture: Architecture = option(Architecture.URESNET_TENSORFLOW, ARCHITECTURE)

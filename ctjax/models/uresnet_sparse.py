@@ -229,13 +229,15 @@ class UResNetSparse(PixelNetwork):
             of_part(jax.tree.map(lambda array, q=q: array[q], image))
             for q in range(len(image.charge))
         ]
-        found: Outputs = jax.tree.map(lambda *each: jnp.stack(each), *parts)
-        if not active:
-            return found.pixels
-        event, vertex = found.event, found.vertex
-        if event is not None:
-            event = event.reshape(-1, event.shape[-1])
-        if vertex is not None:
-            planes = self.detector.num_planes
-            vertex = vertex.reshape(-1, planes, *vertex.shape[2:])
-        return Outputs(found.pixels, event, vertex)
+        found = _join(parts, self.detector.num_planes)
+        return found if active else found.pixels
+
+
+def _join(parts: list[Outputs], num_planes: int) -> Outputs:
+    """Joins the outputs of parts, those of heads being of events and images."""
+    pixels, event, vertex = jax.tree.map(lambda *each: jnp.stack(each), *parts)
+    if event is not None:
+        event = event.reshape(-1, event.shape[-1])
+    if vertex is not None:
+        vertex = vertex.reshape(-1, num_planes, *vertex.shape[2:])
+    return Outputs(pixels, event, vertex)

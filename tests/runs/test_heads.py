@@ -84,6 +84,31 @@ def test_losses_and_metrics_are_everywhere(runs, tmp_path, network):
     assert applied.result["Average/EventLabel"] == pytest.approx(np.mean(right))
 
 
+def test_a_training_begins_with_weights_without_heads(runs, tmp_path):
+    """And an inference without heads takes those of the training that has them."""
+    file = write(tmp_path / "events.h5", [(14, 0, 40, INSIDE)] * 4)
+    depth = {"network__vertex__depth": 1}
+    before = runs.train(run__iterations=1)
+    config = runs.config(
+        "train",
+        tmp_path / "run",
+        **{"data__file": file, **HEADS, **depth, "run__iterations": 1},
+        mode__weights_location=str(before.folder),
+        mode__allow_other_images=True,
+    )
+    run = small_runs.run_and_listen(config)
+    assert sum("begun anew" in message for message in run.messages) == 1
+    config = runs.config(
+        "inference",
+        tmp_path / "applied",
+        data__file=file,
+        mode__weights_location=str(run.folder),
+    )
+    applied = small_runs.run_and_listen(config)
+    assert sum("is left out" in message for message in applied.messages) == 1
+    assert not (applied.folder / "inference_events.csv").exists()
+
+
 def test_a_training_without_labels_is_refused(runs, tmp_path):
     config = runs.config("train", tmp_path, **HEADS, network__vertex__depth=0)
     with pytest.raises(UserError, match="product sbndneutrino: found nothing"):
