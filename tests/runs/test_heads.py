@@ -38,7 +38,14 @@ def rows_of(folder, name):
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("network", [{}, SPARSE], ids=["uresnet", "uresnet_sparse"])
+TENSORFLOW = {**SPARSE, "network__architecture": "uresnet_tensorflow"}
+
+
+@pytest.mark.parametrize(
+    "network",
+    [{}, SPARSE, TENSORFLOW],
+    ids=["uresnet", "uresnet_sparse", "uresnet_tensorflow"],
+)
 def test_losses_and_metrics_are_everywhere(runs, tmp_path, network):
     nowhere = boxes_at(None, None, None)
     kinds = [(14, 0, 40, INSIDE), (12, 0, 40, nowhere), (12, 1, 40, INSIDE)]
