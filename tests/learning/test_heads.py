@@ -137,6 +137,16 @@ def test_metrics_of_what_is_not_known():
     assert unknown.shape == (1, 9) and np.isnan(unknown).all()
 
 
+def test_positions_of_what_is_not_known_are_in_pixels():
+    vertex = np.zeros((2, 2, 3))
+    vertex[1, 0, 0] = 5
+    outputs = outputs_of(vertex=vertex)
+    label = heads.unknown_label(outputs, 3).vertex
+    found = heads.locate_vertex(outputs.vertex, label)
+    # The middle of a cell of 8 x 8 pixels, the second from the top.
+    np.testing.assert_allclose(found[0, :, :2], [[12, 4]] * 3)
+
+
 def test_means_leave_out_what_is_not_known():
     values = jnp.array([[1.0, 4.0], [0.0, np.nan], [1.0, 6.0], [1.0, 8.0]])
     sums = head_metrics.sum_known(values, jnp.array([1.0, 1.0, 1.0, 0.0]))
