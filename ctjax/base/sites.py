@@ -41,6 +41,19 @@ class Coarsening(NamedTuple):
     place: Array
 
 
+class Cells(NamedTuple):
+    """Says where the sites of one level are in the images of that level.
+
+    Attributes:
+      site: [E * P, h, w] int32, the site in each pixel of that level, N for none.
+      place: [N] int32, where each site is in `site`, counted flat; E * P * h * w for
+        places without a site.
+    """
+
+    site: Array
+    place: Array
+
+
 class Sites(NamedTuple):
     """Holds the events of a minibatch, in Q parts that are computed each on its own.
 
@@ -53,6 +66,7 @@ class Sites(NamedTuple):
       levels: depth + 2 of them: each halves the image; the last merges the planes.
       steps: depth + 1 of them, from each level to the next.
       empty: [E * P, K] int32, pixels of each image without a site, by their class.
+      cells: of the level of a head's map; None where no head has one.
     """
 
     charge: Array
@@ -61,3 +75,4 @@ class Sites(NamedTuple):
     levels: tuple[Level, ...]
     steps: tuple[Coarsening, ...]
     empty: Array
+    cells: Cells | None = None

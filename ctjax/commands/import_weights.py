@@ -8,7 +8,6 @@ mode.weights_location for training and inference, as CHECKPOINT itself is.
 """
 
 import glob
-import logging
 import os
 import re
 import sys
@@ -22,8 +21,6 @@ from ctjax.commands import command_line
 from ctjax.config.architecture import AnyNetwork, Architecture
 from ctjax.config.detectors import read_detector
 from ctjax.config.fields import ComputeMode, Config
-
-logger = logging.getLogger("ctjax")
 
 MAX_NAMED = 5
 """Tensors that a message names."""
@@ -114,7 +111,7 @@ def read_weights(
     source: str,
     like: Mapping[str, Any],
     config: Config,
-    may_replace_last_layer: bool = False,
+    is_for_training: bool = False,
 ) -> tuple[dict[str, Any], int]:
     """Reads weights of CosmicTagger.
 
@@ -123,8 +120,8 @@ def read_weights(
         .safetensors.
       like: variables of the network, for their shapes.
       config: for its options, and for its planes and classes.
-      may_replace_last_layer: whether to take that of `like` for one of another number
-        of classes, as training may.
+      is_for_training: whether to take the last layer of `like` for one of another
+        number of classes, and the heads of `like` that the weights lack.
 
     Returns:
       The variables, numpy float32, and the step at which they were saved, 0 where
@@ -135,7 +132,6 @@ def read_weights(
       MissingExtraError: torch is needed and not there.
     """
     from ctjax.models import torch_weights
-    from ctjax.models.torch_weights import WeightsError
 
     network = config.network
     path = find_file(source)
@@ -148,20 +144,8 @@ def read_weights(
     else:
         tensors, step = _read_npz(path) if path.endswith(".npz") else _read_torch(path)
     _check_numbers(path, tensors)
-    difference = torch_weights.find_difference(
-        tensors, like, read_detector(config.data)
-    )
-    if difference is not None:
-        if not (difference.is_of_last_layer and may_replace_last_layer):
-            raise WeightsError(f"{path}: {difference.line}")
-        logger.info("%s: %s: all but the last layer is taken", path, difference.line)
-        tensors = torch_weights.with_last_layer(tensors, like)
-    try:
-        found = torch_weights.to_variables(tensors, like)
-    except WeightsError as error:
-        name = network.name
-        raise WeightsError(f"{path}: network {name} of --config: {error}") from error
-    return {"batch_stats": {}, **found}, step
+    detector, where = read_detector(config.data), (path, network.name)
+    return torch_weights.fit(tensors, like, detector, where, is_for_training), step
 
 
 def is_foreign(location: str) -> bool:

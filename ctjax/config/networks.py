@@ -47,7 +47,7 @@ class UResNet3D(MasterUResNet):
 
 
 @dataclasses.dataclass(frozen=True)
-class UResNetTensorFlow(MasterUResNet):
+class UResNetTensorFlow(Heads, MasterUResNet):
     """Options of the UResNet of CosmicTagger's TensorFlow code."""
 
     architecture: Architecture = option(Architecture.URESNET_TENSORFLOW, ARCHITECTURE)
@@ -56,7 +56,7 @@ class UResNetTensorFlow(MasterUResNet):
 
 
 @dataclasses.dataclass(frozen=True)
-class UResNetSparse(AnyUResNet):
+class UResNetSparse(Heads, AnyUResNet):
     """Options of the sparse UResNet, with the defaults of the one on images."""
 
     architecture: Architecture = option(Architecture.URESNET_SPARSE, ARCHITECTURE)
@@ -161,7 +161,7 @@ def check(network: AnyNetwork) -> None:
         )
     if isinstance(network, UResNetV21):
         _check_v21(network)
-    if isinstance(network, Network | UResNetV21):
+    if isinstance(network, AnyUResNet):
         _check_heads_fit(network)
     if isinstance(network, UResNetTensorFlow):
         if network.normalization in (Normalization.INSTANCE, Normalization.GROUP):
@@ -218,13 +218,19 @@ def _check_v21(network: UResNetV21) -> None:
                 )
 
 
-def _check_heads_fit(network: Network | UResNetV21) -> None:
+def _check_heads_fit(network: AnyUResNet) -> None:
     """Refuses heads of sizes that the network does not have."""
     heads = active_heads(network)
     if heads.vertex is not None and heads.vertex.depth > network.depth:
         raise ConfigError(
             f"network.vertex.depth: expected at most the {network.depth} levels of "
             f"network.depth, got {heads.vertex.depth}"
+        )
+    if isinstance(network, UResNetSparse) and heads.vertex and not heads.halvings:
+        raise ConfigError(
+            f"network.vertex.depth: expected less than the {network.depth} levels of "
+            "network.depth with network.architecture=uresnet_sparse, which makes no "
+            f"map of the whole image, got {heads.vertex.depth}"
         )
     if network.normalization is not Normalization.GROUP:
         return

@@ -6,14 +6,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ctjax.base.detector import COSMIC_TAGGER, Detector
-from ctjax.base.sites import Coarsening, Level, Sites
+from ctjax.base.detector import COSMIC_TAGGER, Detector, ImageShape
+from ctjax.base.sites import Cells, Coarsening, Level, Sites
 from ctjax.data import native
 from ctjax.data.minibatch import SiteForm
 from ctjax.data.site_lists import (
     SiteList,
     count_sites,
     find_neighbours,
+    level_shapes,
     plane_of_each,
 )
 
@@ -38,6 +39,7 @@ def make_arrays(
     form: SiteForm,
     size: int,
     places: Sequence[int],
+    image_shape: ImageShape,
     detector: Detector = COSMIC_TAGGER,
 ) -> JoinedSites:
     """Makes arrays that hold whatever the memory does.
@@ -46,6 +48,7 @@ def make_arrays(
       form: of the lists.
       size: E, events of a part.
       places: for sites, by level.
+      image_shape: rows and columns of the first level.
       detector: whose P planes and K classes they are.
     """
 
@@ -54,7 +57,11 @@ def make_arrays(
 
     sides = [NARROW] * (form.depth + 1) + [form.deepest_size]
     widths = [4] * form.depth + [detector.num_planes]
-    finest = places[0]
+    finest, num_images = places[0], size * detector.num_planes
+    cells = None
+    if form.map_level is not None:
+        shape = level_shapes(image_shape, form.depth)[form.map_level]
+        cells = Cells(empty(num_images, *shape), empty(places[form.map_level]))
     sites = Sites(
         charge=empty(finest, dtype=np.float32),
         label=empty(finest, dtype=np.uint8),
@@ -67,7 +74,8 @@ def make_arrays(
             Coarsening(empty(coarse, width), empty(fine))
             for coarse, fine, width in zip(places[1:], places[:-1], widths, strict=True)
         ),
-        empty=empty(size * detector.num_planes, detector.num_classes),
+        empty=empty(num_images, detector.num_classes),
+        cells=cells,
     )
     return JoinedSites(sites, empty(finest))
 
@@ -78,7 +86,10 @@ def count_places(sites: Sites) -> list[int]:
 
 
 def join_parts(
-    events: Sequence[SiteList], num_pixels: int, out: JoinedSites
+    events: Sequence[SiteList],
+    num_pixels: int,
+    out: JoinedSites,
+    map_level: int | None = None,
 ) -> JoinedSites:
     """Writes the events of a minibatch into its parts, which take them in order.
 
@@ -86,6 +97,7 @@ def join_parts(
       events: B of them.
       num_pixels: H * W.
       out: with places for all sites of each part; every number is written.
+      map_level: of the form that `out` has been made for.
 
     Returns:
       The very same arrays.
@@ -94,7 +106,7 @@ def join_parts(
     size = len(events) // num_parts
     for part in range(num_parts):
         of_part = events[part * size : (part + 1) * size]
-        join_events(of_part, part_of(out.sites, part))
+        join_events(of_part, part_of(out.sites, part), map_level)
         ids = np.concatenate([event.grids[0].ids for event in of_part])
         out.site_ids[part, : len(ids)] = ids
         out.site_ids[part, len(ids) :] = num_pixels
@@ -112,10 +124,13 @@ def part_of(sites: Sites, part: int) -> Sites:
         ),
         steps=tuple(Coarsening(*(array[part] for array in s)) for s in sites.steps),
         empty=sites.empty[part],
+        cells=sites.cells and Cells(*(array[part] for array in sites.cells)),
     )
 
 
-def join_events(events: Sequence[SiteList], out: Sites) -> None:
+def join_events(
+    events: Sequence[SiteList], out: Sites, map_level: int | None = None
+) -> None:
     """Writes events one after the other into the lists of a part.
 
     Neighbours are found where they are to be: nothing of their size is copied.
@@ -123,6 +138,7 @@ def join_events(events: Sequence[SiteList], out: Sites) -> None:
     Args:
       events: E of them.
       out: without the axis Q, with places for all sites; every number is written.
+      map_level: as in `join_parts`.
     """
     places = count_places(out)
     num_planes = len(out.empty) // len(events)
@@ -146,6 +162,8 @@ def join_events(events: Sequence[SiteList], out: Sites) -> None:
             # All fine sites have a place; no number stands for none.
             shift = first[level + 1] * width
             np.add(step.place, np.int32(shift), out=place[fine])
+        if map_level is not None:
+            _write_cells(event, number, map_level, first[map_level], out)
         first = [span.stop for span in spans]
     _pad(out, first, [len(events) * num for num in images])
 
@@ -163,6 +181,31 @@ def _write_neighbours(event: SiteList, spans: list[slice], out: Sites) -> None:
         find_neighbours(grid, size, span.start, len(table), table[span])
 
 
+def _write_cells(
+    event: SiteList, number: int, level: int, first: int, out: Sites
+) -> None:
+    """Writes which pixels of a level are an event's sites, and which are none.
+
+    Args:
+      event: number `number` of the part.
+      number: likewise.
+      level: of the map.
+      first: number of the event's first site of that level among all.
+      out: of the part.
+    """
+    assert out.cells is not None
+    grid = event.grids[level]
+    num_rows, num_columns = grid.image_shape
+    column, row = np.divmod(grid.ids, np.int32(num_rows))
+    images = slice(number * len(event.empty), (number + 1) * len(event.empty))
+    image = images.start + plane_of_each(grid)
+    count, cells = len(grid.ids), out.cells
+    cells.site[images] = len(cells.place)
+    cells.site[image, row, column] = np.arange(first, first + count)
+    place = (image * num_rows + row) * num_columns + column
+    cells.place[first : first + count] = place
+
+
 def _pad(out: Sites, counts: list[int], num_images: list[int]) -> None:
     """Writes what stands for no site at the places beyond those taken.
 
@@ -177,6 +220,9 @@ def _pad(out: Sites, counts: list[int], num_images: list[int]) -> None:
     for level, count, num in zip(out.levels, counts, num_images, strict=True):
         level.image[count:] = num
         level.neighbours[count:] = len(level.neighbours)
+    if out.cells is not None:
+        count = np.count_nonzero(out.cells.site != len(out.cells.place))
+        out.cells.place[count:] = out.cells.site.size
     for number, step in enumerate(out.steps):
         step.parts[counts[number + 1] :] = len(step.place)
         step.place[counts[number] :] = step.parts.size

@@ -61,12 +61,14 @@ class SiteForm:
       deepest_size: side of the neighbourhood of the merged planes, in pixels, odd.
       parts: Q, equal parts of a process's minibatch that are computed each on its own.
       is_alone: whether no other process needs arrays of the same sizes.
+      map_level: number of the level of which a head makes a map; None for none.
     """
 
     depth: int
     deepest_size: int
     parts: int = 1
     is_alone: bool = True
+    map_level: int | None = None
 
 
 def images_of_event(minibatch: HostMinibatch, place: int) -> list[tuple[int, slice]]:

@@ -125,9 +125,11 @@ class SiteLists:
         arrays = self._lending.take(lambda free: count_places(free.sites) == [*places])
         if arrays is None:
             size = len(entries) // self._form.parts
-            arrays = make_arrays(self._form, size, places, self._source.detector)
+            source = self._source
+            kind = source.image_shape, source.detector
+            arrays = make_arrays(self._form, size, places, *kind)
         height, width = self._source.image_shape
-        return join_parts(events, height * width, arrays)
+        return join_parts(events, height * width, arrays, self._form.map_level)
 
     def _make_room(
         self, entries: np.ndarray, events: list[SiteList]

@@ -59,7 +59,7 @@ def make_head_loss(
             )
         if active.vertex is not None and outputs.vertex is not None:
             assert labels.vertex is not None
-            is_own = heads.own_cells(outputs, detector)
+            is_own = heads.own_cells(outputs, detector, active.halvings)
             target = heads.vertex_of_label(labels.vertex, outputs.vertex)
             offset = jnp.asarray(labels.vertex.offset)
             parts |= _vertex_losses(

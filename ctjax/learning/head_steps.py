@@ -58,10 +58,10 @@ def make_head_parts(
     def add(outputs: Outputs, minibatch: Any, loss: jax.Array):
         if not active:
             return loss, None, None
-        labels = find_labels(outputs, minibatch)
+        labels = find_labels(outputs, minibatch, active.halvings)
         parts = [loss, *head_loss(outputs, labels, minibatch.mask).values()]
         total = sum(parts[1:], parts[0])
-        is_own = heads.own_cells(outputs, detector)
+        is_own = heads.own_cells(outputs, detector, active.halvings)
         values = head_metrics.event_metrics(outputs, labels, is_own)
         sums = head_metrics.sum_known(values, minibatch.mask)
         return total, jnp.stack([*parts, total]), sums
@@ -69,19 +69,24 @@ def make_head_parts(
     return add
 
 
-def find_labels(outputs: Outputs, minibatch: Any) -> HeadLabels:
+def find_labels(outputs: Outputs, minibatch: Any, halvings: int) -> HeadLabels:
     """Returns the labels of the heads; unknown ones where the minibatch has none."""
     if minibatch.heads is not None:
         return jax.tree.map(jnp.asarray, minibatch.heads)
-    return heads.unknown_label(outputs)
+    return heads.unknown_label(outputs, halvings)
 
 
 def head_results(
-    outputs: Outputs, minibatch: Any, detector: Detector, axis_name: str | None
+    active: ActiveHeads,
+    outputs: Outputs,
+    minibatch: Any,
+    detector: Detector,
+    axis_name: str | None,
 ) -> tuple[dict[str, jax.Array], jax.Array]:
     """Computes what an evaluation step returns of the heads.
 
     Args:
+      active: the heads.
       outputs: of the network.
       minibatch: of the same events, this device's.
       detector: as in `steps.StepOptions`.
@@ -95,7 +100,8 @@ def head_results(
       where there is none. And of this device's events the metrics, [B, M] float32, of
       `config.heads.metric_names`.
     """
-    labels, is_own = find_labels(outputs, minibatch), heads.own_cells(outputs, detector)
+    labels = find_labels(outputs, minibatch, active.halvings)
+    is_own = heads.own_cells(outputs, detector, active.halvings)
     found = {}
     if outputs.event is not None:
         found["event_score"] = jax.nn.softmax(outputs.event, -1)

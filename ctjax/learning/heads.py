@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctjax.base.detector import Detector, ImageShape
+from ctjax.base.detector import Detector
 from ctjax.base.event_classes import UNKNOWN_CLASS
 from ctjax.base.head_labels import UNKNOWN_CELL, HeadLabels, VertexLabel
 
@@ -21,7 +21,8 @@ class Outputs(NamedTuple):
     """Holds what a network with heads returns.
 
     Attributes:
-      pixels: [B, P, H, W, K] float32, scores of the classes of pixels.
+      pixels: [B, P, H, W, K] float32, scores of the classes of pixels; of sites
+        [Q, N, K].
       event: [B, 4] float32, scores of the classes of events; None without that head.
       vertex: [B, P, h, w, 3] float32, logits of a cell of the plane having the vertex,
         and of its row and column in the cell; None without that head.
@@ -30,11 +31,6 @@ class Outputs(NamedTuple):
     pixels: jax.Array
     event: jax.Array | None = None
     vertex: jax.Array | None = None
-
-    @property
-    def image_shape(self) -> ImageShape:
-        """Returns (H, W)."""
-        return self.pixels.shape[2], self.pixels.shape[3]
 
 
 def split(outputs: Any) -> Outputs:
@@ -55,13 +51,19 @@ def vertex_of_label(label: VertexLabel, scores: jax.Array) -> jax.Array:
     return (is_row[..., :, None] & is_column[..., None, :]).astype(jnp.float32)
 
 
-def own_cells(outputs: Outputs, detector: Detector) -> np.ndarray | None:
-    """Says which cells have pixels of each plane, [P, h, w] bool; None for all."""
+def own_cells(outputs: Outputs, detector: Detector, halvings: int) -> np.ndarray | None:
+    """Says which cells have pixels of each plane, [P, h, w] bool; None for all.
+
+    Args:
+      outputs: of the network.
+      detector: whose planes they are.
+      halvings: as of `ActiveHeads`.
+    """
     if detector.plane_shapes is None or outputs.vertex is None:
         return None
-    (height, width), (rows, columns) = outputs.image_shape, outputs.vertex.shape[2:4]
+    rows, columns = outputs.vertex.shape[2:4]
     row, column = np.ogrid[:rows, :columns]
-    row, column = row * (height // rows), column * (width // columns)
+    row, column = row * 2**halvings, column * 2**halvings
     return np.stack([(row < h) & (column < w) for h, w in detector.plane_shapes])
 
 
@@ -102,21 +104,23 @@ def locate_vertex(
     return jnp.concatenate([position, of_cell[..., :1]], -1)
 
 
-def unknown_label(outputs: Outputs) -> HeadLabels:
-    """Returns labels of events of which nothing is known; the unit is the pixel."""
+def unknown_label(outputs: Outputs, halvings: int) -> HeadLabels:
+    """Returns labels of events of which nothing is known; the unit is the pixel.
+
+    Args:
+      outputs: of the network.
+      halvings: as of `ActiveHeads`.
+    """
     event = vertex = None
     if outputs.event is not None:
         event = jnp.full(len(outputs.event), UNKNOWN_CLASS, jnp.int32)
     if outputs.vertex is not None:
-        events, planes, rows, columns, _ = outputs.vertex.shape
-        shape = events, planes, 2
-        height, width = outputs.image_shape
-        size = height / rows, width / columns
+        shape = *outputs.vertex.shape[:2], 2
         vertex = VertexLabel(
             position=jnp.full(shape, jnp.nan),
             cell=jnp.full(shape, UNKNOWN_CELL, jnp.int32),
             offset=jnp.zeros(shape),
             origin=jnp.zeros(shape),
-            cell_size=jnp.broadcast_to(jnp.array(size), shape),
+            cell_size=jnp.full(shape, 2.0**halvings),
         )
     return HeadLabels(event, vertex)

@@ -56,10 +56,12 @@ class SiteMinibatch(NamedTuple):
     Attributes:
       sites: of Q parts.
       mask: [B] float32, 1 for an event that counts, 0 for an empty place.
+      heads: labels of the network's heads; None for one without.
     """
 
     sites: Sites
     mask: Array
+    heads: HeadLabels | None = None
 
 
 Minibatch = DenseMinibatch | SparseMinibatch | SiteMinibatch

@@ -352,7 +352,7 @@ def make_eval_step(
         of_heads = {}
         if options.heads:
             is_finite &= head_steps.are_finite(outputs)
-            given = outputs, minibatch, options.detector, axis_name
+            given = options.heads, outputs, minibatch, options.detector, axis_name
             of_heads, more = head_steps.head_results(*given)
             values = jnp.concatenate([values, more], 1)
         values = jnp.where(is_finite[:, None], values, jnp.nan)

@@ -7,6 +7,7 @@ uresnet_v21         the same with the blocks and norms of CosmicTagger v2.1
 uresnet3d           the same of 3D convolutions over the planes
 uresnet_tensorflow  that of CosmicTagger's TensorFlow code
 uresnet_sparse      UResNet on active sites, made of site_blocks
+site_heads          the same heads on active sites
 site_blocks         convolutions, norms and blocks on active sites
 segformer           SegFormer, four stages of attention
 cvt                 CvT, a U of attention
@@ -16,6 +17,7 @@ layers              convolutions, pooling and interpolation, which hold no stati
 own_pixels          which pixels of padded images statistics count
 normalization       batch normalization with the statistics of each plane
 other_detectors     whether weights are those of another number of planes or classes
+other_heads         whether weights are those of a network with other heads
 torch_weights       conversion to and from the tensors of CosmicTagger's torch network
 kernels             which implementation computes a block or a convolution
 """

@@ -163,6 +163,17 @@ def _by_image(x, images):
     return centred, mean_of_image(jnp.square(centred))
 
 
+def sum_by_image(x: jax.Array, images: SiteImages) -> tuple[jax.Array, jax.Array]:
+    """Sums features [N, C] float32 over the sites of each image.
+
+    Returns:
+      [images, C] and the number of its sites, [images, 1], 1 where there is none.
+    """
+    is_of = jax.nn.one_hot(images.image, images.number)
+    # A product, since sums by image would be a scatter.
+    return _product(is_of.T, x), jnp.maximum(is_of.sum(0), 1)[:, None]
+
+
 def _product(x, y):
     return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
 
@@ -189,6 +200,20 @@ class SiteKernel(nn.Module):
         if not self.use_bias:
             return kernel, None
         return kernel, self.param("bias", zeros, (self.features,))
+
+
+class PointwiseConvolution(nn.Module):
+    """Multiplies the features of each site by a kernel, [1, 1, C, features]."""
+
+    features: int
+    bias: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [N, C] to [N, features]."""
+        declared = SiteKernel(self.features, self.bias, name="conv")
+        kernel, bias = declared.declare((1, 1), x.shape[-1])
+        return _add_bias(x @ kernel[0].astype(x.dtype), bias)
 
 
 class SiteBlock(nn.Module):

@@ -5,17 +5,21 @@ Works on dictionaries of numpy arrays; torch is not imported. A torch name such 
 tensor in the Flax variables but for the separators and the last word.
 """
 
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import flax.traverse_util
+import jax
 import numpy as np
 
 from ctjax.base.detector import Detector
 from ctjax.base.errors import UserError
-from ctjax.models import other_detectors
+from ctjax.models import other_detectors, other_heads
 from ctjax.models.other_detectors import Difference
+
+logger = logging.getLogger("ctjax")
 
 _LEAVES = {
     "running_mean": ("batch_stats", "mean"),
@@ -145,6 +149,51 @@ def to_variables(
     )
 
 
+def fit(
+    tensors: Mapping[str, np.ndarray],
+    like: Mapping[str, Any],
+    detector: Detector,
+    where: tuple[str, str],
+    is_for_training: bool,
+) -> dict[str, Any]:
+    """Converts tensors, also those of a network with other heads or another last layer.
+
+    Args:
+      tensors: as in `to_variables`.
+      like: variables of the network.
+      detector: of the network.
+      where: names of the file and of the network, for messages.
+      is_for_training: whether the last layer of `like` stays where the tensors are of
+        another number of classes, and a head that they lack.
+
+    Returns:
+      Variables of the structure of `like`, "batch_stats" among them.
+
+    Raises:
+      WeightsError: the tensors do not fit.
+    """
+    path, name = where
+    heads = other_heads.find({_module_of(name) for name in tensors}, like["params"])
+    if heads.lacking and not is_for_training:
+        raise WeightsError(f"{path}: {other_heads.refusal(heads)}")
+    tensors = _without(tensors, heads.spare_modules)
+    wanted = other_heads.without(like, heads.lacking_modules)
+    difference = find_difference(tensors, wanted, detector)
+    if difference is not None:
+        if not (difference.is_of_last_layer and is_for_training):
+            raise WeightsError(f"{path}: {difference.line}")
+        logger.info("%s: %s: all but the last layer is taken", path, difference.line)
+        tensors = with_last_layer(tensors, wanted)
+    try:
+        found = {"batch_stats": {}, **to_variables(tensors, wanted)}
+    except WeightsError as error:
+        raise WeightsError(f"{path}: network {name} of --config: {error}") from error
+    if jax.process_index() == 0:
+        other_heads.log(path, heads)
+    taken = other_heads.with_own(found, like, heads.lacking_modules)
+    return {"batch_stats": {}, **jax.tree.map(np.asarray, taken)}
+
+
 def find_difference(
     tensors: Mapping[str, np.ndarray], like: Mapping[str, Any], detector: Detector
 ) -> Difference | None:
@@ -169,12 +218,19 @@ def with_last_layer(
 ) -> dict[str, np.ndarray]:
     """Returns tensors with the last layer of a network's variables for their own."""
     last = {n: p for n, p in like["params"].items() if n in other_detectors.LAST_LAYERS}
-    others = {
-        name: tensor
-        for name, tensor in tensors.items()
-        if name.removeprefix("module.").partition(".")[0] not in last
-    }
-    return others | from_variables({"params": last})
+    return _without(tensors, last) | from_variables({"params": last})
+
+
+def _without(
+    tensors: Mapping[str, np.ndarray], modules: Collection[str]
+) -> dict[str, np.ndarray]:
+    """Returns tensors without those of some modules right below the network."""
+    return {n: tensor for n, tensor in tensors.items() if _module_of(n) not in modules}
+
+
+def _module_of(torch_name: str) -> str:
+    """Returns the module right below the network that a tensor is of."""
+    return torch_name.removeprefix("module.").partition(".")[0]
 
 
 def _shapes(like: Mapping[str, Any]) -> dict[tuple[str, ...], tuple[int, ...]]:

@@ -17,7 +17,7 @@ from ctjax.config.fields import (
     Remat,
     Upsampling,
 )
-from ctjax.config.heads import ActiveHeads, active_heads
+from ctjax.config.heads import active_heads
 from ctjax.learning.heads import Outputs
 from ctjax.models import blocks, heads, layers
 from ctjax.models.kernels.block import ConvolutionCall
@@ -311,31 +311,37 @@ class UResNet(PixelNetwork):
         logits = self.unfold(logits)
         if not active:
             return logits
-        return Outputs(logits, *self.head_scores(active, parts, seen, train))
+        return Outputs(logits, *head_scores(config, parts, seen, train))
 
-    @nn.nowrap
-    def head_scores(
-        self,
-        active: ActiveHeads,
-        parts: Parts,
-        seen: dict[int, jax.Array],
-        train: bool,
-    ) -> tuple[jax.Array | None, jax.Array | None]:
-        """Computes what the heads say of the outputs of levels, by their depth."""
-        event = vertex = None
-        block = functools.partial(parts.block, kernel_size=parts.kernel_size)
-        if active.classification is not None:
-            planes = block.keywords["num_planes"]
-            event = heads.classify_event(
-                active.classification,
-                joined(block, PlaneAxis.NOWHERE),
-                parts.series,
-                layers.fold_planes_into_features(seen[0], planes),
-                train,
-            )
-        if active.vertex is not None:
-            level = self.network.depth - active.halvings
-            vertex = heads.find_vertex(
-                active.vertex, block, parts.series, seen[level], train
-            )
-        return event, vertex
+
+def head_scores(
+    network: Any, parts: Parts, seen: dict[int, jax.Array], train: bool
+) -> tuple[jax.Array | None, jax.Array | None]:
+    """Computes what the heads say, as children of the network that calls this.
+
+    Args:
+      network: the network's options.
+      parts: what it is made of.
+      seen: outputs of the levels that heads look at, by their depth.
+      train: as in `PixelNetwork`.
+
+    Returns:
+      What `Outputs` holds of the event and of the vertex.
+    """
+    active, event, vertex = active_heads(network), None, None
+    block = functools.partial(parts.block, kernel_size=parts.kernel_size)
+    if active.classification is not None:
+        planes = block.keywords["num_planes"]
+        event = heads.classify_event(
+            active.classification,
+            joined(block, PlaneAxis.NOWHERE),
+            parts.series,
+            layers.fold_planes_into_features(seen[0], planes),
+            train,
+        )
+    if active.vertex is not None:
+        level = network.depth - active.halvings
+        vertex = heads.find_vertex(
+            active.vertex, block, parts.series, seen[level], train
+        )
+    return event, vertex

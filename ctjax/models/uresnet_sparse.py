@@ -12,11 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctjax.base.sites import Coarsening, Level, Sites
+from ctjax.base.sites import Cells, Coarsening, Level, Sites
 from ctjax.config.choices import Connection, GrowthRate
-from ctjax.models import site_blocks
+from ctjax.config.heads import active_heads
+from ctjax.learning.heads import Outputs
+from ctjax.models import site_blocks, site_heads
 from ctjax.models.pixel_network import ImageRule, PixelNetwork, glorot_bounds
-from ctjax.models.site_blocks import around, down, images_of, up
+from ctjax.models.site_blocks import PointwiseConvolution, around, down, images_of, up
+
+Seen = dict[int, jax.Array]
+"""Features [N, C] of the levels that heads look at, by their number."""
 
 
 class DeepestBlock(nn.Module):
@@ -26,15 +31,19 @@ class DeepestBlock(nn.Module):
       network: the network's options.
       block: `site_blocks.SiteBlock` with all that is common to the network bound.
       series: likewise `site_blocks.SiteSeries`.
+      read: numbers of the levels that heads look at.
     """
 
     network: Any
     block: functools.partial
     series: functools.partial
+    read: frozenset[int] = frozenset()
 
     @nn.compact
-    def __call__(self, x: jax.Array, sites: Sites, train: bool) -> jax.Array:
-        """Maps [N, C] to the same shape."""
+    def __call__(
+        self, x: jax.Array, sites: Sites, train: bool
+    ) -> tuple[jax.Array, Seen]:
+        """Maps [N, C] to the same shape; returns what heads look at, too."""
         config, width = self.network, x.shape[-1]
         planes, merged = sites.levels[-2:]
         images = images_of(merged, sites, is_merged=True)
@@ -45,8 +54,11 @@ class DeepestBlock(nn.Module):
         x = self.series(narrow, config.blocks_deepest_layer, name="blocks")(
             x, around(merged.neighbours, images), train
         )
+        seen = {config.depth + 1: x}
         splitter = self.block(features=width, is_plain=True, name="splitter")
-        return splitter(x, up(step, area, images_of(planes, sites)), train)
+        x = splitter(x, up(step, area, images_of(planes, sites)), train)
+        seen[config.depth] = x
+        return x, {level: seen[level] for level in self.read & seen.keys()}
 
 
 class SparseLevel(nn.Module):
@@ -56,19 +68,23 @@ class SparseLevel(nn.Module):
       network: the network's options.
       block: as of `DeepestBlock`.
       series: likewise.
+      read: likewise.
       level: number of this resolution, 0 at the top.
     """
 
     network: Any
     block: functools.partial
     series: functools.partial
+    read: frozenset[int]
     level: int
 
     @nn.compact
-    def __call__(self, x: jax.Array, sites: Sites, train: bool) -> jax.Array:
-        """Maps [N, C] to the same shape."""
+    def __call__(
+        self, x: jax.Array, sites: Sites, train: bool
+    ) -> tuple[jax.Array, Seen]:
+        """Maps [N, C] to the same shape; returns what heads look at, too."""
         config, level = self.network, self.level
-        common = config, self.block, self.series
+        common = config, self.block, self.series, self.read
         if level == config.depth:
             return DeepestBlock(*common, name="main_module")(x, sites, train)
 
@@ -84,13 +100,15 @@ class SparseLevel(nn.Module):
         x = skip = series(name="down_blocks")(x, same, train)
         downsample = self.block(features=width_below, name="downsample")
         x = downsample(x, down(step, (2, 2), images_of(below, sites)), train)
-        x = SparseLevel(*common, level + 1, name="main_module")(x, sites, train)
+        below_this = SparseLevel(*common, level + 1, name="main_module")
+        x, seen = below_this(x, sites, train)
         x = block(name="upsample")(x, up(step, (2, 2), images), train)
         if config.connections is Connection.SUM:
             x = x + skip
         elif config.connections is Connection.CONCAT:
             x = ConcatConnection(config.bias, name="connection")(x, skip)
-        return series(name="up_blocks")(x, same, train)
+        x = series(name="up_blocks")(x, same, train)
+        return x, seen | ({level: x} if level in self.read else {})
 
 
 class ConcatConnection(nn.Module):
@@ -103,21 +121,6 @@ class ConcatConnection(nn.Module):
         """Maps two arrays [N, C] to one."""
         joined = jnp.concatenate([x, skip], -1)
         return PointwiseConvolution(x.shape[-1], self.bias, name="bottleneck")(joined)
-
-
-class PointwiseConvolution(nn.Module):
-    """Multiplies the features of each site by a kernel, [1, 1, C, features]."""
-
-    features: int
-    bias: bool
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [N, C] to [N, features]."""
-        declared = site_blocks.SiteKernel(self.features, self.bias, name="conv")
-        kernel, bias = declared.declare((1, 1), x.shape[-1])
-        y = x @ kernel[0].astype(x.dtype)
-        return y if bias is None else (y + bias[None]).astype(x.dtype)
 
 
 class UResNetSparse(PixelNetwork):
@@ -163,11 +166,14 @@ class UResNetSparse(PixelNetwork):
                 for width in widths
             ),
             empty=np.zeros((1, planes, self.detector.num_classes), np.int32),
+            cells=Cells(
+                np.ones((1, planes, 1, 1), np.int32), np.full((1, 1), planes, np.int32)
+            ),
         )
 
     @nn.compact
-    def __call__(self, image: Sites, train: bool = False) -> jax.Array:
-        """Computes the class scores of every site.
+    def __call__(self, image: Sites, train: bool = False) -> jax.Array | Outputs:
+        """Computes the class scores of every site, and what heads find.
 
         Args:
           image: the sites, whose `charge` the network sees.
@@ -175,9 +181,10 @@ class UResNetSparse(PixelNetwork):
             (collection "batch_stats").
 
         Returns:
-          logits, [Q, N, K] float32.
+          logits, [Q, N, K] float32; of a network with heads `Outputs`.
         """
         config = self.network
+        active = active_heads(config)
         block = functools.partial(
             site_blocks.SiteBlock,
             bias=config.bias,
@@ -189,24 +196,48 @@ class UResNetSparse(PixelNetwork):
         )
         features = functools.partial(block, features=config.n_initial_filters)
         initial_convolution = features(name="initial_convolution")
-        net_core = SparseLevel(config, block, series, 0, name="net_core")
+        read = site_heads.read_levels(active, config.depth)
+        net_core = SparseLevel(config, block, series, read, 0, name="net_core")
         final_layer = series(features, config.blocks_final, name="final_layer")
         bottleneck = PointwiseConvolution(
             self.detector.num_classes, config.bias, name="bottleneck"
         )
+        common = block, series, config.bias
+        classify = find = None
+        if active.classification is not None:
+            classify = site_heads.make_event_head(active.classification, *common)
+        if active.vertex is not None:
+            given = active.vertex, active.halvings, *common
+            find = site_heads.make_vertex_head(*given)
 
-        def of_part(sites: Sites) -> jax.Array:
+        def of_part(sites: Sites) -> Outputs:
             first = sites.levels[0]
             images = images_of(first, sites)
             x = sites.charge[:, None].astype(self.dtype)
             x = initial_convolution(x, around(sites.wide, images), train)
-            x = net_core(x, sites, train)
+            x, seen = net_core(x, sites, train)
             x = final_layer(x, around(first.neighbours, images), train)
-            return bottleneck(x).astype(jnp.float32)
+            event = vertex = None
+            if classify is not None:
+                event = classify(seen[config.depth + 1], sites, train)
+            if find is not None:
+                vertex = find(seen[active.halvings], sites, train)
+            return Outputs(bottleneck(x).astype(jnp.float32), event, vertex)
 
         # One after the other: only an evaluation has several.
         parts = [
             of_part(jax.tree.map(lambda array, q=q: array[q], image))
             for q in range(len(image.charge))
         ]
-        return jnp.stack(parts)
+        found = _join(parts, self.detector.num_planes)
+        return found if active else found.pixels
+
+
+def _join(parts: list[Outputs], num_planes: int) -> Outputs:
+    """Joins the outputs of parts, those of heads being of events and images."""
+    pixels, event, vertex = jax.tree.map(lambda *each: jnp.stack(each), *parts)
+    if event is not None:
+        event = event.reshape(-1, event.shape[-1])
+    if vertex is not None:
+        vertex = vertex.reshape(-1, num_planes, *vertex.shape[2:])
+    return Outputs(pixels, event, vertex)

@@ -18,7 +18,9 @@ from ctjax.config.choices import (
     Normalization,
     Upsampling,
 )
-from ctjax.models import layers
+from ctjax.config.heads import active_heads
+from ctjax.learning.heads import Outputs
+from ctjax.models import heads, layers
 from ctjax.models.kernels.activation import leaky_relu
 from ctjax.models.normalization import LAYER_NORM_EPSILON, BatchNorm
 from ctjax.models.own_pixels import OwnPixels
@@ -30,6 +32,7 @@ from ctjax.models.uresnet import (
     MaxPoolingDownsample,
     Parts,
     common_series,
+    head_scores,
 )
 
 SLOPE = 0.2  # of LeakyReLU: tf.nn.leaky_relu's default
@@ -118,18 +121,23 @@ class Level(nn.Module):
       network: the network's options.
       parts: what it is made of.
       depth: levels below this one; 0 is the deepest block.
+      read: depths of the levels that heads look at.
     """
 
     network: Any
     parts: Parts
     depth: int
+    read: frozenset[int] = frozenset()
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Maps [N, H, W, C] to the same shape."""
+    def __call__(
+        self, x: jax.Array, train: bool
+    ) -> tuple[jax.Array, dict[int, jax.Array]]:
+        """Maps [N, H, W, C] to the same shape; returns what heads look at, too."""
         config, parts = self.network, self.parts
         if self.depth == 0:
-            return DeepestBlock(config, parts, name="main_module")(x, train)
+            x = DeepestBlock(config, parts, name="main_module")(x, train)
+            return x, {0: x} if 0 in self.read else {}
         width = x.shape[-1]
         multiplies = config.growth_rate is GrowthRate.MULTIPLICATIVE
         width_below = width + (width if multiplies else config.n_initial_filters)
@@ -145,18 +153,19 @@ class Level(nn.Module):
             x = below(kernel_size=2, stride=2, name="downsample")(x, train)
         else:
             x = MaxPoolingDownsample(below, name="downsample")(x, train)
-        x = Level(config, parts, self.depth - 1, name="main_module")(x, train)
+        below_this = Level(config, parts, self.depth - 1, self.read, name="main_module")
+        x, seen = below_this(x, train)
         if config.upsampling is Upsampling.CONVOLUTIONAL:
             x = parts.upsample(features=width, name="upsample")(x, train)
         else:
             x = InterpolationUpsample(here, name="upsample")(x, train)
         x = series(name="up_blocks")(x, train)
+        # Without any, the original returns the skip connection, and loses all below it.
         if config.connections is Connection.SUM:
-            return x + skip
-        if config.connections is Connection.CONCAT:
-            return ConcatConnection(here, name="connection")(skip, x, train)
-        # The original returns the skip connection, and loses all below it.
-        return x
+            x = x + skip
+        elif config.connections is Connection.CONCAT:
+            x = ConcatConnection(here, name="connection")(skip, x, train)
+        return x, seen | ({self.depth: x} if self.depth in self.read else {})
 
 
 class UResNetTensorFlow(PixelNetwork):
@@ -172,8 +181,8 @@ class UResNetTensorFlow(PixelNetwork):
         return glorot_bounds(shapes)
 
     @nn.compact
-    def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
-        """Computes the class scores of every pixel.
+    def __call__(self, image: jax.Array, train: bool = False) -> jax.Array | Outputs:
+        """Computes the class scores of every pixel, and what heads find.
 
         Args:
           image: [B, P, H, W], charge; H and W divisible by 2**depth.
@@ -181,7 +190,7 @@ class UResNetTensorFlow(PixelNetwork):
             (collection "batch_stats").
 
         Returns:
-          logits, [B, P, H, W, K] float32.
+          logits, [B, P, H, W, K] float32; of a network with heads `Outputs`.
 
         Raises:
           ValueError: planes or pixels do not fit the network.
@@ -212,7 +221,9 @@ class UResNetTensorFlow(PixelNetwork):
         wide = functools.partial(block, features=config.n_initial_filters)
         x = self.fold(image)
         x = wide(kernel_size=5, name="initial_convolution")(x, train)
-        x = Level(config, parts, config.depth, name="net_core")(x, train)
+        active = active_heads(config)
+        read = heads.read_levels(active, config.depth)
+        x, seen = Level(config, parts, config.depth, read, name="net_core")(x, train)
         x = parts.series(
             functools.partial(wide, kernel_size=3),
             config.blocks_final,
@@ -226,4 +237,8 @@ class UResNetTensorFlow(PixelNetwork):
             name="bottleneck",
         )(x)
         logits = self.unfold(logits)
-        return logits if bias is None else logits + bias[None, None, None, None]
+        if bias is not None:
+            logits = logits + bias[None, None, None, None]
+        if not active:
+            return logits
+        return Outputs(logits, *head_scores(config, parts, seen, train))

@@ -20,6 +20,7 @@ from ctjax.config.detectors import read_detector
 from ctjax.config.fields import Config
 from ctjax.learning.precision import LossScale
 from ctjax.learning.state import TrainState
+from ctjax.models import other_heads
 from ctjax.outputs import checksums, saved_config, saved_tensors
 from ctjax.outputs.checkpoint_saver import SCORE, Saver, training_item
 from ctjax.outputs.plain_names import plain_name
@@ -253,7 +254,7 @@ def restore_weights(
     variables: dict[str, Any],
     config: Config,
     processes: Processes = SINGLE_PROCESS,
-    may_replace_last_layer: bool = False,
+    is_for_training: bool = False,
 ) -> tuple[dict[str, Any], int]:
     """Restores parameters and running statistics alone.
 
@@ -262,8 +263,8 @@ def restore_weights(
       variables: of the right structure.
       config: of this run, for its network, its planes and classes and its images.
       processes: of the run, all of which restore.
-      may_replace_last_layer: whether the last layer of `variables` stays where the
-        checkpoint is of another number of classes.
+      is_for_training: whether the last layer of `variables` stays where the checkpoint
+        is of another number of classes, and a head that it lacks.
 
     Returns:
       The variables and the step at which they were saved.
@@ -281,20 +282,25 @@ def restore_weights(
         if checksums.find_damage(str(manager.directory), step):
             raise _damaged(where, "other bytes than were saved")
         saved = _saved_config(manager, step)
-        saved_config.check_network(saved, config.network, where)
+        saved_config.check_network(saved, config.network, where, True)
         if os.path.isdir(os.path.join(where, TRAINING)):
             saved_config.check_images(saved, config, where)
         detector = read_detector(config.data)
+        heads = saved_tensors.find_heads(manager, step, variables)
+        if heads.lacking and not is_for_training:
+            raise CheckpointError(f"{where}: {other_heads.refusal(heads)}")
         difference = saved_tensors.find_difference(
-            manager, step, variables, detector, saved
+            manager, step, variables, detector, saved, heads
         )
         is_replaced = difference is not None and difference.is_of_last_layer
-        if difference and not (is_replaced and may_replace_last_layer):
+        if difference and not (is_replaced and is_for_training):
             raise CheckpointError(f"{where}: {difference.line}")
         if processes.is_first:
             saved_tensors.log_classes(where, saved, detector, difference)
+            other_heads.log(where, heads)
         try:
-            restored = saved_tensors.restore(manager, step, variables, is_replaced)
+            taken = manager, step, variables, is_replaced, heads
+            restored = saved_tensors.restore(*taken)
         except Exception as error:  # of any kind, from orbax, tensorstore and zarr
             raise _damaged(where, " ".join(str(error).split())[:300]) from error
     saved_tensors.check_finite(restored, where)

@@ -77,6 +77,9 @@ no longer the run that it would have been."""
 IMAGES = ("data.downsample", "data.img_transform", "data.charge_scale")
 """Fields that say what images weights were trained with."""
 
+HEADS = ("network.classification.active", "network.vertex.active")
+"""Fields that say whether a network has a head; of one alone no others are compared."""
+
 DEFAULT_PLANES = name_planes([range(COSMIC_TAGGER.num_planes)])
 
 OF_DETECTOR = ("planes", "classes", "label_map")
@@ -246,13 +249,19 @@ def take_unsaid(config: Config, said: Collection[str]) -> tuple[Config, list[str
     ), lines
 
 
-def check_network(saved: SavedConfig, network: AnyNetwork, where: str) -> None:
+def check_network(
+    saved: SavedConfig,
+    network: AnyNetwork,
+    where: str,
+    may_have_other_heads: bool = False,
+) -> None:
     """Refuses a checkpoint of a network with other parameters, naming the fields.
 
     Args:
       saved: of the checkpoint.
       network: that is to take its parameters.
       where: folder of the checkpoint.
+      may_have_other_heads: whether heads do not count that one of the two alone has.
 
     Raises:
       CheckpointError: fields differ that change the parameters.
@@ -267,6 +276,7 @@ def check_network(saved: SavedConfig, network: AnyNetwork, where: str) -> None:
         f"{name} is {theirs[name]}, expected {value}"
         for name, value in ours.items()
         if name in theirs and theirs[name] != value
+        if not (may_have_other_heads and name in HEADS)
     ]
     if different:
         raise CheckpointError(

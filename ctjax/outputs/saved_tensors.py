@@ -1,5 +1,6 @@
 """Restores the tensors of a checkpoint, which are compared before any is read."""
 
+import functools
 import logging
 from typing import Any
 
@@ -8,8 +9,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from ctjax.base.detector import Detector
-from ctjax.models import other_detectors
+from ctjax.models import other_detectors, other_heads
 from ctjax.models.other_detectors import LAST_LAYERS, Difference
+from ctjax.models.other_heads import SAME_HEADS, HeadDifference
 from ctjax.outputs import checksums
 from ctjax.outputs.saved_config import CheckpointError, SavedConfig
 
@@ -24,6 +26,7 @@ def restore(
     step: int,
     variables: dict[str, Any],
     keeps_last_layer: bool = False,
+    heads: HeadDifference = SAME_HEADS,
 ) -> dict[str, Any]:
     """Restores the item "variables"; it may lack collections that are empty.
 
@@ -32,32 +35,57 @@ def restore(
       step: of the one to restore.
       variables: nested dictionaries of arrays.
       keeps_last_layer: whether that of `variables` stays, of another number of classes.
+      heads: see `find_heads`; those that are lacking stay as in `variables`.
 
     Raises:
       Exception: of any kind, from orbax, tensorstore and zarr, where it is damaged.
     """
     ours = abstract(variables)
     last = [name for name in ours["params"] if name in LAST_LAYERS]
-    if keeps_last_layer:
-        saved_params = _saved_tree(manager, step)["params"]
-        for name in last:
-            ours["params"][name] = jax.tree.map(
-                _of_shape, ours["params"][name], saved_params[name]
+    others = heads.spare_modules | set(last if keeps_last_layer else ())
+    wanted = other_heads.without(ours, heads.lacking_modules)
+    if others:
+        # orbax restores whole trees alone, what is not taken among it.
+        like = jax.tree.leaves(ours)[0]
+        for collection, tree in _saved_tree(manager, step).items():
+            wanted.setdefault(collection, {}).update(
+                (name, jax.tree.map(functools.partial(_as_saved, like), part))
+                for name, part in tree.items()
+                if name in others
             )
-    saved = check_shapes(manager, step, ours)
-    wanted = {name: tree for name, tree in ours.items() if tree or name in saved}
+    saved = check_shapes(manager, step, wanted)
+    wanted = {name: tree for name, tree in wanted.items() if tree or name in saved}
     restored = manager.restore(
         step, args=ocp.args.Composite(variables=ocp.args.StandardRestore(wanted))
     )
-    taken = {**variables, **restored["variables"]}
-    if keeps_last_layer:
-        taken["params"] |= {name: variables["params"][name] for name in last}
-    return taken
+    return other_heads.with_own(
+        restored["variables"], variables, others | heads.lacking_modules
+    )
 
 
-def _of_shape(ours: jax.ShapeDtypeStruct, saved: Any) -> jax.ShapeDtypeStruct:
-    """Returns what is to be restored, of the saved shape."""
-    return jax.ShapeDtypeStruct(saved.shape, ours.dtype, sharding=ours.sharding)
+def _as_saved(like: jax.ShapeDtypeStruct, saved: Any) -> jax.ShapeDtypeStruct:
+    """Returns what is to be restored, of the saved shape, where `like` is."""
+    return jax.ShapeDtypeStruct(saved.shape, like.dtype, sharding=like.sharding)
+
+
+def find_heads(
+    manager: ocp.CheckpointManager, step: int, variables: dict[str, Any]
+) -> HeadDifference:
+    """Compares the heads of a checkpoint with those of a network.
+
+    Args:
+      manager: as in `restore`.
+      step: likewise.
+      variables: likewise.
+
+    Returns:
+      No difference where tensors cannot be read, which `restore` tells.
+    """
+    try:
+        theirs = _saved_tree(manager, step)["params"]
+    except Exception:  # of any kind, from orbax, tensorstore and zarr
+        return SAME_HEADS
+    return other_heads.find(theirs, variables["params"])
 
 
 def find_difference(
@@ -66,6 +94,7 @@ def find_difference(
     variables: dict[str, Any],
     detector: Detector,
     saved: SavedConfig,
+    heads: HeadDifference = SAME_HEADS,
 ) -> Difference | None:
     """Says whether the tensors are of the network for another detector.
 
@@ -75,6 +104,7 @@ def find_difference(
       variables: likewise.
       detector: of the network.
       saved: what the checkpoint says of itself.
+      heads: see `find_heads`; these are not compared.
 
     Returns:
       None where they are not, and where they cannot be read, which `restore` tells.
@@ -86,7 +116,9 @@ def find_difference(
     theirs, ours = (
         {
             tuple(name.split("/")): tuple(leaf.shape)
-            for name, leaf in checksums.name_leaves(tree).items()
+            for name, leaf in checksums.name_leaves(
+                other_heads.without(tree, heads.modules)
+            ).items()
         }
         for tree in (tree, variables)
     )

@@ -1,6 +1,7 @@
 """Chooses the form in which a run reads its events; without jax, as the IO test."""
 
 from ctjax.config.fields import Config, Densify
+from ctjax.config.heads import active_heads
 from ctjax.config.networks import UResNetSparse
 from ctjax.data.minibatch import Form, SiteForm
 
@@ -19,6 +20,7 @@ def choose_form(
     """
     network = config.network
     if isinstance(network, UResNetSparse):
-        size = network.filter_size_deepest
-        return SiteForm(network.depth, size, parts, is_alone)
+        size, heads = network.filter_size_deepest, active_heads(network)
+        level = None if heads.vertex is None else heads.halvings
+        return SiteForm(network.depth, size, parts, is_alone, level)
     return Form.PIXELS if config.data.densify is Densify.DEVICE else Form.DENSE

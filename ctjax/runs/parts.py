@@ -261,7 +261,7 @@ def restore_weights(
     variables: dict[str, Any],
     config: Config,
     processes: Processes = SINGLE_PROCESS,
-    may_replace_last_layer: bool = False,
+    is_for_training: bool = False,
 ) -> tuple[dict[str, Any], int]:
     """Restores parameters and running statistics of a checkpoint or of CosmicTagger.
 
@@ -271,8 +271,8 @@ def restore_weights(
       variables: on the devices, of the right structure.
       config: of the run.
       processes: of the run, all of which restore.
-      may_replace_last_layer: whether the last layer of `variables` stays where the
-        weights are of another number of classes, as training may have it.
+      is_for_training: whether the last layer of `variables` stays where the weights are
+        of another number of classes, and a head that they lack.
 
     Returns:
       The variables, on the same devices, and the step at which they were saved.
@@ -283,10 +283,10 @@ def restore_weights(
     """
     if not import_weights.is_foreign(location):
         return checkpoint.restore_weights(
-            location, variables, config, processes, may_replace_last_layer
+            location, variables, config, processes, is_for_training
         )
     found, step = import_weights.read_weights(
-        location, variables, config, may_replace_last_layer
+        location, variables, config, is_for_training
     )
     if processes.count > 1:
         join.check_alike({f"weights of {location}": checksums.sum_arrays(found)})
@@ -339,7 +339,7 @@ def make_step_options(
 def step_arrays(minibatch: HostMinibatch) -> Minibatch:
     """Picks what a step computes with; the events' names stay on the host."""
     if minibatch.sites is not None:
-        return SiteMinibatch(minibatch.sites, minibatch.mask)
+        return SiteMinibatch(minibatch.sites, minibatch.mask, minibatch.heads)
     if minibatch.image is not None and minibatch.label is not None:
         return DenseMinibatch(
             minibatch.image, minibatch.label, minibatch.mask, minibatch.heads

@@ -260,7 +260,7 @@ def _first_state(
     if location:
         weights, step = parts.restore_weights(
             *(location, state.variables, config, processes),
-            may_replace_last_layer=True,
+            is_for_training=True,
         )
         logger.info("Restored weights of step %d from %s", step, location)
         return sharding.replicate(make_state(weights, update, policy), mesh)

@@ -8,6 +8,7 @@ import ctjax
 from ctjax.base.errors import UserError
 from ctjax.config import fields
 from ctjax.config.heads import Classification, Vertex
+from ctjax.config.networks import UResNetSparse
 from ctjax.outputs import checkpoint
 from tests.support.head_labels import INSIDE, write
 from tests.support.small_networks import SMALL, random_variables
@@ -17,19 +18,22 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("api_heads")]
 HEAD = {"active": True, "n_filters": 3, "n_layers": 0}
 
 
-def saved(folder, **heads):
+def saved(folder, section=fields.Network, **heads):
     """A checkpoint of a small network with heads, of random weights."""
-    network = fields.Network(**SMALL, **heads)
+    network = section(**SMALL, **heads)
     config = fields.Config(network=network, data=fields.Data(downsample=0))
     variables = {"batch_stats": {}, **random_variables(network)}
     checkpoint.save_weights(str(folder), variables, 1, config)
     return str(folder)
 
 
-def test_vertices_and_classes(tmp_path):
+@pytest.mark.parametrize("section", [fields.Network, UResNetSparse])
+def test_vertices_and_classes(tmp_path, section):
     file = write(tmp_path / "events.h5", [(14, 0, 40, INSIDE)] * 3)
-    head = {"classification": Classification(**HEAD), "vertex": Vertex(**HEAD, depth=1)}
-    tagger = ctjax.load(saved(tmp_path / "both", **head))
+    depth = 0 if section is UResNetSparse else 1
+    head = {"vertex": Vertex(**HEAD, depth=depth)}
+    head["classification"] = Classification(**HEAD)
+    tagger = ctjax.load(saved(tmp_path / "both", section, **head))
     with ctjax.open(file) as events:
         event = events[0]
         found, pixels = tagger.find_vertex(event), tagger.find_vertex(event.charge)

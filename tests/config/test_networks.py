@@ -109,6 +109,28 @@ def test_defaults_survive_their_dictionary(architecture):
             "network.filter_size_deepest: expected an odd number, got 4",
         ),
         (
+            {
+                "architecture": "uresnet_sparse",
+                "vertex": {"active": True, "depth": 6},
+            },
+            "network.vertex.depth: expected less than the 6 levels of network.depth "
+            "with network.architecture=uresnet_sparse, which makes no map of the whole "
+            "image, got 6",
+        ),
+        (
+            {
+                "architecture": "uresnet_tensorflow",
+                "vertex": {"active": True, "depth": 7},
+            },
+            "network.vertex.depth: expected at most the 6 levels of network.depth, got "
+            "7",
+        ),
+        (
+            {"architecture": "uresnet3d", "vertex": {"active": True}},
+            "network.vertex: not read by network.architecture=uresnet3d; it is of "
+            "uresnet, uresnet_sparse, uresnet_tensorflow, uresnet_v21",
+        ),
+        (
             {"decoder_dim": 3},
             "network.decoder_dim: not read by network.architecture=uresnet; it is of "
             "segformer",

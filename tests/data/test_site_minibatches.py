@@ -88,7 +88,8 @@ def as_int32(tree):
             if hasattr(tree, "_fields")
             else tuple(map(as_int32, tree))
         )
-    return tree.astype(np.int32) if tree.dtype == np.int64 else tree
+    is_wide = tree is not None and tree.dtype == np.int64
+    return tree.astype(np.int32) if is_wide else tree
 
 
 def check_padding(sites, site_ids):
@@ -155,6 +156,37 @@ def test_sites_are_the_pixels_of_the_dense_image(source):
     image[at], label[at] = part.charge[is_site], part.label[is_site]
     np.testing.assert_array_equal(image, dense.image)
     np.testing.assert_array_equal(label, dense.label)
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_cells_are_where_the_sites_of_a_level_are(source, level, parts):
+    """Also where arrays that held other events are filled again."""
+    form = SiteForm(depth=2, deepest_size=3, parts=parts, map_level=level)
+    entries = [[3, 1], [-1, 5]]
+    dense = dense_images(source, entries)
+    found = read(source, entries, form, prefetch=0)
+    for minibatch, images in zip(found, dense, strict=True):
+        is_site = images.image.reshape(parts, -1, *images.image.shape[2:]) != 0
+        for _ in range(level):
+            rows, columns = (size + size % 2 for size in is_site.shape[2:])
+            even = np.zeros((*is_site.shape[:2], rows, columns), bool)
+            even[..., : is_site.shape[2], : is_site.shape[3]] = is_site
+            cut = even.reshape(*is_site.shape[:2], rows // 2, 2, columns // 2, 2)
+            is_site = cut.any((3, 5))
+        for part in range(parts):
+            sites = joined_sites.part_of(minibatch.sites, part)
+            site, place = sites.cells
+            assert site.dtype == place.dtype == np.int32
+            places = len(sites.levels[level].image)
+            assert site.shape == is_site.shape[1:] and place.shape == (places,)
+            np.testing.assert_array_equal(site != places, is_site[part])
+            held = np.flatnonzero(sites.levels[level].image < len(site))
+            # Column after column, down the rows in each, as the sites are listed.
+            in_order = site.swapaxes(1, 2).reshape(-1)
+            np.testing.assert_array_equal(in_order[in_order != places], held)
+            np.testing.assert_array_equal(site.reshape(-1)[place[held]], held)
+            assert (place[len(held) :] == site.size).all()
 
 
 def counts_of(source):

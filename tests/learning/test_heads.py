@@ -28,6 +28,7 @@ from ctjax.learning.head_losses import make_head_loss
 from ctjax.learning.heads import Outputs
 from ctjax.learning.state import make_state
 from tests.support.head_labels import random_labels
+from tests.support.site_minibatches import site_minibatch
 from tests.support.small_networks import (
     OTHERS,
     nobody_stops,
@@ -39,6 +40,7 @@ from tests.support.small_networks import (
 BOTH = ActiveHeads(
     Classification(active=True, weight=2.0),
     Vertex(active=True, weight=0.5, l_det=0.2, l_coord=4.0),
+    halvings=1,
 )
 ONE = jnp.ones(1)
 
@@ -131,8 +133,18 @@ def test_positions_and_metrics_by_hand():
 def test_metrics_of_what_is_not_known():
     """No number, where without a vertex the first cell is the right one."""
     outputs = outputs_of([0, 1, 0, 0], np.zeros((4, 4, 3)))
-    unknown = head_metrics.event_metrics(outputs, heads.unknown_label(outputs))
+    unknown = head_metrics.event_metrics(outputs, heads.unknown_label(outputs, 0))
     assert unknown.shape == (1, 9) and np.isnan(unknown).all()
+
+
+def test_positions_of_what_is_not_known_are_in_pixels():
+    vertex = np.zeros((2, 2, 3))
+    vertex[1, 0, 0] = 5
+    outputs = outputs_of(vertex=vertex)
+    label = heads.unknown_label(outputs, 3).vertex
+    found = heads.locate_vertex(outputs.vertex, label)
+    # The middle of a cell of 8 x 8 pixels, the second from the top.
+    np.testing.assert_allclose(found[0, :, :2], [[12, 4]] * 3)
 
 
 def test_means_leave_out_what_is_not_known():
@@ -148,12 +160,12 @@ def test_cells_behind_a_smaller_plane_do_not_count():
     vertex = np.zeros((2, 2, 3))
     vertex[1, 1, 0] = 9
     outputs = outputs_of(vertex=vertex, planes=2)
-    is_own = heads.own_cells(outputs, detector)
+    is_own = heads.own_cells(outputs, detector, 1)
     assert is_own.tolist() == [[[True] * 2] * 2, [[True] * 2, [False] * 2]]
     labels = labels_of(planes=2)
     found = heads.locate_vertex(outputs.vertex, labels.vertex, is_own)
     np.testing.assert_allclose(found[0, :, 0], [5 + 1.5 * 10, 5 + 0.5 * 10])
-    alone = ActiveHeads(None, BOTH.vertex)
+    alone = ActiveHeads(None, BOTH.vertex, halvings=1)
     with_all = make_head_loss(alone)(outputs, labels, ONE)["vertex/detection"]
     own = make_head_loss(alone, detector=detector)(outputs, labels, ONE)
     assert own["vertex/detection"] < with_all / 1.9
@@ -162,13 +174,32 @@ def test_cells_behind_a_smaller_plane_do_not_count():
 SMALL = {"n_filters": 3, "n_layers": 1, "active": True, "detach": False}
 
 
-def small_network(**changes):
+ON_IMAGES = Architecture.URESNET_V21
+ON_SITES = Architecture.URESNET_SPARSE
+BOTH_FORMS = pytest.mark.parametrize(
+    "form", [ON_IMAGES, ON_SITES], ids=lambda form: form.value
+)
+
+
+def small_network(form=ON_IMAGES, **changes):
     """A network with both heads whose losses matter to all parameters."""
-    fields = OTHERS[Architecture.URESNET_V21] | {
+    depth = 0 if form is ON_SITES else 1  # sites have no map of the whole image
+    fields = OTHERS[form] | {
         "classification": Classification(**SMALL, weight=1.0),
-        "vertex": Vertex(**SMALL, depth=1, l_det=1.0, l_coord=1.0),
+        "vertex": Vertex(**SMALL, depth=depth, l_det=1.0, l_coord=1.0),
     }
-    return SECTIONS[Architecture.URESNET_V21](**fields | changes)
+    return SECTIONS[form](**fields | changes)
+
+
+def made_minibatch(network, mask, parts):
+    """Random events with labels of the heads, as images or as that many lists."""
+    minibatch, mask = random_minibatch((8, 16), len(mask)), np.array(mask, np.float32)
+    halvings = active_heads(network).halvings
+    labels = random_labels(len(mask), (8 >> halvings, 16 >> halvings))
+    if isinstance(network, SECTIONS[ON_SITES]):
+        events = minibatch.image, minibatch.label, minibatch.image != 0
+        minibatch, _ = site_minibatch(*events, network, parts)
+    return minibatch._replace(mask=mask, heads=labels)
 
 
 def train_once(num_devices, mask, accumulation=1, **changes):
@@ -179,10 +210,7 @@ def train_once(num_devices, mask, accumulation=1, **changes):
     mesh = sharding.make_mesh(jax.devices()[:num_devices])
     options = step_options((8, 16), axis_name=axis, accumulation=accumulation)
     options = dataclasses.replace(options, heads=active_heads(network))
-    minibatch = random_minibatch((8, 16), len(mask))
-    minibatch = minibatch._replace(
-        mask=np.array(mask, np.float32), heads=random_labels(len(mask), (8, 16))
-    )
+    minibatch = made_minibatch(network, mask, num_devices * accumulation)
     rule = optax.sgd(0.01)
     step = steps.make_train_step(
         model=model, optimizer=rule, schedule=lambda step: 0.0, options=options
@@ -195,11 +223,12 @@ def train_once(num_devices, mask, accumulation=1, **changes):
 
 
 @pytest.mark.slow
-def test_a_step_of_several_devices_is_that_of_one():
+@BOTH_FORMS
+def test_a_step_of_several_devices_is_that_of_one(form):
     """An empty place, too, counts nowhere, wherever it is."""
     mask, none = (1, 1, 0, 1), Normalization.NONE
-    one, results, _ = train_once(1, mask, normalization=none)
-    two, shared, made = train_once(2, mask, normalization=none)
+    one, results, _ = train_once(1, mask, form=form, normalization=none)
+    two, shared, made = train_once(2, mask, form=form, normalization=none)
     np.testing.assert_allclose(results["loss_parts"], shared["loss_parts"], rtol=1e-5)
     assert results["loss_parts"][-1] == pytest.approx(float(results["loss"]))
     assert float(results["loss_parts"][:-1].sum()) == pytest.approx(
@@ -226,8 +255,9 @@ def test_a_step_of_several_devices_is_that_of_one():
 
 
 @pytest.mark.slow
-def test_accumulated_minibatches_average():
-    none = {"normalization": Normalization.NONE}
+@BOTH_FORMS
+def test_accumulated_minibatches_average(form):
+    none = {"form": form, "normalization": Normalization.NONE}
     _, both, _ = train_once(1, (1, 1, 1, 1), accumulation=2, **none)
     _, whole, _ = train_once(1, (1, 1, 1, 1), **none)
     parts, whole_parts = both["loss_parts"], whole["loss_parts"]

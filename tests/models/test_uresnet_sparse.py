@@ -1,5 +1,8 @@
 """The sparse UResNet: against images with masks, and by its properties."""
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +11,11 @@ import pytest
 from ctjax import models
 from ctjax.config.choices import Connection, GrowthRate, LossBalanceScheme
 from ctjax.config.choices import Normalization as Norm
+from ctjax.config.heads import Classification, Vertex, active_heads
 from ctjax.config.networks import UResNetSparse
 from ctjax.learning import losses
+from ctjax.learning.head_losses import make_head_loss
+from tests.support.head_labels import random_labels
 from tests.support.masked_uresnet import MaskedUResNet
 from tests.support.site_minibatches import random_events, site_minibatch, to_images
 from tests.support.small_networks import random_variables
@@ -117,9 +123,9 @@ def compare(network, kind):
     )
 
 
-def assert_close(found, expected):
+def assert_close(found, expected, tolerance=1e-5):
     largest = max(float(np.abs(expected).max()), 1e-2)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * largest)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * largest)
 
 
 def assert_same_function(network, kind):
@@ -153,6 +159,131 @@ def test_it_is_the_network_of_masked_images(name, kind):
 )
 def test_it_is_the_network_of_masked_images_at_all_options(name, kind):
     assert_same_function(network_of(name, {}), kind)
+
+
+HEAD = {"active": True, "n_filters": 3, "n_layers": 1, "detach": False}
+
+
+def with_heads(name, depth=1, **changes):
+    """Options of a network with both heads."""
+    heads = {"classification": Classification(**HEAD)}
+    heads["vertex"] = Vertex(**HEAD, depth=depth)
+    return network_of(name, {"blocks_per_layer": 0, **heads, **changes})
+
+
+def compare_heads(network, kind):
+    """What heads say of both forms, statistics and gradients of a sum of it."""
+    variables = random_variables(network)
+    charge, label, is_site = some_events(kind)
+    minibatch, _ = site_minibatch(charge, label, is_site, network)
+    sites = jax.tree.map(jnp.asarray, minibatch.sites)
+    model, params = models.make(network), variables["params"]
+    batch_stats = variables.get("batch_stats", {})
+
+    def total(event, vertex):
+        return jnp.sum(jnp.sin(event)) + jnp.mean(jnp.sin(vertex))
+
+    def of_sites(params):
+        outputs, updated = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            sites,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        found = outputs.event, outputs.vertex
+        return total(*found), (found, updated.get("batch_stats", {}))
+
+    def of_images(params):
+        variables = {"params": params, "batch_stats": batch_stats}
+        masked = MaskedUResNet(network, variables, train=True)
+        masked(charge.reshape(-1, *SHAPE), jnp.asarray(is_site.reshape(-1, *SHAPE)))
+        found = masked.event_scores(), masked.vertex_scores()
+        return total(*found), (found, masked.updated)
+
+    return [
+        jax.jit(jax.value_and_grad(function, has_aux=True))(params)
+        for function in (of_sites, of_images)
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "kind", "changes"),
+    [
+        ("batch", "random", {}),
+        ("none", "empty plane", {"depth": 0}),
+        ("instance", "one pixel", {}),
+        ("plain", "random", {}),
+    ],
+)
+def test_heads_are_those_of_masked_images(name, kind, changes):
+    found, expected = compare_heads(with_heads(name, **changes), kind)
+    (_, ((event, vertex), stats)), grads = found
+    (_, ((expected_event, expected_vertex), expected_stats)), expected_grads = expected
+    assert event.shape == (2, 4) and event.dtype == vertex.dtype == jnp.float32
+    assert_close(event, expected_event)
+    assert_close(vertex, expected_vertex)
+    jax.tree.map(functools.partial(assert_close, tolerance=5e-5), grads, expected_grads)
+    assert max(abs(leaf).max() for leaf in jax.tree.leaves(grads["net_core"])) > 1e-3
+    for path, value in jax.tree_util.tree_leaves_with_path(stats):
+        *where, statistic = [key.key for key in path]
+        assert_close(value, expected_stats["/".join(where)][statistic])
+
+
+@pytest.mark.slow
+def test_a_head_that_is_detached_teaches_the_network_nothing():
+    network = with_heads("none")
+    for name in ("classification", "vertex"):
+        head = dataclasses.replace(getattr(network, name), detach=True)
+        network = dataclasses.replace(network, **{name: head})
+    (_, grads), _ = compare_heads(network, "random")
+    for name, tree in grads.items():
+        size = max(float(abs(leaf).max()) for leaf in jax.tree.leaves(tree))
+        own = name.startswith(("classifier", "vertex")) or name.count("bottleneck_")
+        assert (size > 0) == bool(own), name
+
+
+@pytest.mark.slow
+def test_an_event_without_a_site_and_cells_without_one():
+    """Scores are finite, no class is likelier, and no weight has a gradient of them."""
+    network = with_heads("none")
+    charge, label, _ = some_events("random")
+    is_site = np.zeros(charge.shape, bool)
+    minibatch, _ = site_minibatch(charge, label, is_site, network)
+    active, model = active_heads(network), models.make(network)
+    head_loss = make_head_loss(active)
+    labels = random_labels(2, (4, 6))
+
+    @jax.jit
+    def parts(params):
+        outputs = model.apply({"params": params}, minibatch.sites, train=True)
+        return sum(head_loss(outputs, labels, jnp.ones(2)).values()), outputs
+
+    params = random_variables(network)["params"]
+    (loss, outputs), grads = jax.value_and_grad(parts, has_aux=True)(params)
+    np.testing.assert_array_equal(outputs.event, np.zeros((2, 4)))
+    assert outputs.vertex.shape == (2, 3, 4, 6, 3)
+    cells = np.asarray(outputs.vertex).reshape(-1, 3)
+    np.testing.assert_array_equal(cells, np.tile(np.float32([-20, 0, 0]), (144, 1)))
+    assert 1 < loss < 10 and jnp.isfinite(loss)
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(grads))
+
+
+@pytest.mark.slow
+def test_heads_of_several_parts_are_those_of_each():
+    network = with_heads("batch")
+    variables, model = random_variables(network), models.make(network)
+    events = random_events(SHAPE, 4, seed=2)
+    apply = jax.jit(model.apply)
+    whole, _ = site_minibatch(*events, network, parts=2)
+    found = apply(variables, whole.sites)
+    assert found.event.shape == (4, 4) and found.vertex.shape == (4, 3, 4, 6, 3)
+    for part in range(2):
+        own = slice(2 * part, 2 * part + 2)
+        minibatch, _ = site_minibatch(*(array[own] for array in events), network)
+        expected = apply(variables, minibatch.sites)
+        assert_close(found.event[own], expected.event)
+        assert_close(found.vertex[own], expected.vertex)
 
 
 @pytest.mark.slow

@@ -59,9 +59,7 @@ def test_training_takes_all_but_the_last_layer(of_five, tmp_path, caplog):
     config, ours = drawn(tmp_path, 1)
     ours = sharding.replicate(ours, sharding.make_mesh())
     with caplog.at_level(logging.INFO, logger="ctjax"):
-        found, step = parts.restore_weights(
-            folder, ours, config, may_replace_last_layer=True
-        )
+        found, step = parts.restore_weights(folder, ours, config, is_for_training=True)
     assert step == 9
     check_taken(found, theirs, ours)
     assert found["params"]["bottleneck"]["kernel"].shape[-1] == 3
@@ -99,7 +97,7 @@ def test_other_planes_are_refused_of_trainings_too(of_five, tmp_path):
     message = r"/9: weights of 3 planes, expected 4, .*data\.planes$"
     for may in (True, False):
         with pytest.raises(CheckpointError, match=message):
-            checkpoint.restore_weights(folder, ours, config, may_replace_last_layer=may)
+            checkpoint.restore_weights(folder, ours, config, is_for_training=may)
 
 
 def test_a_run_that_goes_on_refuses_other_classes_and_damages_nothing(tmp_path):
@@ -136,13 +134,13 @@ def test_weights_of_others(of_five, tmp_path, caplog, prefix):
             str(path),
             sharding.replicate(ours, sharding.make_mesh()),
             config,
-            may_replace_last_layer=True,
+            is_for_training=True,
         )
     check_taken(found, theirs, ours)
     assert caplog.messages == [f"{line}: all but the last layer is taken"]
     four, ours = drawn(tmp_path, 1, data__planes="0,1,2,3")
     with pytest.raises(WeightsError, match="weights of 3 planes, expected 4"):
-        parts.restore_weights(str(path), ours, four, may_replace_last_layer=True)
+        parts.restore_weights(str(path), ours, four, is_for_training=True)
 
 
 @pytest.mark.slow

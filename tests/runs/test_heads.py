@@ -2,6 +2,7 @@
 
 import csv
 
+import h5py
 import numpy as np
 import pytest
 
@@ -19,16 +20,37 @@ HEADS = {
 }
 
 
+SPARSE = {
+    "network__architecture": "uresnet_sparse",
+    "network__depth": 2,
+    "network__n_initial_filters": 2,
+    "network__normalization": "none",
+    "network__blocks_per_layer": 1,
+    "network__blocks_deepest_layer": 1,
+    "network__blocks_final": 0,
+    "network__bottleneck_deepest": 3,
+    "network__filter_size_deepest": 3,
+}
+
+
 def rows_of(folder, name):
     with open(folder / name, newline="") as file:
         return list(csv.DictReader(file))
 
 
-def test_losses_and_metrics_are_everywhere(runs, tmp_path):
+TENSORFLOW = {**SPARSE, "network__architecture": "uresnet_tensorflow"}
+
+
+@pytest.mark.parametrize(
+    "network",
+    [{}, SPARSE, TENSORFLOW],
+    ids=["uresnet", "uresnet_sparse", "uresnet_tensorflow"],
+)
+def test_losses_and_metrics_are_everywhere(runs, tmp_path, network):
     nowhere = boxes_at(None, None, None)
     kinds = [(14, 0, 40, INSIDE), (12, 0, 40, nowhere), (12, 1, 40, INSIDE)]
     file = write(tmp_path / "events.h5", [*kinds, (14, 0, 2, INSIDE)])
-    fields = {"data__file": file, "network__vertex__depth": 1, **HEADS}
+    fields = {"data__file": file, "network__vertex__depth": 1, **HEADS, **network}
     config = runs.config(
         "train",
         tmp_path / "run",
@@ -51,6 +73,7 @@ def test_losses_and_metrics_are_everywhere(runs, tmp_path):
         "inference",
         tmp_path / "applied",
         mode__weights_location=str(run.folder),
+        mode__write_predictions=True,
         **fields,
     )
     applied = small_runs.run_and_listen(config)
@@ -59,8 +82,38 @@ def test_losses_and_metrics_are_everywhere(runs, tmp_path):
     assert np.isnan(distances).tolist() == [False, True, False, True]
     mean = applied.result["plane1/VertexResolution"]
     assert mean == pytest.approx(np.nanmean(distances), rel=1e-5)
+    with h5py.File(applied.folder / "predictions.h5") as file:
+        boxes = file["Data/bbox2d_bbox_neutrino_prediction_group/bboxes"]
+        particles = file["Data/particle_sbndneutrino_prediction_group/particles"]
+        assert len(boxes) == 4 * 3 and len(particles) == 4
+    assert len(rows_of(applied.folder, "inference_events.csv")) == 4
     right = [float(row["Average/EventLabel"]) for row in rows]
     assert applied.result["Average/EventLabel"] == pytest.approx(np.mean(right))
+
+
+def test_a_training_begins_with_weights_without_heads(runs, tmp_path):
+    """And an inference without heads takes those of the training that has them."""
+    file = write(tmp_path / "events.h5", [(14, 0, 40, INSIDE)] * 4)
+    depth = {"network__vertex__depth": 1}
+    before = runs.train(run__iterations=1)
+    config = runs.config(
+        "train",
+        tmp_path / "run",
+        **{"data__file": file, **HEADS, **depth, "run__iterations": 1},
+        mode__weights_location=str(before.folder),
+        mode__allow_other_images=True,
+    )
+    run = small_runs.run_and_listen(config)
+    assert sum("begun anew" in message for message in run.messages) == 1
+    config = runs.config(
+        "inference",
+        tmp_path / "applied",
+        data__file=file,
+        mode__weights_location=str(run.folder),
+    )
+    applied = small_runs.run_and_listen(config)
+    assert sum("is left out" in message for message in applied.messages) == 1
+    assert not (applied.folder / "inference_events.csv").exists()
 
 
 def test_a_training_without_labels_is_refused(runs, tmp_path):

@@ -20,11 +20,13 @@ class MaskedUResNet:
       num_planes: of an event.
       train: whether batch normalization takes the minibatch's statistics.
       updated: running statistics after a call in training, as a nested dictionary.
+      seen: features and mask of each level after a call, by its height over the bottom;
+        of the merged planes by "merged".
     """
 
     def __init__(self, network, variables, num_planes=3, train=False):
         self.network, self.num_planes, self.train = network, num_planes, train
-        self.variables, self.updated = variables, {}
+        self.variables, self.updated, self.seen = variables, {}, {}
 
     def __call__(self, charge, mask):
         """Logits [I, H, W, K] of charge [I, H, W], 0 where the mask is not."""
@@ -36,7 +38,30 @@ class MaskedUResNet:
         assert x.shape[-1] == features
         return self.pointwise(("bottleneck",), x, mask)
 
+    def event_scores(self):
+        """Scores [B, 4] of the events of the last call, a mean over their sites."""
+        head, (x, mask) = self.network.classification, self.seen["merged"]
+        x = self.pointwise(("classifier_input",), x, mask)
+        x = self.series(("classifier",), x, mask, head.n_layers)
+        x = self.pointwise(("bottleneck_classifer",), x, mask)
+        count = mask.sum((1, 2))[:, None]
+        return jnp.where(count > 0, x.sum((1, 2)) / jnp.maximum(count, 1), 0)
+
+    def vertex_scores(self):
+        """Scores [B, P, h, w, 3] of the cells of the last call."""
+        head = self.network.vertex
+        x, mask = self.seen[head.depth]
+        x = self.pointwise(("vertex_input",), x, mask)
+        x = self.series(("vertex_layers",), x, mask, head.n_layers)
+        x = self.pointwise(("bottleneck_vertex",), x, mask)
+        x = jnp.where(mask[..., None], x, row([-20.0, 0, 0]))
+        return x.reshape(-1, self.num_planes, *x.shape[1:])
+
     def level(self, path, x, mask, depth):
+        self.seen[depth] = self.unseen_level(path, x, mask, depth), mask
+        return self.seen[depth][0]
+
+    def unseen_level(self, path, x, mask, depth):
         if depth == 0:
             return self.deepest((*path, "main_module"), x, mask)
         network = self.network
@@ -62,6 +87,7 @@ class MaskedUResNet:
         merged = events.any(1)
         x = at(merged, jnp.einsum("bphwc,pcf->bhwf", x, kernel) + row(bias))
         x = self.series((*path, "blocks"), x, merged, self.network.blocks_deepest_layer)
+        self.seen["merged"] = x, merged
         kernel, bias = self.convolution((*path, "splitter"))
         x = jnp.einsum("bhwc,pcf->bphwf", x, kernel).reshape(*mask.shape, -1)
         return at(mask, x + row(bias))

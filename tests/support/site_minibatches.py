@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
+from ctjax.config.heads import active_heads
 from ctjax.data.joined_sites import join_parts, make_arrays
 from ctjax.data.minibatch import SiteForm
 from ctjax.data.site_lists import count_sites, list_sites
@@ -45,8 +46,11 @@ def site_minibatch(charge, label, is_site, network, parts=1, spare=3, mask=None)
     each = len(events) // parts
     counts = np.array([count_sites(event) for event in events])
     largest = counts.reshape(parts, each, -1).sum(1).max(0) + spare
-    arrays = make_arrays(SiteForm(depth, size, parts), each, largest.tolist())
-    sites, site_ids = join_parts(events, height * width, arrays)
+    heads = active_heads(network)
+    level = None if heads.vertex is None else heads.halvings
+    form = SiteForm(depth, size, parts, map_level=level)
+    arrays = make_arrays(form, each, largest.tolist(), (height, width))
+    sites, site_ids = join_parts(events, height * width, arrays, level)
     mask = np.ones(len(charge), np.float32) if mask is None else mask
     return SiteMinibatch(sites, mask), site_ids
 

@@ -175,6 +175,33 @@ def _refine_backward(residuals, gradient):
 refine.defvjp(_refine_forward, _refine_backward)
 
 
+@jax.custom_vjp
+def lay_out(x: jax.Array, site: jax.Array, place: jax.Array) -> jax.Array:
+    """Puts the sites of a level where they are in its images.
+
+    Args:
+      x: [N, F].
+      site: [M] int32, the site in each pixel of all images, see `sites.Cells`.
+      place: [N] int32, likewise.
+
+    Returns:
+      [M, F], of the type of `x`; zeros where there is no site.
+    """
+    del place  # of the gradient alone
+    return _gather(x, site)
+
+
+def _lay_out_forward(x, site, place):
+    return lay_out(x, site, place), place
+
+
+def _lay_out_backward(place, gradient):
+    return _gather(gradient, place), None, None
+
+
+lay_out.defvjp(_lay_out_forward, _lay_out_backward)
+
+
 def _product(x, kernel, table):
     """Sums over t what x [N, C] has at table[m, t] times kernel[t], [M, F]."""
     if cpu_sparse.serve(x, kernel.shape[2]):
