@@ -272,9 +272,9 @@ def _read_members(
         table: Any = find_member(group, name, place)
         is_table = isinstance(table, h5py.Dataset) and table.ndim == 1
         names = (table.dtype.names if is_table else None) or ()
-        if not is_table or table.is_virtual or table.external:
+        if not is_table:
             found = "nothing" if table is None else "something else"
-            place.fail(found, f"a table with {', '.join(members)} in this file")
+            place.fail(found, f"a table with {', '.join(members)}")
         for member, shape in members.items():
             if member not in names:
                 place.fail(f"members {', '.join(names)}", f"a member {member}")
