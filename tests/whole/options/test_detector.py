@@ -1,8 +1,11 @@
 """Each field that says what a detector is, changed, changes what it should in a run."""
 
+import json
+
 import numpy as np
 import pytest
 
+from ctjax import main
 from ctjax.base.detector import IGNORED, Detector
 from ctjax.data.larcv.file import LarcvFileError
 from ctjax.outputs.saved_config import CheckpointError
@@ -166,3 +169,23 @@ def test_on_bad_event(runs, truth):
     result = runs.infer(**fields).result
     assert result["Average/mIoU"] == pytest.approx(np.mean(good), rel=1e-5)
     assert runs.read(**fields, run__iterations=2).result["images"] == 7
+
+
+@pytest.mark.parametrize("is_in_the_tables", [True, False])
+def test_the_error_of_a_bad_event_says_that_it_can_be_left_out(
+    runs, products, tmp_path, is_in_the_tables
+):
+    planes = runs.events[3]
+    wrong = [(ids, charges, np.full(len(ids), 7)) for ids, charges, _ in planes]
+    events = [*runs.events[:3], planes * 2 if is_in_the_tables else wrong]
+    path = str(tmp_path / "bad.h5")
+    detector_files.write(path, events, [SHAPE] * 3)
+    with pytest.raises(LarcvFileError, match=r"entry 3, .*found .*, expected") as bad:
+        main.run(runs.config("iotest", tmp_path / "run", data__file=path))
+    assert str(bad.value).endswith("; data.on_bad_event=skip leaves such events out")
+    record = json.loads((tmp_path / "run" / "iotest_config.json").read_text())
+    assert record["ended"]["why"].endswith(str(bad.value))
+    # Of a file that is wrong it would not help.
+    with pytest.raises(LarcvFileError, match=r"image_product") as other:
+        main.run(runs.config("iotest", tmp_path / "other", data__file=products))
+    assert "on_bad_event" not in str(other.value)
