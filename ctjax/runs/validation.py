@@ -21,11 +21,12 @@ from ctjax.learning import head_steps, metrics, sharding
 from ctjax.learning.compiled import compile_ahead
 from ctjax.learning.state import TrainState
 from ctjax.learning.steps import EvalStep
-from ctjax.outputs import checkpoint, run_record
+from ctjax.outputs import checkpoint, run_record, skipped_events
 from ctjax.outputs.timings import StepTimings
 from ctjax.outputs.train_reports import TrainReports
 from ctjax.processes.join import Processes
 from ctjax.runs import parts
+from ctjax.views.skipped import VALIDATION
 
 logger = logging.getLogger("ctjax")
 
@@ -99,6 +100,10 @@ def open_validation(
                 return [score] if is_usable else []
 
             yield validate
+
+        skipped_events.report_training(
+            *(config, source, processes, start > 0, VALIDATION)
+        )
 
 
 def _entries(

@@ -9,6 +9,7 @@ from ctjax import main
 from ctjax.base.detector import IGNORED, Detector
 from ctjax.data.larcv.file import LarcvFileError
 from ctjax.outputs.saved_config import CheckpointError
+from ctjax.views import skipped
 from tests.support import detector_files
 from tests.support.small_runs import SHAPE, entries_of, logits_of
 
@@ -189,3 +190,22 @@ def test_the_error_of_a_bad_event_says_that_it_can_be_left_out(
     with pytest.raises(LarcvFileError, match=r"image_product") as other:
         main.run(runs.config("iotest", tmp_path / "other", data__file=products))
     assert "on_bad_event" not in str(other.value)
+
+
+def test_skipped_events_of_a_validation_are_named(runs, tmp_path):
+    ids, charges, _ = runs.events[2][0]
+    wrong = [(ids, charges, np.full(len(ids), 7)), *runs.events[2][1:]]
+    # One that the tables tell, and one that has to be read.
+    events = [runs.events[0] * 2, runs.events[1], wrong, *runs.events[3:]]
+    path = str(tmp_path / "bad.h5")
+    detector_files.write(path, events, [SHAPE] * 3)
+    fields = {"data__aux_file": path, "run__aux_iterations": 1}
+    fields |= {"run__aux_minibatch_size": 8, "data__on_bad_event": "skip"}
+    run = runs.train(**fields)
+    (line,) = [m for m in run.messages if m.startswith("Skipped ")]
+    assert line.startswith("Skipped 2 events of data.aux_file (data.on_bad_event=skip)")
+    assert "entry 0: " in line and "entry 2: " in line
+    rows = skipped.read_table(skipped.table_path(str(run.folder), skipped.VALIDATION))
+    assert [(row["entry"], row["file"]) for row in rows] == [("0", path), ("2", path)]
+    assert not (run.folder / "train_skipped.csv").exists()
+    assert np.isfinite(run.table("val_metrics")[0]["Average/mIoU"])
