@@ -56,7 +56,7 @@ class TrueNeutrinos(NamedTuple):
         return TrueNeutrino(kind, position)
 
 
-def read_neutrinos(
+def read_kinds_and_vertices(
     data: h5py.Group,
     image: ProductIndex,
     options: ReadOptions,
@@ -64,7 +64,7 @@ def read_neutrinos(
     mode: OpenMode,
     bad: BadEvents,
 ) -> TrueNeutrinos:
-    """Reads the neutrinos of a file, as far as its options ask for them.
+    """Reads kinds and vertices of the neutrinos of a file, as its options ask for them.
 
     Args:
       data: group of the products.
