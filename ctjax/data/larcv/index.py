@@ -182,11 +182,16 @@ def read_index(
         firsts = _running_first(index, entries)
         expected = {"first": firsts, "ID": meta["projection_id"]}
         oddities += check_columns(table, expected, entries, place)
+    _judge_oddities(oddities, mode)
+    return index
+
+
+def _judge_oddities(oddities: list[str], mode: OpenMode) -> None:
+    """Refuses what larcv3 would not have written, or says so, as the mode has it."""
     if mode.strict and oddities:
         raise LarcvFileError(oddities[0])
     for oddity in oddities:
         logger.warning("%s; larcv3 reads this, but would not have written it", oddity)
-    return index
 
 
 def check_alike(label: ProductIndex, image: ProductIndex, place: Place) -> None:
