@@ -41,6 +41,22 @@ def call(program: str, command: str, words: list[str]) -> None:
         raise SystemExit(f"{program}: status {status}")
 
 
+def words_of_training(seed: int, iterations: int, folder: pathlib.Path) -> list[str]:
+    """Returns the words of `ctjax` that tell the trainings of a study apart.
+
+    Args:
+      seed: of the parameters, and of the order of the events.
+      iterations: steps.
+      folder: of its results.
+    """
+    return [
+        f"run.seed={seed}",
+        f"data.seed={seed}",
+        f"run.iterations={iterations}",
+        f"output_dir={folder}",
+    ]
+
+
 def read_means(folder: pathlib.Path) -> dict[str, float]:
     """Reads CosmicTagger's metrics of an inference, means over its events."""
     events = _read_table(folder / "inference_metrics.csv")

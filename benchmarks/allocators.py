@@ -21,7 +21,7 @@ import tempfile
 import jax
 import numpy as np
 
-from benchmarks import compute, machine
+from benchmarks import compute, compute_jobs, machine
 from benchmarks.compute_cases import Case, Contender
 
 PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
@@ -146,9 +146,9 @@ def main() -> int:
         case = Case(
             *(step, step, options.network, training, "float32", options.downsample, 1)
         )
-        config = compute.configure(case, options)
+        config = compute_jobs.configure(case, options)
         with tempfile.TemporaryDirectory() as folder:
-            job = compute.write_arrays(config, folder) | {
+            job = compute_jobs.write_arrays(config, folder) | {
                 "training": training,
                 "device": "cpu",
                 "cpus": options.cpus,

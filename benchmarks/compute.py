@@ -19,7 +19,6 @@ import json
 import math
 import os
 import pathlib
-import runpy
 import shlex
 import sys
 import tempfile
@@ -29,23 +28,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
 from benchmarks import (
     compute_history,
+    compute_jobs,
     compute_report,
-    compute_worker,
     machine,
     roofline,
 )
 from benchmarks.compute_cases import CASES, CONTENDERS, USUAL, Case, Contender
-from benchmarks.compute_process import ROOT, Worker, WorkerError, has_files
+from benchmarks.compute_process import Worker, WorkerError, has_files
 from ctjax.config import fields as config_fields
-from ctjax.config import resolve
-from ctjax.learning import state
-from ctjax.models import torch_weights
 from ctjax.models.kernels import cpu
-from ctjax.runs import parts
 
 MOST_STEPS = 100  # of a block
 GPU_LIMIT_S = 480.0
@@ -62,7 +56,7 @@ def main() -> int:
     if options.limit_s > 0:
         deadline = time.monotonic() + options.limit_s
     cases = [
-        (case, configure(case, options))
+        (case, compute_jobs.configure(case, options))
         for case in CASES[options.device]
         if not options.cases or case.name in options.cases
     ]
@@ -157,50 +151,6 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def configure(case: Case, options: argparse.Namespace) -> config_fields.Config:
-    """The configuration of a case."""
-    path = ROOT / "configs" / f"{case.network}.py"
-    config = runpy.run_path(str(path))["get_config"]()
-    config.run.minibatch_size = case.minibatch_size
-    config.run.precision = case.precision
-    config.run.compute_mode = options.device.upper()
-    config.data.synthetic = True
-    config.data.downsample = case.downsample
-    # What the peer has: Adam at one learning rate.
-    config.mode.optimizer.lr_schedule = "flat"
-    config.update(options.fields)
-    if config.data.file and not config.data.synthetic:
-        # The workers run in another folder.
-        config.data.file = os.path.abspath(config.data.file)
-    return resolve.resolve(config)
-
-
-def write_arrays(config: config_fields.Config, folder: str) -> dict[str, Any]:
-    """Writes a minibatch and initial weights where the peer needs them.
-
-    Returns:
-      The part of a job about them.
-    """
-    minibatch, image_shape = compute_worker.read_minibatch(config)
-    _, variables = parts.make_network(config, image_shape)
-    job = {
-        "config": config_fields.to_dict(config),
-        "image_shape": list(image_shape),
-        "parameters": state.count_parameters(variables["params"]),
-    }
-    if isinstance(config.network, config_fields.Network):
-        # For the peer; ctjax makes both itself, the same.
-        given = minibatch._asdict().items()
-        files = {
-            "minibatch": {name: array for name, array in given if array is not None},
-            "weights": torch_weights.from_variables(variables),
-        }
-        for name, arrays in files.items():
-            job[name] = os.path.join(folder, f"{name}.npz")
-            np.savez(job[name], **arrays)
-    return job
-
-
 def measure_limits(
     options: argparse.Namespace, precisions: set[str], deadline: float
 ) -> dict:
@@ -252,30 +202,14 @@ def run_case(
     Returns:
       The case with its rows.
     """
-    precision = config.run.precision.value
     loads = [os.getloadavg()[0]]
     with tempfile.TemporaryDirectory() as folder:
-        job = write_arrays(config, folder) | {
+        job = compute_jobs.write_arrays(config, folder) | {
             "training": case.training,
             "device": options.device,
             "cpus": options.cpus,
         }
-        least_s = roofline.seconds(
-            config.network,
-            tuple(job["image_shape"]),
-            case.training,
-            4 if precision == "float32" else 2,
-            limits["best"]["bytes"],
-            limits["best"][precision],
-        )
-        found = dataclasses.asdict(case) | {
-            "precision": precision,
-            "downsample": config.data.downsample,
-            "minibatch_size": config.run.minibatch_size,
-            "image_shape": job["image_shape"],
-            "parameters": job["parameters"],
-            "least_s": least_s,
-        }
+        found = describe(case, config, job, limits["best"])
 
         def add(rows):
             found["rows"] = rows
@@ -284,11 +218,43 @@ def run_case(
                 compute_report.summarize(row, found)
             write(found)
 
-        names = options.contenders if least_s else []  # none of another network
+        names = (
+            options.contenders if found["least_s"] else []
+        )  # none of another network
         names = list(case.contenders) or names
         names = compute_history.missing_first(before, found, names)
         add(measure(job, options, folder, deadline, names, add))
     return found
+
+
+def describe(
+    case: Case, config: config_fields.Config, job: dict, limits: dict
+) -> dict[str, Any]:
+    """Returns a case without rows, with the least time of a step.
+
+    Args:
+      case: as it is listed.
+      config: of it.
+      job: see `compute_jobs.write_arrays`.
+      limits: of the machine, the best of both frameworks.
+    """
+    precision = config.run.precision.value
+    least_s = roofline.seconds(
+        config.network,
+        tuple(job["image_shape"]),
+        case.training,
+        4 if precision == "float32" else 2,
+        limits["bytes"],
+        limits[precision],
+    )
+    return dataclasses.asdict(case) | {
+        "precision": precision,
+        "downsample": config.data.downsample,
+        "minibatch_size": config.run.minibatch_size,
+        "image_shape": job["image_shape"],
+        "parameters": job["parameters"],
+        "least_s": least_s,
+    }
 
 
 def measure(

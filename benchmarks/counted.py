@@ -24,7 +24,13 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding
 
-from benchmarks import compute, compute_history, compute_worker, machine, roofline
+from benchmarks import (
+    compute_history,
+    compute_jobs,
+    compute_worker,
+    machine,
+    roofline,
+)
 from benchmarks import program as compiled_program
 from benchmarks.compute_cases import CASES
 from ctjax.base.detector import COSMIC_TAGGER
@@ -82,7 +88,7 @@ def main() -> int:
             changes = {**options.fields}
             changes["network"] = {**changes.get("network", {}), "kernels": kernels}
             arguments = argparse.Namespace(device="cpu", fields=changes)
-            config = compute.configure(case, arguments)
+            config = compute_jobs.configure(case, arguments)
             found = count(config, case.training)
             found |= {
                 "name": case.name,

@@ -21,7 +21,7 @@ import time
 
 import jax
 
-from benchmarks import compute, compute_worker, machine
+from benchmarks import compute_jobs, compute_worker, machine
 from benchmarks import program as compiled_program
 from benchmarks.compute_cases import CASES
 
@@ -34,11 +34,11 @@ def main() -> int:
     """Profiles one case."""
     options = parse()
     case = {case.name: case for case in CASES[options.device]}[options.case]
-    config = compute.configure(case, options)
+    config = compute_jobs.configure(case, options)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
-            job = compute.write_arrays(config, folder)
+            job = compute_jobs.write_arrays(config, folder)
         job |= {"training": case.training, "device": options.device}
         side = compute_worker.ctjax_side(job)
     side.step()

@@ -94,14 +94,8 @@ def run(recipe: Recipe, seed: int, options: argparse.Namespace) -> dict:
     folder = (options.work / str(options.iterations) / name).resolve()
     done = folder / "done.json"
     if not done.exists():
-        words = [
-            *recipe.words,
-            f"run.seed={seed}",
-            f"data.seed={seed}",
-            f"run.iterations={options.iterations}",
-            f"output_dir={folder}",
-        ]
-        accuracy_runs.call(PROGRAM, "quickstart", words)
+        training = accuracy_runs.words_of_training(seed, options.iterations, folder)
+        accuracy_runs.call(PROGRAM, "quickstart", [*recipe.words, *training])
         described = machine.describe(*accuracy_runs.PACKAGES)
         about = recipe.name, seed, machine.commit(), machine.words(described)
         done.write_text(json.dumps(dict(zip(ABOUT, about, strict=True))))

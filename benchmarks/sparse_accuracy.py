@@ -130,10 +130,7 @@ def run(
     trained = [
         *common,
         f"data.file={training}",
-        f"run.seed={seed}",
-        f"data.seed={seed}",
-        f"run.iterations={options.iterations}",
-        f"output_dir={folder}",
+        *accuracy_runs.words_of_training(seed, options.iterations, folder),
     ]
     accuracy_runs.call(PROGRAM, "train", trained)
     rows = []

@@ -14,6 +14,7 @@ from ctjax.base.errors import UserError
 from ctjax.commands import command_line
 from ctjax.config import describe
 from ctjax.config.fields import Config, ModeName
+from ctjax.data.larcv.errors import BadEventError
 from ctjax.outputs import fresh, lock, log, older_results, run_record
 from ctjax.processes import join, launchers, liveness, stop_requests
 from ctjax.processes.join import SINGLE_PROCESS, Processes
@@ -22,6 +23,9 @@ from ctjax.processes.stop_requests import Interrupted
 from ctjax.views import report
 
 logger = logging.getLogger("ctjax")
+
+SKIPPING = "data.on_bad_event=skip leaves such events out"
+"""What an error of an event says besides."""
 
 
 def main(
@@ -123,6 +127,8 @@ def run(
             except Interrupted as stop:
                 logger.warning("Stopped by %s", stop)
                 raise
+            except BadEventError as error:
+                raise BadEventError(f"{error}; {SKIPPING}") from error
         if processes.is_first:
             report.write_after_run(config.output_dir)
     return result

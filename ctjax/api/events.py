@@ -243,11 +243,19 @@ def open(
         "label_map": _label_map_text(label_map),
         "charge_scale": charge_scale,
     }
-    data = dataclasses.replace(
-        resolve.build(Data, told, "data."),
-        downsample=downsample,
-        charge_limit=charge_limit,
-    )
+    files = _open_files(patterns, _make_data(told, downsample, charge_limit))
+    return Events(files, np.arange(files.source.num_events))
+
+
+def _make_data(told: dict[str, Any], downsample: int, charge_limit: float) -> Data:
+    """Makes a data section; these two may be what a configuration does not take."""
+    data = resolve.build(Data, told, "data.")
+    return dataclasses.replace(data, downsample=downsample, charge_limit=charge_limit)
+
+
+def _open_files(patterns: list[str], data: Data) -> _OpenFiles:
+    """Opens files as a data section says, which then says how many planes there are."""
+    downsample = data.downsample
     try:
         source = sources.open_source(file=patterns, downsample=downsample, data=data)
     except UserError:
@@ -256,7 +264,7 @@ def open(
         raise UserError(f"downsample={downsample}: {error}") from error
     if data.planes is None and source.detector.num_planes != COSMIC_TAGGER.num_planes:
         data = dataclasses.replace(data, planes=name_planes(source.planes))
-    return Events(_OpenFiles(source, data), np.arange(source.num_events))
+    return _OpenFiles(source, data)
 
 
 def _planes_text(planes: Any) -> str | None:

@@ -10,6 +10,7 @@ from ctjax.api.events import Events
 from ctjax.api.tagger import BATCH_SIZE, Tagger
 from ctjax.base import home
 from ctjax.base.errors import UserError
+from ctjax.config.fields import Data
 from ctjax.config.heads import active_heads
 from ctjax.data.order import PADDING
 from ctjax.data.sources import EventSource
@@ -51,15 +52,7 @@ def save_predictions(
         raise UserError(
             f"{name}: a file of the events, expected another name for the predictions"
         )
-    source, ours = events.source, tagger.config.data
-    if events.has_label and events.classes != tagger.classes:
-        raise UserError(
-            f"events of the classes {', '.join(events.classes)}, expected those of the "
-            f"weights: ctjax.open takes classes={','.join(tagger.classes)!r}"
-        )
-    data = dataclasses.replace(
-        events.data, classes=ours.classes, img_transform=ours.img_transform
-    )
+    source, data = events.source, _find_data(events, tagger)
     attributes = predictions.provenance(
         dataclasses.replace(tagger.config, data=data),
         source,
@@ -77,6 +70,23 @@ def save_predictions(
                 # Without labels the network knows no unit but pixels.
                 _turn_into_cm(results["vertex"], minibatch.entries, source)
             predictions.append_minibatch(writer, minibatch, results, source, products)
+
+
+def _find_data(events: Events, tagger: Tagger) -> Data:
+    """Returns the data section of an inference that predicts these events.
+
+    Raises:
+      UserError: their labels are of other classes than the weights.
+    """
+    if events.has_label and events.classes != tagger.classes:
+        raise UserError(
+            f"events of the classes {', '.join(events.classes)}, expected those of the "
+            f"weights: ctjax.open takes classes={','.join(tagger.classes)!r}"
+        )
+    ours = tagger.config.data
+    return dataclasses.replace(
+        events.data, classes=ours.classes, img_transform=ours.img_transform
+    )
 
 
 def _turn_into_cm(vertex: np.ndarray, entries: np.ndarray, source: EventSource) -> None:

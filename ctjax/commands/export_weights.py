@@ -10,6 +10,7 @@ training, its results on the events of the run's inference, its limits.
 
 import hashlib
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -18,13 +19,16 @@ import numpy as np
 
 from ctjax.base import optional_packages
 from ctjax.base.errors import UserError
-from ctjax.commands import command_line
+from ctjax.commands import command_line, words
 from ctjax.commands.import_weights import SAFETENSORS
 from ctjax.config.architecture import Architecture
 from ctjax.config.fields import ComputeMode, Config, Mode
 
 if TYPE_CHECKING:
     from ctjax.views.report import records
+
+PROGRAMS = ("/ctjax", "/ctjax/__main__.py", "/ctjax/main.py")
+"""Ends of the names of the programs that start a training."""
 
 UNUSABLE = (Architecture.URESNET_TENSORFLOW, Architecture.URESNET_SPARSE)
 """Networks whose weights torch has no use for: the sparse one of CosmicTagger needs
@@ -148,9 +152,34 @@ def _write_card(path: str, record: "records.Record", weights: str, step: int) ->
 
     with open(weights, "rb") as file:
         checksum = hashlib.file_digest(file, "sha256").hexdigest()
-    text = model_card.describe(record, weights, step, checksum)
+    command = str(record.launches["train"].get("command", ""))
+    configuration = find_configuration(command)
+    text = model_card.describe(record, weights, step, checksum, configuration)
     with open(path, "x", encoding="utf-8") as file:
         file.write(text)
+
+
+def find_configuration(command: str) -> str | None:
+    """Returns the configuration of a training's command.
+
+    Args:
+      command: as the run's record has it.
+
+    Returns:
+      Its name or file, that of the network where `network=NAME` was typed; None where
+      the command was none of ctjax, as in a notebook.
+    """
+    default = "default"
+    try:
+        program, *typed = shlex.split(command) or [""]
+        if not f"/{program}".endswith(PROGRAMS):
+            return None
+        if typed and not typed[0].startswith("-") and "=" not in typed[0]:
+            default = "quickstart" if typed.pop(0) == "quickstart" else default
+        found = words.sort(typed)
+    except ValueError:  # of a record that somebody has changed
+        return None
+    return found.network or found.configuration or default
 
 
 def _write_torch(folder: str, tensors: dict[str, np.ndarray], step: int) -> None:

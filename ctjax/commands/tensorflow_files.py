@@ -17,7 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ctjax.base import regular_files
+from ctjax.base import hdf5_members, regular_files
 from ctjax.base.crc32c import crc32c
 from ctjax.models import tensorflow_weights
 from ctjax.models.torch_weights import WeightsError
@@ -91,13 +91,11 @@ def read_keras(path: str) -> dict[str, np.ndarray]:
     regular_files.check(path)
     found: dict[str, np.ndarray] = {}
 
-    def take(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and "/vars/" in name:
-            found[tensorflow_weights.from_keras_path(name)] = item[()]
-
     try:
         with h5py.File(path, "r") as file:
-            file.visititems(take)
+            for name, item in hdf5_members.walk(file):
+                if "/vars/" in name:
+                    found[tensorflow_weights.from_keras_path(name)] = item[()]
     except Exception as error:  # h5py's are of many kinds
         raise WeightsError(f"{path}: expected an HDF5 file: {error}") from error
     if not found:

@@ -17,7 +17,11 @@ from ctjax.config.fields import Data
 from ctjax.config.heads import NEUTRINO_CLASS, NO_HEADS, ActiveHeads
 from ctjax.data import head_labels, images
 from ctjax.data.event_files import LarcvFiles, Source, find_files
-from ctjax.data.larcv.errors import ChangedFileError, LarcvFileError
+from ctjax.data.larcv.errors import (
+    BadEventError,
+    ChangedFileError,
+    LarcvFileError,
+)
 from ctjax.data.larcv.records import PlaneMeta
 from ctjax.data.larcv.true_vertices import TrueNeutrino
 from ctjax.data.pooling import padded_shape, pool, pooled_shape
@@ -139,14 +143,16 @@ class EventSource:
           Ids ascending, each once in a plane; classes None without labels.
 
         Raises:
-          LarcvFileError: where the event cannot be read; where events are skipped, all
-            have been found bad.
+          BadEventError: where the event cannot be read.
+          LarcvFileError: where events are skipped, and all have been found bad.
         """
         try:
             image, label = self._source.read_voxels(entry)
         except LarcvFileError as error:
-            if not self._skips or isinstance(error, ChangedFileError):
+            if isinstance(error, ChangedFileError):
                 raise
+            if not self._skips:
+                raise BadEventError(str(error)) from error
             if entry not in self.bad_events or entry in self._source.bad_entries:
                 logger.warning("Skipped: %s", error)
             self.bad_events[entry] = str(error)

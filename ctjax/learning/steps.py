@@ -20,6 +20,7 @@ from ctjax.learning.head_steps import (
     make_head_parts,
     mean_metrics,
 )
+from ctjax.learning.heads import Outputs
 from ctjax.learning.losses import LossFn
 from ctjax.learning.minibatch import Minibatch, NetworkInput, SiteMinibatch
 from ctjax.learning.precision import SMALLEST_SCALE, next_scale
@@ -338,7 +339,7 @@ def make_eval_step(
       `head_steps.head_results` and, with loss, `loss_parts` as of `make_train_step`.
     """
     axis_name = options.axis_name
-    head_parts = make_head_parts(options.heads, axis_name, options.detector)
+    losses = _make_losses(options)
 
     def eval_step(variables: dict[str, Any], minibatch: Minibatch):
         image, charge, label = options.network_input(minibatch)
@@ -349,12 +350,8 @@ def make_eval_step(
         is_finite = _are_finite(logits, sites)
         counts = _count_classes(prediction, label, sites, options)
         values = metrics.event_metrics(counts)
-        of_heads = {}
-        if options.heads:
-            is_finite &= head_steps.are_finite(outputs)
-            given = options.heads, outputs, minibatch, options.detector, axis_name
-            of_heads, more = head_steps.head_results(*given)
-            values = jnp.concatenate([values, more], 1)
+        found = is_finite, values, outputs, minibatch, options
+        is_finite, values, of_heads = _add_heads(*found)
         values = jnp.where(is_finite[:, None], values, jnp.nan)
         results = of_heads | {
             "metrics": sharding.gather(values, axis_name),
@@ -365,14 +362,45 @@ def make_eval_step(
             "label": label,
         }
         if with_loss:
-            loss = options.loss_fn(logits, label, minibatch.mask, charge, sites)
-            loss, loss_parts, _ = head_parts(outputs, minibatch, loss)
-            results["loss"] = sharding.total(loss, axis_name)
-            if loss_parts is not None:
-                results["loss_parts"] = sharding.total(loss_parts, axis_name)
+            results |= losses(outputs, minibatch, label, charge)
         if with_scores:
             results["image"] = charge
             results["score"] = jax.nn.softmax(logits, axis=-1)
         return results
 
     return eval_step
+
+
+def _add_heads(
+    is_finite: jax.Array,
+    values: jax.Array,
+    outputs: Outputs,
+    minibatch: Minibatch,
+    options: StepOptions,
+) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+    """Adds the heads to what is known of events; returns their results, too."""
+    if not options.heads:
+        return is_finite, values, {}
+    is_finite &= head_steps.are_finite(outputs)
+    given = options.heads, outputs, minibatch, options.detector, options.axis_name
+    of_heads, more = head_steps.head_results(*given)
+    return is_finite, jnp.concatenate([values, more], 1), of_heads
+
+
+def _make_losses(options: StepOptions) -> Callable[..., dict[str, jax.Array]]:
+    """Returns what computes the losses that an evaluation step returns."""
+    axis_name = options.axis_name
+    head_parts = make_head_parts(options.heads, axis_name, options.detector)
+
+    def losses(
+        outputs: Outputs, minibatch: Minibatch, label: jax.Array, charge: jax.Array
+    ):
+        sites = _sites_of(minibatch)
+        loss = options.loss_fn(outputs.pixels, label, minibatch.mask, charge, sites)
+        loss, loss_parts, _ = head_parts(outputs, minibatch, loss)
+        found = {"loss": sharding.total(loss, axis_name)}
+        if loss_parts is not None:
+            found["loss_parts"] = sharding.total(loss_parts, axis_name)
+        return found
+
+    return losses

@@ -65,9 +65,12 @@ class InferenceReports:
         )
         self._num_minibatches = num_minibatches
         self._stack = contextlib.ExitStack()
-        self._names = (
-            *source.detector.metric_names,
-            *metric_names(self._heads, source.detector.num_planes),
+        of_pixels = source.detector.metric_names
+        of_heads = metric_names(self._heads, source.detector.num_planes)
+        self._names = (*of_pixels, *of_heads)
+        # What heads find may have a truth where pixels have none.
+        self._has_truth = np.repeat(
+            [source.has_label, True], [len(of_pixels), len(of_heads)]
         )
         # Of what a head finds, an event counts only where there is something to find.
         self._sums, self._times = np.zeros((2, len(self._names)))
@@ -119,7 +122,7 @@ class InferenceReports:
           results: of the evaluation step.
         """
         jax.block_until_ready(results)
-        values = np.asarray(results["metrics"])
+        values = np.where(self._has_truth, np.asarray(results["metrics"]), np.nan)
         found = {
             name: np.asarray(results[name])
             for name in head_steps.ALL_RESULTS
@@ -135,15 +138,18 @@ class InferenceReports:
         self._advance(step + 1)
         if step % self._config.mode.logging_iteration == 0:
             shown = {}
-            if self._source.has_label and counts.any():
+            if counts.any():
                 known = ~np.isnan(values[counts])
                 mean = _divided(np.nansum(values[counts], 0), known.sum(0))
-                shown = log.shown_metrics(metrics.named(mean, self._names))
+                shown = log.shown_metrics(self._with_truth(mean))
             rate = log.rate(images, wait_s, step_s)
             log.log_step("ana", step, shown, rate)
 
     def report_averages(self) -> dict[str, float]:
-        """Writes the closing lines and the timings; returns the averaged metrics."""
+        """Writes the closing lines and the timings; returns the averaged metrics.
+
+        Where the data have no labels, these are those of what heads have found.
+        """
         config = self._config
         logger.info(
             "Inference report: %d batches processed for %d entries.",
@@ -164,27 +170,40 @@ class InferenceReports:
             )
         if self._processes.is_first:
             skipped_events.report(config, self._source, self._skipped)
-        averages = {}
-        if self._source.has_label and not self._num_counted:
-            logger.info("  No event that counts: no metrics")
-        elif self._source.has_label:
-            means = _divided(self._sums, self._times)
-            averages = metrics.named(means, self._names)
-            logger.info("  %s", log.pixel_rules(config.mode))
-            classes = self._source.detector.classes
-            scores = class_scores.score_classes(np.stack(self._counts), classes)
-            for line in class_scores.describe(scores):
-                logger.info("  %s", line)
-            for name, value in averages.items():
-                logger.info("  %s: %.4f", name, value)
-        else:
-            logger.info("  No labels in the data: no metrics")
+        averages = self._log_averages()
         done = self.timings.done
         timings.save_rank_timings(config.output_dir, self._processes.index, done)
         if self._processes.is_first:
             timings.save_timings(config.output_dir, "inference", done)
         log.log_totals(done["step_s"], done["images"], done["start_up_s"].sum())
         return averages
+
+    def _log_averages(self) -> dict[str, float]:
+        """Logs scores and averages, as far as there is a truth; returns the latter."""
+        has_label = self._source.has_label
+        if not self._num_counted and (has_label or self._heads):
+            logger.info("  No event that counts: no metrics")
+            return {}
+        averages = self._with_truth(_divided(self._sums, self._times))
+        if has_label:
+            logger.info("  %s", log.pixel_rules(self._config.mode))
+            classes = self._source.detector.classes
+            scores = class_scores.score_classes(np.stack(self._counts), classes)
+            for line in class_scores.describe(scores):
+                logger.info("  %s", line)
+        else:
+            of_pixels = " of pixels" if averages else ""
+            logger.info("  No labels in the data: no metrics%s", of_pixels)
+        for name, value in averages.items():
+            logger.info("  %s: %.4f", name, value)
+        return averages
+
+    def _with_truth(self, means: np.ndarray) -> dict[str, float]:
+        """Names means; without labels only those that some event has a truth for."""
+        named = metrics.named(means, self._names)
+        if self._source.has_label:
+            return named
+        return {name: mean for name, mean in named.items() if not np.isnan(mean)}
 
     def _open_table(
         self, name: str, values: tuple[str, ...]
@@ -227,8 +246,7 @@ class InferenceReports:
             event_id = self._source.event_id(entry).tolist()
             event = [entry, *event_id, predictions.in_utf8(self._source.file_of(entry))]
             if self._table is not None:
-                is_known = has_label and counts[place]
-                shown = row if is_known else np.full(row.shape, np.nan)
+                shown = row if counts[place] else np.full(row.shape, np.nan)
                 self._table.write([*event, *shown.tolist()])
             if self._confusion is not None and has_label:
                 pixels = confusion[place].ravel() * int(counts[place])

@@ -20,7 +20,13 @@ from ctjax.data.sources import EventSource
 from ctjax.outputs.predictions import in_utf8
 from ctjax.processes import join
 from ctjax.processes.join import Processes
-from ctjax.views.skipped import COLUMNS, describe, read_table, table_path
+from ctjax.views.skipped import (
+    COLUMNS,
+    VALIDATION,
+    describe,
+    read_table,
+    table_path,
+)
 
 logger = logging.getLogger("ctjax")
 
@@ -29,7 +35,11 @@ ELSEWHERE = "read by another process, which says why"
 
 
 def report_training(
-    config: Config, source: EventSource, processes: Processes, goes_on: bool
+    config: Config,
+    source: EventSource,
+    processes: Processes,
+    goes_on: bool,
+    part: str | None = None,
 ) -> None:
     """Reports the events that any process of a training has skipped so far.
 
@@ -40,16 +50,21 @@ def report_training(
       source: of the events, which knows those that this process has read.
       processes: of the run.
       goes_on: whether a former start of the run has skipped those of its table.
+      part: VALIDATION where these are the events of its validation.
     """
     if config.data.on_bad_event is not OnBadEvent.SKIP:
         return
     entries = _of_all(source, processes)
     if processes.is_first:
-        report(config, source, entries, goes_on)
+        report(config, source, entries, goes_on, part)
 
 
 def report(
-    config: Config, source: EventSource, entries: Iterable[int], goes_on: bool = False
+    config: Config,
+    source: EventSource,
+    entries: Iterable[int],
+    goes_on: bool = False,
+    part: str | None = None,
 ) -> None:
     """Logs how many events have been skipped, names the first, and lists them all.
 
@@ -58,12 +73,12 @@ def report(
       source: of the events, which knows why those that this process has read were.
       entries: of all that were skipped.
       goes_on: whether to keep those that the table has.
+      part: VALIDATION for events of data.aux_file; None for those of the mode.
 
     Raises:
       LarcvFileError: no event of the data could be read.
     """
-    mode = config.mode.name.value
-    path = table_path(config.output_dir, mode)
+    path = table_path(config.output_dir, part or config.mode.name.value)
     rows = {int(row["entry"]): row for row in read_table(path)} if goes_on else {}
     for entry in entries:
         run, subrun, event = map(str, source.event_id(entry).tolist())
@@ -80,8 +95,9 @@ def report(
     if len(ordered) == source.num_events:
         raise LarcvFileError(f"{ordered[0]['reason']}; and no other event is better")
     logger.warning(
-        "Skipped %d event%s (data.on_bad_event=skip), in no loss or metric: %s",
-        *(len(ordered), "s" * (len(ordered) != 1), describe(ordered)),
+        "Skipped %d event%s%s (data.on_bad_event=skip), in no loss or metric: %s",
+        *(len(ordered), "s" * (len(ordered) != 1)),
+        *(" of data.aux_file" * (part == VALIDATION), describe(ordered)),
     )
 
 

@@ -64,7 +64,7 @@ def run(config: Config, processes: Processes = SINGLE_PROCESS) -> dict[str, floa
       processes: of the run; they have joined already, see `join.start`.
 
     Returns:
-      Mean of every metric over the events; empty where the file has no labels.
+      Mean of every metric over the events; without labels those of the vertex alone.
 
     Raises:
       ConfigError, LarcvFileError, CheckpointError, InferenceError: for what the user

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from ctjax.base.detector import ImageShape
+from ctjax.base.detector import Detector, ImageShape
 from ctjax.base.errors import ConfigError
 from ctjax.config.fields import Config
 from ctjax.config.file_names import file_patterns
@@ -21,11 +21,12 @@ from ctjax.learning import head_steps, metrics, sharding
 from ctjax.learning.compiled import compile_ahead
 from ctjax.learning.state import TrainState
 from ctjax.learning.steps import EvalStep
-from ctjax.outputs import checkpoint, run_record
+from ctjax.outputs import checkpoint, run_record, skipped_events
 from ctjax.outputs.timings import StepTimings
 from ctjax.outputs.train_reports import TrainReports
 from ctjax.processes.join import Processes
 from ctjax.runs import parts
+from ctjax.views.skipped import VALIDATION
 
 logger = logging.getLogger("ctjax")
 
@@ -73,8 +74,7 @@ def open_validation(
     ) as source:
         _check_planes(source, trained_on, config.data.aux_file)
         if processes.is_first:
-            events = run_record.describe_events(source)
-            run_record.add(config, validation_data=events)
+            run_record.add(config, validation_data=run_record.describe_events(source))
         entries = _entries(config, source.num_events, start, processes)
         with parts.read_events(config, source, entries, mesh) as reader:
             evaluate = _compiling_apart(eval_step)
@@ -93,12 +93,13 @@ def open_validation(
                 if reports.wants_images(step):
                     reports.report_image("test", step, minibatch, results)
                 reader.release(minibatch)
-                is_usable = _are_finite(step, np.asarray(results["is_finite"]))
-                named = metrics.named(mean[:number], source.detector.metric_names)
-                score = named[checkpoint.SCORE]
-                return [score] if is_usable else []
+                return _score(step, results, mean, source.detector)
 
             yield validate
+
+        skipped_events.report_training(
+            *(config, source, processes, start > 0, VALIDATION)
+        )
 
 
 def _entries(
@@ -137,6 +138,16 @@ def _check_planes(source: EventSource, trained_on: EventSource, name: str) -> No
 
 def _listed(shapes: Sequence[ImageShape]) -> str:
     return ", ".join(f"{height} x {width}" for height, width in shapes)
+
+
+def _score(
+    step: int, results: dict[str, Any], mean: np.ndarray, detector: Detector
+) -> list[float]:
+    """Returns the score of a validation; nothing where an event has none."""
+    if not _are_finite(step, np.asarray(results["is_finite"])):
+        return []
+    names = detector.metric_names
+    return [metrics.named(mean[: len(names)], names)[checkpoint.SCORE]]
 
 
 def _are_finite(step: int, is_finite: np.ndarray) -> bool:

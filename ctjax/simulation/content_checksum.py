@@ -2,12 +2,12 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
 
 import h5py
 import numpy as np
 
-from ctjax.base import regular_files
+from ctjax.base import hdf5_members, regular_files
+from ctjax.base.errors import UserError
 
 BLOCK_ROWS = 1 << 20
 
@@ -26,13 +26,22 @@ def content_checksum(path: str | os.PathLike) -> str:
       64 hexadecimal digits.
 
     Raises:
-      UserError: it is no regular file.
+      UserError: it is no regular file, or some of it lies in another.
       OSError: the file cannot be read.
     """
     regular_files.check(path)
+    try:
+        return _sum_up(path)
+    except hdf5_members.OutsideError as error:
+        found = f"{os.fspath(path)}: found {error}"
+        raise UserError(f"{found}, expected all tables in this file") from error
+
+
+def _sum_up(path: str | os.PathLike) -> str:
+    """Returns the checksum of a regular file."""
     lines = []
     with h5py.File(path, "r") as file:
-        for name, dataset in _datasets(file):
+        for name, dataset in hdf5_members.walk(file):
             hashes = {key: hashlib.sha256() for key in _columns(dataset.dtype)}
             for begin in range(0, dataset.shape[0], BLOCK_ROWS):
                 block = dataset[begin : begin + BLOCK_ROWS]
@@ -45,19 +54,6 @@ def content_checksum(path: str | os.PathLike) -> str:
             for key, digest in hashes.items():
                 lines.append(f"{'/'.join((name, *key))} {digest.hexdigest()}\n")
     return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
-
-
-def _datasets(
-    group: h5py.Group, prefix: str = ""
-) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Yields all datasets below a group with their paths."""
-    for name in sorted(group):
-        item = group[name]
-        path = f"{prefix}{name}"
-        if isinstance(item, h5py.Dataset):
-            yield path, item
-        elif isinstance(item, h5py.Group):
-            yield from _datasets(item, f"{path}/")
 
 
 def _columns(dtype: np.dtype, above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:

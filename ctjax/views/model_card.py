@@ -21,8 +21,17 @@ tags: [neutrino, liquid-argon, {architecture}]
 ---
 """
 
+UNKNOWN = "CONFIGURATION"
+"""In the place of a configuration's name."""
 
-def describe(record: Record, weights: str, step: int, checksum: str) -> str:
+
+def describe(
+    record: Record,
+    weights: str,
+    step: int,
+    checksum: str,
+    configuration: str | None = None,
+) -> str:
     """Writes the card of weights.
 
     Args:
@@ -30,6 +39,8 @@ def describe(record: Record, weights: str, step: int, checksum: str) -> str:
       weights: file name of the weights.
       step: of the training, at which they were saved.
       checksum: SHA-256 of that file, in hexadecimal digits.
+      configuration: that the training was started with, by its name or file; None
+        where that is not known.
 
     Returns:
       The card's text. Results are left out where the inference was of another step.
@@ -40,7 +51,7 @@ def describe(record: Record, weights: str, step: int, checksum: str) -> str:
     sections = [
         HEAD.format(architecture=architecture) + f"\n# {name}",
         _describe_network(record, launch),
-        _describe_use(record, weights, step, checksum),
+        _describe_use(record, weights, step, checksum, configuration),
         _describe_training(record, launch, step),
         _describe_results(record, step),
         _describe_limits(record),
@@ -88,10 +99,19 @@ def _describe_network(record: Record, launch: dict[str, Any]) -> str:
     )
 
 
-def _describe_use(record: Record, weights: str, step: int, checksum: str) -> str:
+def _describe_use(
+    record: Record, weights: str, step: int, checksum: str, configuration: str | None
+) -> str:
     downsample = record.option("train", "data", "downsample") or 0
-    config = record.option("train", "network", "name")
+    config = os.path.basename(configuration or UNKNOWN)
     file_name = os.path.basename(weights)
+    if configuration is None:
+        meaning = (
+            f"For `{UNKNOWN}` put the name or the file of the configuration that the\n"
+            "network was trained with, which its record does not name"
+        )
+    else:
+        meaning = "`config` is the configuration that the training was started with"
     return f"""## Use
 
 ```python
@@ -102,9 +122,8 @@ events = ctjax.open("events.h5", downsample={downsample})
 classes = tagger.classify(events[0])
 ```
 
-`config` is the name or the file of the configuration that the network was trained with,
-here by the network's own name; fields of `network` that were typed beside it, which the
-command below may show, have to be in it.
+{meaning}; fields of `network` that were
+typed beside it, which the command below may show, have to be in it.
 Weights of step {step:,}; SHA-256 of the file `{checksum}`."""
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from ctjax.base import regular_files
+from ctjax.base import hdf5_members, regular_files
 from ctjax.base.constants import CLASS_PRODUCT
 from ctjax.base.detector import ImageShape
 from ctjax.base.errors import UserError
@@ -94,20 +94,20 @@ def read_planes(path: str, place: int) -> list[PredictedPlane]:
     try:
         regular_files.check(path)
         with h5py.File(path, "r") as file:
-            group: Any = file[f"Data/sparse2d_{CLASS_PRODUCT}_group"]
-            extents = group["extents"]
+            tables = _find_tables(file)
+            extents = tables["extents"]
             if place >= len(extents):
                 raise EventViewError(
                     f"--predictions: {path} has {len(extents)} events, expected more "
                     f"than {place}"
                 )
             first, count = (int(extents[place][name]) for name in ("first", "N"))
-            spans = group["voxel_extents"][first : first + count]
-            metas = group["image_meta"][first : first + count]
+            spans = tables["voxel_extents"][first : first + count]
+            metas = tables["image_meta"][first : first + count]
             planes = []
             for span, meta in zip(spans, metas, strict=True):
                 start = int(span["first"])
-                voxels = group["voxels"][start : start + int(span["N"])]
+                voxels = tables["voxels"][start : start + int(span["N"])]
                 width, height = (int(number) for number in meta["number_of_voxels"])
                 ids, classes = voxels["id"].astype(np.int64), voxels["value"]
                 shape = height, width
@@ -115,6 +115,21 @@ def read_planes(path: str, place: int) -> list[PredictedPlane]:
     except (OSError, KeyError, ValueError) as error:
         raise _no_predictions(path, error) from error
     return planes
+
+
+def _find_tables(file: h5py.File) -> dict[str, Any]:
+    """Finds the tables of the predicted classes, by name."""
+    group: Any = file
+    for name in ("Data", f"sparse2d_{CLASS_PRODUCT}_group"):
+        group = hdf5_members.find(group, name)
+        if group is None:
+            raise KeyError(f"no group {name}")
+    names = "extents", "voxel_extents", "image_meta", "voxels"
+    tables = {name: hdf5_members.find(group, name) for name in names}
+    lacking = [name for name in names if tables[name] is None]
+    if lacking:
+        raise KeyError(f"no table {', '.join(lacking)}")
+    return tables
 
 
 def _no_predictions(path: str, error: Exception) -> EventViewError:

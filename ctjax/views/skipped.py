@@ -10,8 +10,12 @@ MAX_NAMED = 4
 """Events that a line names."""
 
 
+VALIDATION = "val"
+"""In the place of a mode: the events of data.aux_file, those of a validation."""
+
+
 def table_path(output_dir: str, mode: str) -> str:
-    """Returns the path of a mode's table."""
+    """Returns the path of the table of a mode, or of VALIDATION."""
     return os.path.join(output_dir, f"{mode}_skipped.csv")
 
 

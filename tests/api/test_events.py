@@ -122,7 +122,7 @@ def test_without_labels_there_are_none(listed, tmp_path):
 def test_neutrinos_are_those_of_the_file(listed, tmp_path):
     path = larcv_fixtures.write_larcv(tmp_path / "a.h5", listed[:2])
     with h5py.File(path, "r+") as opened:
-        group = opened.create_group(PARTICLE_GROUP)
+        group = opened.create_group(f"Data/{PARTICLE_GROUP}")
         extents, particles = np.zeros(2, EXTENTS), np.zeros(1, PARTICLE)
         extents["N"] = [0, 1]
         particles["pdg"], particles["energy_init"] = -14, 1.25

@@ -11,7 +11,7 @@ import types
 
 import pytest
 
-from benchmarks import compute, compute_cases, compute_report
+from benchmarks import compute, compute_cases, compute_jobs, compute_report
 from ctjax.config.fields import Precision
 from tests.support.tiny_cases import TINY
 
@@ -217,7 +217,7 @@ def test_every_contender_has_words():
 def test_cases_are_configurations(device, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["compute", "--device", device])
     options = compute.parse()
-    found = {c.name: compute.configure(c, options) for c in compute.CASES[device]}
+    found = {c.name: compute_jobs.configure(c, options) for c in compute.CASES[device]}
     assert found["task2"].data.downsample == 2
     assert found["a21"].network.n_initial_filters == 8
     assert found["a21"].data.downsample == 1

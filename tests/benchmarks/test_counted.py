@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from benchmarks import compute, counted
+from benchmarks import compute_jobs, counted
 from benchmarks.compute_cases import CASES
 
 pytestmark = [
@@ -36,7 +36,7 @@ def count(name, kernels, **network):
         "run": {"minibatch_size": 2},
     }
     options = types.SimpleNamespace(device="cpu", fields=fields)
-    config = compute.configure(cases[name], options)
+    config = compute_jobs.configure(cases[name], options)
     return counted.count(config, cases[name].training)
 
 

@@ -337,7 +337,28 @@ def test_without_torch_the_extra_is_named(trained, tmp_path, monkeypatch):
         export_weights.export_weights(str(folder), str(tmp_path / "torch"))
 
 
-def test_a_card_beside_the_weights(trained, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("command", "found"),
+    [
+        ("/env/bin/ctjax train --config scc21 run.id=a", "scc21"),
+        ("/lib/ctjax/__main__.py train run.id=a --config-name=own.py", "own.py"),
+        ("ctjax/main.py --config 'a b.py' run.id=a", "a b.py"),
+        ("/bin/ctjax train --config scc21 network=uresnet_v21", "uresnet_v21"),
+        ("/bin/ctjax quickstart run.iterations=5", "quickstart"),
+        ("/bin/ctjax train run.iterations=5", "default"),
+        ("/bin/ctjax run", "default"),
+        ("/lib/ipykernel_launcher.py -f kernel.json", None),
+        ("own.py --config scc21", None),
+        ("/bin/ctjax train --confgi scc21", None),
+        ("/bin/ctjax 'train", None),
+        ("", None),
+    ],
+)
+def test_the_configuration_of_a_command(command, found):
+    assert export_weights.find_configuration(command) == found
+
+
+def test_a_card_beside_the_weights(trained, tmp_path, capsys, monkeypatch):
     """The file first, then what the training's record says of it."""
     folder, _ = trained
     words = ["--source", str(folder), "--output", str(tmp_path / "w.npz"), "--card"]
@@ -345,12 +366,15 @@ def test_a_card_beside_the_weights(trained, tmp_path, capsys):
     error = capsys.readouterr().err
     assert "no train_config.json, expected the output folder of a training" in error
     assert not (tmp_path / "w.npz").exists()
+    program = ["/usr/lib/python3/ctjax/__main__.py", "train", "--config", "my/own.py"]
+    monkeypatch.setattr(sys, "argv", program)
     run_record.save_config(tiny.make(folder))
     assert export_weights.main(words) == 0
     assert capsys.readouterr().out.endswith("w.md: model card\n")
     checksum = hashlib.sha256((tmp_path / "w.npz").read_bytes()).hexdigest()
     card = (tmp_path / "w.md").read_text()
     assert f"step 4; SHA-256 of the file `{checksum}`" in card
+    assert 'ctjax.load("w.npz", config="own.py")' in card
     assert export_weights.main([*words[:3], str(tmp_path / "f"), "--card"]) == 1
     assert "expected --output of an .npz" in capsys.readouterr().err
     (tmp_path / "w.npz").unlink()

@@ -163,13 +163,30 @@ def test_entries_of_other_sizes_are_refused(path):
         open_source(file=path, data=Data(planes="0,1/2,3"))
 
 
-def test_a_plane_that_no_event_has_is_empty(path, caplog):
-    with open_source(file=path, data=Data(planes="0,5")) as source:
+@pytest.mark.parametrize("planes", ["0,5", "5", "0/5"])
+@pytest.mark.parametrize("on_bad_event", ["stop", "skip"])
+def test_a_plane_that_no_event_has_is_refused(path, planes, on_bad_event):
+    data = Data(planes=planes, on_bad_event=on_bad_event)
+    with pytest.raises(LarcvFileError) as caught:
+        open_source(file=path, data=data)
+    found = "found no image of plane 5 in any event, but images of planes 0, 1, 2, 3"
+    assert str(caught.value).startswith(str(path)) and found in str(caught.value)
+    assert str(caught.value).endswith(
+        "expected each plane of data.planes in some event"
+    )
+    words = "found no 2 images of plane 3 in any event, but images of planes 0, 1"
+    with pytest.raises(LarcvFileError, match=words):
+        open_source(file=path, data=Data(planes="3,3"))
+
+
+def test_a_plane_that_some_events_lack_is_empty_there(tmp_path, events, shapes):
+    events = [event[: 3 + number % 2] for number, event in enumerate(events)]
+    path = detector_files.write(tmp_path / "f.h5", events, shapes)
+    with open_source(file=path, data=Data(planes="0,3")) as source:
         image, label = read_all(source)
-    assert image[:, 0].any() and not image[:, 1].any() and not label[:, 1].any()
-    assert "no event has an image of plane 5" in caplog.text
-    with pytest.raises(LarcvFileError, match=r"found images of planes 0, 1, 2, 3"):
-        open_source(file=path, data=Data(planes="6"))
+    for entry in range(len(events)):
+        assert image[entry, 0].any() and image[entry, 1].any() == entry % 2
+        assert label[entry, 1].any() == entry % 2
 
 
 def test_labels_without_a_plane_are_refused(path):

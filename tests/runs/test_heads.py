@@ -1,6 +1,7 @@
 """A training, its validation and an inference of a network with both heads."""
 
 import csv
+import dataclasses
 
 import h5py
 import numpy as np
@@ -89,6 +90,30 @@ def test_losses_and_metrics_are_everywhere(runs, tmp_path, network):
     assert len(rows_of(applied.folder, "inference_events.csv")) == 4
     right = [float(row["Average/EventLabel"]) for row in rows]
     assert applied.result["Average/EventLabel"] == pytest.approx(np.mean(right))
+
+    # Without pixels' classes the vertex has a truth, but not the class of an event.
+    group = "Data/sparse2d_sbnd_cosmicseg_group"
+    with h5py.File(file, "r+") as opened:
+        del opened[group]
+    unlabelled = dataclasses.replace(config, output_dir=str(tmp_path / "unlabelled"))
+    other = small_runs.run_and_listen(unlabelled)
+    assert any(m.endswith("no metrics of pixels") for m in other.messages)
+    assert set(other.result) == {name for name in names if "Vertex" in name}
+    assert not rows_of(other.folder, "inference_confusion.csv")
+    # With labels the last event's two pixels hide its neutrino, and so its vertex.
+    rows = rows_of(other.folder, "inference_metrics.csv")
+    events = rows_of(other.folder, "inference_events.csv")
+    for row, event in zip(rows, events, strict=True):
+        assert row["Average/mIoU"] == row["plane0/mIoU"] == "nan"
+        assert (event["true_class"], row["Average/EventLabel"]) == ("", "nan")
+        for plane in range(3):
+            distance = float(event[f"plane{plane}/distance_cm"])
+            found = float(row[f"plane{plane}/VertexResolution"])
+            assert found == pytest.approx(distance, rel=1e-5, nan_ok=True)
+    distances = [float(row["plane1/VertexResolution"]) for row in rows]
+    assert np.isnan(distances).tolist() == [False, True, False, False]
+    mean = other.result["plane1/VertexResolution"]
+    assert mean == pytest.approx(np.nanmean(distances), rel=1e-5)
 
 
 def test_a_training_begins_with_weights_without_heads(runs, tmp_path):

@@ -85,9 +85,13 @@ def flip_bytes(path, random):
 
 def flip_metadata_bytes(path, random):
     """Changes bytes near the names of tables and members, where HDF5 describes them."""
-    content = pathlib.Path(path).read_bytes()
     marks = [b"first", b"value", b"SNOD", b"TREE", b"HEAP", b"projection_id", b"voxels"]
-    mark = marks[random.integers(len(marks))]
+    flip_near(path, random, marks[random.integers(len(marks))])
+
+
+def flip_near(path, random, mark):
+    """Changes bytes near one of the places of a mark."""
+    content = pathlib.Path(path).read_bytes()
     places = [i for i in range(len(content)) if content.startswith(mark, i)] or [0]
     with open(path, "r+b") as file:
         for _ in range(random.integers(1, 4)):
@@ -266,6 +270,12 @@ def make_virtual(path, random):
         file.create_virtual_dataset(name, layout)
 
 
+def damage_virtual(path, random):
+    """Makes a table virtual, and changes bytes of what says where its rows are."""
+    make_virtual(path, random)
+    flip_near(path, random, b"GCOL")
+
+
 def make_signed(path, random):
     """Rewrites an index table with signed numbers, one of them perhaps negative."""
     with h5py.File(path, "r+") as file:
@@ -296,7 +306,7 @@ def members_of(rows):
 
 
 BYTE_DAMAGES = (flip_bytes, flip_metadata_bytes, overwrite_block, truncate, shift_bytes)
-LINK_DAMAGES = (link_elsewhere, make_virtual)
+LINK_DAMAGES = (link_elsewhere, make_virtual, damage_virtual)
 TABLE_DAMAGES = (
     *(swap_chunks, change_chunk, change_index, change_type, change_length),
     make_signed,

@@ -59,12 +59,15 @@ def make_record(step=30, **changes):
 
 
 def test_a_card_says_what_is_known():
-    card = model_card.describe(make_record(), "out/small.npz", 30, "c0ffee")
+    card = model_card.describe(
+        make_record(), "out/small.npz", 30, "c0ffee", "/secret/own.py"
+    )
     for words in (
         "# small\n",
         "| parameters | 12,345 |",
         "squares of 4 x 4 stored ones",
-        'ctjax.load("small.npz", config="small")',
+        'ctjax.load("small.npz", config="own.py")',
+        "`config` is the configuration that the training was started with; fields",
         "step 30; SHA-256 of the file `c0ffee`",
         "7 events: a.h5 (7 events, 4,321 bytes, sample SHA-256 `0123456789abcdef`)",
         "ctjax 0.2.0, ctjax_commit abc1234",
@@ -100,6 +103,13 @@ def test_a_training_without_inference_has_a_card():
     record = make_record(inference=None, confusion=None)
     card = model_card.describe(record, "small.npz", 30, "c0ffee")
     assert "the run has no inference with truth" in card
+
+
+def test_a_configuration_that_nobody_knows_is_not_made_up():
+    card = model_card.describe(make_record(), "small.npz", 30, "c0ffee")
+    assert 'ctjax.load("small.npz", config="CONFIGURATION")' in card
+    assert "For `CONFIGURATION` put the name or the file" in card
+    assert 'config="small"' not in card
 
 
 def test_what_is_no_training_is_refused():

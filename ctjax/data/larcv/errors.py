@@ -20,6 +20,10 @@ class ChangedFileError(LarcvFileError):
     """Says that a file is not what it was when it was opened."""
 
 
+class BadEventError(LarcvFileError):
+    """Says what is wrong with one event: a run may go on without it."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Place:
     """Says where in a file something was found."""
@@ -65,13 +69,13 @@ class BadEvents:
         """Notes an event, by what is found first.
 
         Raises:
-          LarcvFileError: events are not skipped.
+          BadEventError: events are not skipped.
         """
         try:
             place.at(entry=entry).fail(found, expected)
         except LarcvFileError as error:
             if not self.are_skipped:
-                raise
+                raise BadEventError(str(error)) from error
             self.reasons.setdefault(entry, str(error))
 
     def entries(self) -> list[int]:

@@ -45,7 +45,7 @@ from ctjax.data.larcv.tables import (
     open_table,
     read_table,
 )
-from ctjax.data.larcv.true_vertices import TrueNeutrino, read_neutrinos
+from ctjax.data.larcv.true_vertices import TrueNeutrino, read_kinds_and_vertices
 from ctjax.data.voxels import Voxels
 
 logger = logging.getLogger("ctjax")
@@ -273,7 +273,7 @@ class LarcvFile:
         is_asked_for = self._options.label_product != LABEL_PRODUCT
         if self.has_label or self._options.require_label or is_asked_for:
             self._open_product(data, self._options.label_product, len(event_ids), bad)
-        self._neutrinos = read_neutrinos(
+        self._neutrinos = read_kinds_and_vertices(
             *(data, self._indices[self._image], self._options, place, self._mode, bad)
         )
         if len(bad.reasons) == len(event_ids):

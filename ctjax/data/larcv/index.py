@@ -182,11 +182,16 @@ def read_index(
         firsts = _running_first(index, entries)
         expected = {"first": firsts, "ID": meta["projection_id"]}
         oddities += check_columns(table, expected, entries, place)
+    _judge_oddities(oddities, mode)
+    return index
+
+
+def _judge_oddities(oddities: list[str], mode: OpenMode) -> None:
+    """Refuses what larcv3 would not have written, or says so, as the mode has it."""
     if mode.strict and oddities:
         raise LarcvFileError(oddities[0])
     for oddity in oddities:
         logger.warning("%s; larcv3 reads this, but would not have written it", oddity)
-    return index
 
 
 def check_alike(label: ProductIndex, image: ProductIndex, place: Place) -> None:
@@ -299,7 +304,7 @@ def _check_meta(
       The planes, the shape of each, and [R] int64 which plane each row is.
 
     Raises:
-      LarcvFileError: there is no plane, or one of no size.
+      LarcvFileError: there is no plane, one of no size, or one that no event has.
     """
     if not len(entries):
         place.fail("no projection in any event", "at least one")
@@ -309,17 +314,30 @@ def _check_meta(
     chosen, slots = find_slots(ids, entries, planes, place, bad)
     sizes = meta["number_of_voxels"]
     shapes = find_shapes(sizes, slots, entries, chosen, place, bad)
-    known = [shape for shape in shapes if shape is not None]
-    if not known:
-        place.fail(
-            f"images of planes {', '.join(map(str, np.unique(ids)))}",
-            f"some of {', '.join(map(str, chosen)) or '0 and up'} (data.planes)",
-        )
+    _check_all_are_there(chosen, shapes, ids, place)
+    known = tuple(shape for shape in shapes if shape is not None)
     for shape in known:
         if min(shape) < 1 or shape[0] * shape[1] > MAX_PIXELS:
             found = f"number_of_voxels = {[shape[1], shape[0]]}"
             place.fail(found, f"1 to {MAX_PIXELS} pixels")
-    for plane, shape in zip(chosen, shapes, strict=True):
-        if shape is None:
-            logger.warning("%s: no event has an image of plane %d", place, plane)
-    return chosen, tuple(shape or known[0] for shape in shapes), slots
+    return chosen, known, slots
+
+
+def _check_all_are_there(
+    chosen: tuple[int, ...],
+    shapes: list[ImageShape | None],
+    ids: np.ndarray,
+    place: Place,
+) -> None:
+    """Raises LarcvFileError where no event has an image of a plane that is read."""
+    there = f"images of planes {', '.join(map(str, np.unique(ids)))}"
+    if not chosen:
+        place.fail(there, "some of 0 and up (data.planes)")
+    for slot, plane in enumerate(chosen):
+        if shapes[slot] is None:
+            number = chosen[: slot + 1].count(plane)
+            images = "image" if number == 1 else f"{number} images"
+            place.fail(
+                f"no {images} of plane {plane} in any event, but {there}",
+                "each plane of data.planes in some event",
+            )

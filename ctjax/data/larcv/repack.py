@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ctjax.base import regular_files
+from ctjax.base import hdf5_members, regular_files
 from ctjax.data.larcv.disk_file import DiskFile
 from ctjax.data.larcv.errors import LarcvFileError, Place, as_larcv_error
 from ctjax.data.larcv.file import LarcvFile
@@ -108,6 +108,7 @@ def _find_products(source: str) -> dict[str, tuple[int, ...] | None]:
         if kind is not None:
             place.fail(kind, "a regular file")
     with as_larcv_error(place, "an HDF5 file"), h5py.File(source, "r") as file:
+        _check_all_is_here(file, place)
         data = find_member(file, "Data", place)
         for name in map(str, data if isinstance(data, h5py.Group) else ()):
             kind, product = split_name(name)
@@ -119,6 +120,15 @@ def _find_products(source: str) -> dict[str, tuple[int, ...] | None]:
     if not found:
         place.fail("no sparse2d product", "one at least")
     return found
+
+
+def _check_all_is_here(file: h5py.File, place: Place) -> None:
+    """Raises LarcvFileError unless everything that is copied lies in the file."""
+    try:
+        for _ in hdf5_members.walk(file):
+            pass
+    except hdf5_members.OutsideError as error:
+        place.fail(str(error), "all tables in this file")
 
 
 def _named_planes(group: h5py.Group) -> tuple[int, ...] | None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
+from ctjax.base import hdf5_members
 from ctjax.data.larcv.chunks import RowReader
 from ctjax.data.larcv.errors import Place, as_larcv_error
 
@@ -54,22 +55,15 @@ def find_member(group: h5py.Group, name: str, place: Place) -> Any:
       The h5py object; None where there is none of this name.
 
     Raises:
-      LarcvFileError: a link leads to another file, or nowhere.
+      LarcvFileError: a link leads to another file, or nowhere; it is a virtual table,
+        or one whose rows lie in another file.
     """
     expected = f"{name} in this file"
     with as_larcv_error(place, expected):
-        if not group.id.links.exists(name.encode()):
-            return None
-        member = group[name]
-        # The number that HDF5 gives to every file it has open.
-        if _file_number(member) != _file_number(group):
-            place.fail(f"a link to {member.file.filename}", expected)
-        return member
-
-
-def _file_number(member: h5py.HLObject) -> tuple[int, int]:
-    # Not h5o.get_info, which walks through all chunks of a table to add up their index.
-    return h5py.h5g.get_objinfo(member.id, b".").fileno
+        try:
+            return hdf5_members.find(group, name)
+        except hdf5_members.OutsideError as error:
+            place.fail(str(error), expected)
 
 
 def open_table(group: h5py.Group, name: str, members: tuple, place: Place):
@@ -94,8 +88,6 @@ def open_table(group: h5py.Group, name: str, members: tuple, place: Place):
             place.fail("nothing", f"a table with {', '.join(members)}")
         if not isinstance(table, h5py.Dataset):
             place.fail("a group", "a table")
-        if table.is_virtual or table.external:
-            place.fail("rows outside this file", "rows in this file")
         names = table.dtype.names
         if table.ndim != 1 or names is None:
             found = f"{table.ndim} dimensions of type {table.dtype}"

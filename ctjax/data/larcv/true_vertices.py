@@ -56,7 +56,7 @@ class TrueNeutrinos(NamedTuple):
         return TrueNeutrino(kind, position)
 
 
-def read_neutrinos(
+def read_kinds_and_vertices(
     data: h5py.Group,
     image: ProductIndex,
     options: ReadOptions,
@@ -64,7 +64,7 @@ def read_neutrinos(
     mode: OpenMode,
     bad: BadEvents,
 ) -> TrueNeutrinos:
-    """Reads the neutrinos of a file, as far as its options ask for them.
+    """Reads kinds and vertices of the neutrinos of a file, as its options ask for them.
 
     Args:
       data: group of the products.
@@ -272,9 +272,9 @@ def _read_members(
         table: Any = find_member(group, name, place)
         is_table = isinstance(table, h5py.Dataset) and table.ndim == 1
         names = (table.dtype.names if is_table else None) or ()
-        if not is_table or table.is_virtual or table.external:
+        if not is_table:
             found = "nothing" if table is None else "something else"
-            place.fail(found, f"a table with {', '.join(members)} in this file")
+            place.fail(found, f"a table with {', '.join(members)}")
         for member, shape in members.items():
             if member not in names:
                 place.fail(f"members {', '.join(names)}", f"a member {member}")

@@ -1,14 +1,15 @@
 """Reads the true neutrino of each event from larcv3's particle table."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import h5py
 import numpy as np
 
+from ctjax.base.constants import PARTICLE_PRODUCT
 from ctjax.data.larcv.errors import Place, as_larcv_error
+from ctjax.data.larcv.tables import find_member
 
-PARTICLE_GROUP = "Data/particle_sbndneutrino_group"
+PARTICLE_GROUP = f"particle_{PARTICLE_PRODUCT}_group"
 
 FLAVOURS = {
     12: "\N{GREEK SMALL LETTER NU}e",
@@ -38,20 +39,24 @@ def read_neutrinos(paths: Sequence[str]) -> np.ndarray:
     """
     neutrinos = []
     for path in paths:
-        with as_larcv_error(Place(path), f"a readable {PARTICLE_GROUP}"):
+        with as_larcv_error(Place(path), f"a readable Data/{PARTICLE_GROUP}"):
             neutrinos.append(_read_file(path))
     return np.concatenate(neutrinos)
 
 
 def _read_file(path: str) -> np.ndarray:
-    with h5py.File(path, "r") as opened:
-        file: Any = opened
-        neutrinos = np.zeros(len(file["Events/event_id"]), NEUTRINO_TYPE)
-        neutrinos[:] = np.array(UNKNOWN, NEUTRINO_TYPE)
-        if PARTICLE_GROUP not in file:
+    with h5py.File(path, "r") as file:
+        place = Place(path)
+        events, data = (find_member(file, name, place) for name in ("Events", "Data"))
+        num_events = len(find_member(events, "event_id", place))
+        neutrinos = np.full(num_events, np.array(UNKNOWN, NEUTRINO_TYPE))
+        group = find_member(data, PARTICLE_GROUP, place)
+        if group is None:
             return neutrinos
-        extents = file[f"{PARTICLE_GROUP}/extents"][:]
-        particles = file[f"{PARTICLE_GROUP}/particles"][:]
+        tables = [find_member(group, name, place) for name in ("extents", "particles")]
+        if None in tables:
+            place.fail("no table of them", f"a readable Data/{PARTICLE_GROUP}")
+        extents, particles = (table[:] for table in tables)
     if not {"pdg", "energy_init", "current_type"} <= set(particles.dtype.names or ()):
         return neutrinos
     extents = extents[: len(neutrinos)]

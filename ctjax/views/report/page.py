@@ -82,6 +82,11 @@ def write(folders: Sequence[str], path: str) -> None:
         error_colours=legends.error_legend(shown),
         charge_colours=palette[:: len(palette) // 8],
     )
+    _replace(path, page)
+
+
+def _replace(path: str, page: str) -> None:
+    """Writes the page beside an older one, and puts it in its place."""
     unfinished = f"{path}.unfinished"
     # Names of files need be no text.
     content = page.encode("utf-8", "backslashreplace")

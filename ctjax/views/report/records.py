@@ -50,7 +50,8 @@ class Record:
       inference: table of events, or None.
       confusion: [N, P, K, K] of the events of `inference`, or None.
       timings: by mode, [N] of `timings.TIMING_TYPE`.
-      skipped: by mode, rows of `skipped.COLUMNS` of the events that were skipped.
+      skipped: by mode or `skipped.VALIDATION`, rows of `skipped.COLUMNS` of the events
+        that were skipped.
       detector: whose events these are.
       found: what heads have found in the events of `inference`, or None.
     """
@@ -168,8 +169,8 @@ def read_record(folder: str) -> Record:
         confusion=_read_confusion(folder, inference, detector),
         timings=_read_timings(folder),
         skipped={
-            mode: skipped.read_table(skipped.table_path(folder, mode))
-            for mode in TIMING_FILES
+            part: skipped.read_table(skipped.table_path(folder, part))
+            for part in (*TIMING_FILES, skipped.VALIDATION)
         },
         detector=detector,
         found=_read_found(folder, inference),

@@ -287,9 +287,10 @@ def summary(records: list[Record]) -> list[tuple[str, list[str]]]:
                 if not np.isnan(values).all():
                     mean = np.nanmean(values)
                     found[f"mean {metric.replace('_', ' ')}"] = f"{mean:.3f}"
-        for mode, rows in record.skipped.items():
+        for part, rows in record.skipped.items():
             if rows:
-                found[f"events skipped, {mode}"] = f"{len(rows):,}"
+                name = "validation" if part == skipped.VALIDATION else part
+                found[f"events skipped, {name}"] = f"{len(rows):,}"
         for row in times([record]):
             if row["median_images_per_s"]:
                 name = f"{row['mode']}, images/s (median)"
@@ -314,11 +315,12 @@ def _best_validations(record: Record) -> dict[str, str]:
 
 
 def skipped_events(record: Record) -> dict[str, str]:
-    """Says by mode how many events were skipped, and names the first."""
+    """Says by mode or VALIDATION how many were skipped, and names the first."""
     return {
-        mode: f"{len(rows):,} {'event' if len(rows) == 1 else 'events'} skipped "
+        part: f"{len(rows):,} {'event' if len(rows) == 1 else 'events'} "
+        f"{'of validations ' * (part == skipped.VALIDATION)}skipped "
         f"(data.on_bad_event=skip): {skipped.describe(rows)}"
-        for mode, rows in record.skipped.items()
+        for part, rows in record.skipped.items()
         if rows
     }
 

@@ -56,7 +56,8 @@ def test_reader_against_writer(data, is_sorted, filters, chunk):
     if not any(data):
         return
     events = []
-    for planes in data:
+    # Each plane that is asked for must be in some event.
+    for planes in [*data, [[], [], []]]:
         planes = [sorted(p) if is_sorted else p for p in planes]
         kinds = (np.int64, np.float32, np.uint8)
         events.append(

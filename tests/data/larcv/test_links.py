@@ -181,11 +181,11 @@ def test_a_negative_row_is_no_particle(tmp_path, events):
     extents = np.zeros(5, [("first", "i8"), ("N", "i4")])
     extents["first"], extents["N"] = [0, -1, 1, 0, 0], [1, 1, 1, -1, 0]
     with h5py.File(path, "r+") as file:
-        group = file.create_group(truth.PARTICLE_GROUP)
+        group = file.create_group(f"Data/{truth.PARTICLE_GROUP}")
         group["extents"], group["particles"] = extents, particle
     assert truth.read_neutrinos([path])["pdg"].tolist() == [14, 0, 0, 0, 0]
     with h5py.File(path, "r+") as file:
-        del file[truth.PARTICLE_GROUP]["extents"]
+        del file[f"Data/{truth.PARTICLE_GROUP}/extents"]
     with pytest.raises(LarcvFileError, match="a readable Data/particle"):
         truth.read_neutrinos([path])
 

@@ -138,6 +138,15 @@ def test_skipped_events_are_named_and_are_no_part_of_any_number(tmp_path):
     text = (tmp_path / "page.html").read_text()
     assert "1 event skipped (data.on_bad_event=skip): entry 1: a.h5: entry 1: " in text
     assert "&lt;found&gt; nothing" in text
+    rows = [[e, 7, 1, 100 + e, "b.h5", f"b.h5: entry {e}: bad"] for e in (4, 6)]
+    folder = str(tmp_path / "four")
+    write(skipped.table_path(folder, skipped.VALIDATION), skipped.COLUMNS, rows)
+    record = records.read_record(folder)
+    assert dict(tables.summary([record]))["events skipped, validation"] == ["2"]
+    page.write([folder], str(tmp_path / "page.html"))
+    text = (tmp_path / "page.html").read_text()
+    words = "2 events of validations skipped (data.on_bad_event=skip): entry 4: b.h5"
+    assert words in text
 
 
 def test_runs_of_several_detectors_are_side_by_side(record, tmp_path):

@@ -1,11 +1,15 @@
 """Each field that says what a detector is, changed, changes what it should in a run."""
 
+import json
+
 import numpy as np
 import pytest
 
+from ctjax import main
 from ctjax.base.detector import IGNORED, Detector
 from ctjax.data.larcv.file import LarcvFileError
 from ctjax.outputs.saved_config import CheckpointError
+from ctjax.views import skipped
 from tests.support import detector_files
 from tests.support.small_runs import SHAPE, entries_of, logits_of
 
@@ -166,3 +170,42 @@ def test_on_bad_event(runs, truth):
     result = runs.infer(**fields).result
     assert result["Average/mIoU"] == pytest.approx(np.mean(good), rel=1e-5)
     assert runs.read(**fields, run__iterations=2).result["images"] == 7
+
+
+@pytest.mark.parametrize("is_in_the_tables", [True, False])
+def test_the_error_of_a_bad_event_says_that_it_can_be_left_out(
+    runs, products, tmp_path, is_in_the_tables
+):
+    planes = runs.events[3]
+    wrong = [(ids, charges, np.full(len(ids), 7)) for ids, charges, _ in planes]
+    events = [*runs.events[:3], planes * 2 if is_in_the_tables else wrong]
+    path = str(tmp_path / "bad.h5")
+    detector_files.write(path, events, [SHAPE] * 3)
+    with pytest.raises(LarcvFileError, match=r"entry 3, .*found .*, expected") as bad:
+        main.run(runs.config("iotest", tmp_path / "run", data__file=path))
+    assert str(bad.value).endswith("; data.on_bad_event=skip leaves such events out")
+    record = json.loads((tmp_path / "run" / "iotest_config.json").read_text())
+    assert record["ended"]["why"].endswith(str(bad.value))
+    # Of a file that is wrong it would not help.
+    with pytest.raises(LarcvFileError, match=r"image_product") as other:
+        main.run(runs.config("iotest", tmp_path / "other", data__file=products))
+    assert "on_bad_event" not in str(other.value)
+
+
+def test_skipped_events_of_a_validation_are_named(runs, tmp_path):
+    ids, charges, _ = runs.events[2][0]
+    wrong = [(ids, charges, np.full(len(ids), 7)), *runs.events[2][1:]]
+    # One that the tables tell, and one that has to be read.
+    events = [runs.events[0] * 2, runs.events[1], wrong, *runs.events[3:]]
+    path = str(tmp_path / "bad.h5")
+    detector_files.write(path, events, [SHAPE] * 3)
+    fields = {"data__aux_file": path, "run__aux_iterations": 1}
+    fields |= {"run__aux_minibatch_size": 8, "data__on_bad_event": "skip"}
+    run = runs.train(**fields)
+    (line,) = [m for m in run.messages if m.startswith("Skipped ")]
+    assert line.startswith("Skipped 2 events of data.aux_file (data.on_bad_event=skip)")
+    assert "entry 0: " in line and "entry 2: " in line
+    rows = skipped.read_table(skipped.table_path(str(run.folder), skipped.VALIDATION))
+    assert [(row["entry"], row["file"]) for row in rows] == [("0", path), ("2", path)]
+    assert not (run.folder / "train_skipped.csv").exists()
+    assert np.isfinite(run.table("val_metrics")[0]["Average/mIoU"])
