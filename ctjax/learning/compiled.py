@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from ctjax.base import free_memory
 from ctjax.config.heads import NO_HEADS, ActiveHeads
 from ctjax.learning import device_memory, sharding
 from ctjax.learning.head_steps import result_names
@@ -58,6 +59,7 @@ def compile_ahead(
     logger.info("Compiling the %s step …", name)
     start = time.perf_counter()
     compiled = step.lower(*arguments).compile()
+    free_memory.give_back()  # what the compiler worked in, half a gigabyte or more
     seconds = time.perf_counter() - start
     devices = jax.tree.leaves(arguments)[0].sharding.addressable_devices
     found = device_memory.check_fits(name, compiled, devices)

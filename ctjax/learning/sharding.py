@@ -72,12 +72,23 @@ def _compiler_options(platform: str) -> dict[str, Any]:
     return CPU_COMPILER_OPTIONS
 
 
-def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Puts arrays, the same in every process, on every device."""
+def replicate(tree: Any, mesh: Mesh, donated: bool = False) -> Any:
+    """Puts arrays, the same in every process, on every device.
+
+    Args:
+      tree: of the arrays.
+      mesh: of the devices.
+      donated: whether a step will take their memory for its results. That of numpy's
+        arrays, which CPUs take as it is, no step can.
+    """
     where = NamedSharding(mesh, REPLICATED)
-    return jax.tree.map(
+    tree = jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(where, np.asarray(x)), tree
     )
+    if donated and mesh.devices.flat[0].platform == "cpu":
+        copy = functools.partial(jax.tree.map, jnp.copy)
+        return jax.jit(copy, out_shardings=where)(tree)
+    return tree
 
 
 def distribute(arrays: Tree, mesh: Mesh) -> Tree:

@@ -114,7 +114,11 @@ class SiteNorm(nn.Module):
             offset = 0.0 if bias is None else bias
             centred, var = wide + (offset - mean.value)[None], var.value[None]
         gain = scale[None] * jax.lax.rsqrt(var + BATCH_NORM_EPSILON)
-        return (centred * gain + shift[None]).astype(x.dtype)
+        if train and self.kind is Normalization.BATCH:
+            scaled = _scale(centred, gain, _are_sites(images))
+        else:
+            scaled = centred * gain
+        return (scaled + shift[None]).astype(x.dtype)
 
     def _running(self, shape) -> tuple[Any, Any]:
         """Returns the running mean and variance."""
@@ -125,7 +129,7 @@ class SiteNorm(nn.Module):
 
     def _by_minibatch(self, x, images, bias):
         """Centres by the minibatch; returns the variance [1, C] and updates others."""
-        is_site = (images.image < images.number)[:, None]
+        is_site = _are_sites(images)
         total = functools.partial(_sum_over_devices, axis_name=self.axis_name)
         count = total(jnp.sum(is_site, dtype=jnp.float32))
         mean = total(jnp.sum(jnp.where(is_site, x, 0), 0)) / jnp.maximum(count, 1)
@@ -144,6 +148,33 @@ class SiteNorm(nn.Module):
             ):
                 running.value += momentum * (new - running.value)
         return centred, var[None]
+
+
+def _are_sites(images):
+    return (images.image < images.number)[:, None]
+
+
+@jax.custom_vjp
+def _scale(centred: jax.Array, gain: jax.Array, is_site: jax.Array) -> jax.Array:
+    """Multiplies [N, C] by a gain [1, C]; is_site is [N, 1], for the gradient."""
+    del is_site
+    return centred * gain
+
+
+def _scale_forward(centred, gain, is_site):
+    return _scale(centred, gain, is_site), (centred, gain, is_site)
+
+
+def _scale_backward(residuals, gradient):
+    centred, gain, is_site = residuals
+    # Places without a site have the gradient 0, so that the choice changes nothing. But
+    # XLA sums plain products by a library, for which it keeps `centred` of all layers;
+    # it computes a choice itself, and `centred` anew.
+    products = jnp.where(is_site, gradient * centred, 0)
+    return gradient * gain, jnp.sum(products, 0, keepdims=True), None
+
+
+_scale.defvjp(_scale_forward, _scale_backward)
 
 
 def _sum_over_devices(x, axis_name):

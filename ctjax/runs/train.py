@@ -112,6 +112,7 @@ def _train(
         parts.record_parts(config, source, variables, mesh, processes)
         schedule, update = _make_update_rule(config, source.num_events, num_steps)
         state = _first_state(config, saver, variables, update, mesh, processes)
+        del variables  # or the first ones stay in memory beside those of the state
         start = int(state.step)
         if start >= num_steps:
             logger.info(DONE_BEFORE, start, num_steps, config.output_dir)
@@ -245,7 +246,8 @@ def _first_state(
 ) -> TrainState:
     """Restores a checkpoint of the run, else weights asked for, else starts anew."""
     policy = POLICIES[config.run.precision]
-    state = sharding.replicate(make_state(variables, update, policy), mesh)
+    state = make_state(variables, update, policy)
+    state = sharding.replicate(state, mesh, donated=True)
     location = config.mode.weights_location
     restored = checkpoint.restore_latest(saver, state, config, processes)
     if restored is not None:
@@ -263,7 +265,8 @@ def _first_state(
             is_for_training=True,
         )
         logger.info("Restored weights of step %d from %s", step, location)
-        return sharding.replicate(make_state(weights, update, policy), mesh)
+        state = make_state(weights, update, policy)
+        return sharding.replicate(state, mesh, donated=True)
     logger.info("No checkpoint found, starting from scratch")
     return state
 

@@ -1,5 +1,6 @@
 """Places where a program may find itself: no home, closed streams, little of it all."""
 
+import ctypes
 import io
 import os
 import pathlib
@@ -182,6 +183,31 @@ def test_free_memory_of_this_machine_and_of_none(tmp_path):
     assert free_memory.find(str(tmp_path)) is None
     found = free_memory.find()
     assert found is None or 0 < found.free <= found.total
+
+
+def resident_bytes():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "malloc_trim"),
+    reason="only glibc keeps what is freed, and can be told not to",
+)
+def test_freed_memory_is_given_back():
+    library = ctypes.CDLL(None)
+    library.malloc.restype = ctypes.c_void_p
+    library.free.argtypes = (ctypes.c_void_p,)
+    size, count = 2**16, 1024  # small enough for glibc's heap
+    blocks = [library.malloc(ctypes.c_size_t(size)) for _ in range(count)]
+    for block in blocks:
+        ctypes.memset(block, 1, size)
+    for block in blocks[:-1]:  # below the last, the heap cannot shrink by itself
+        library.free(block)
+    kept = resident_bytes()
+    free_memory.give_back()
+    assert resident_bytes() < kept - size * count // 2
+    library.free(blocks[-1])
 
 
 def test_weights_beyond_the_limit_are_refused(tmp_path, monkeypatch):

@@ -1,6 +1,8 @@
 """Steps that are compiled ahead, and those whose memory is not there."""
 
+import gc
 import re
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ from ctjax.base.errors import UserError
 from ctjax.base.free_memory import Memory
 from ctjax.learning import compiled, device_memory
 from ctjax.processes import launchers
-from ctjax.runs import train, training_loop
+from ctjax.runs import parts, train, training_loop
 from tests.support import tiny
 
 NUMBERS = 2**20
@@ -45,6 +47,19 @@ def test_says_when_it_begins_and_how_long_it_took(step, caplog, monkeypatch):
     )
     assert device_memory.needed_bytes(program) >= 4 * NUMBERS
     assert call(x).shape == (1024, 1024)
+
+
+def test_compiler_gives_its_memory_back(step, monkeypatch):
+    calls = []
+
+    def find():
+        calls.append("find")
+        return Memory(5 * 10**9, 10**10, "this place")
+
+    monkeypatch.setattr(free_memory, "give_back", lambda: calls.append("give back"))
+    monkeypatch.setattr(free_memory, "find", find)
+    compiled.compile_ahead("training", step, jnp.arange(1024.0))
+    assert calls == ["give back", "find"]  # so that what it had counts as free
 
 
 def test_arguments_of_another_shape_are_compiled_for_once_more(monkeypatch):
@@ -102,6 +117,27 @@ def test_a_gpu_has_its_own(step, monkeypatch):
         device_memory.check_fits("training", program, [Accelerator()])
         == "memory unknown"
     )
+
+
+@pytest.mark.slow
+def test_first_parameters_are_gone_when_a_training_begins(tmp_path, monkeypatch):
+    drawn = []
+    make_network = parts.make_network
+
+    def make_and_watch(*arguments):
+        model, variables = make_network(*arguments)
+        drawn.extend(weakref.ref(leaf) for leaf in jax.tree.leaves(variables))
+        return model, variables
+
+    def compile_ahead(name, step, state, minibatch, stop):
+        gc.collect()
+        alive = sum(leaf() is not None for leaf in drawn)
+        raise UserError(f"{alive} of {len(drawn)} alive")
+
+    monkeypatch.setattr(parts, "make_network", make_and_watch)
+    monkeypatch.setattr(training_loop, "compile_ahead", compile_ahead)
+    with pytest.raises(UserError, match=r"^0 of [1-9]\d* alive"):
+        train.run(tiny.make(tmp_path))
 
 
 @pytest.mark.slow

@@ -284,6 +284,22 @@ def test_on_a_cpu_the_gradients_are_one_array():
     assert len(re.findall("all_reduce", program)) == 2
 
 
+@pytest.mark.parametrize("donated", [True, False])
+def test_a_step_writes_its_results_over_a_state_that_is_donated(donated):
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    drawn = {"kernel": jnp.ones((64, 1024)), "bias": jnp.zeros(1024)}
+    state = sharding.replicate(drawn, mesh, donated=donated)
+    step = sharding.over_events(
+        lambda state, rate: jax.tree.map(lambda x: x + rate, state),
+        *(mesh, (sharding.REPLICATED, sharding.REPLICATED), sharding.REPLICATED),
+        donate=True,
+    )
+    before = jax.tree.map(lambda x: x.unsafe_buffer_pointer(), state)
+    after = jax.tree.map(lambda x: x.unsafe_buffer_pointer(), step(state, 0.5))
+    assert (before == after) == donated
+    np.testing.assert_array_equal(drawn["kernel"], np.ones((64, 1024)))
+
+
 def test_compiler_options_are_those_that_xla_knows(monkeypatch):
     sharding._compiler_options.cache_clear()
     assert sharding._compiler_options("gpu") == {}

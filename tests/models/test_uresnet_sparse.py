@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from ctjax import models
-from ctjax.config.choices import Connection, GrowthRate, LossBalanceScheme
+from ctjax.config.choices import Connection, GrowthRate, LossBalanceScheme, Remat
 from ctjax.config.choices import Normalization as Norm
 from ctjax.config.heads import Classification, Vertex, active_heads
 from ctjax.config.networks import UResNetSparse
-from ctjax.learning import losses
+from ctjax.learning import losses, sharding
 from ctjax.learning.head_losses import make_head_loss
+from ctjax.models import site_blocks
+from ctjax.models.kernels import cpu
 from tests.support.head_labels import random_labels
 from tests.support.masked_uresnet import MaskedUResNet
 from tests.support.site_minibatches import random_events, site_minibatch, to_images
@@ -321,3 +323,47 @@ def test_gradient_is_the_slope_of_the_loss(name):
         ahead, behind = (float(loss(flat + size * unit)[0]) for size in (1e-3, -1e-3))
         expected = pytest.approx(float(unit @ grad), rel=1e-2, abs=1e-3)
         assert (ahead - behind) / 2e-3 == expected
+
+
+def series_of_blocks(num_blocks, width):
+    """Residual blocks with batch normalization, and the loss of a list of sites."""
+    block = functools.partial(
+        site_blocks.SiteBlock,
+        features=width,
+        bias=False,
+        normalization=Norm.BATCH,
+    )
+    series = site_blocks.SiteSeries(block, num_blocks, True, Remat.NONE)
+
+    def apply(variables, x, image, neighbours):
+        around = site_blocks.around(neighbours, site_blocks.SiteImages(image, 3))
+        return series.apply(variables, x, around, True, mutable=["batch_stats"])[0]
+
+    def init(x, image, neighbours):
+        around = site_blocks.around(neighbours, site_blocks.SiteImages(image, 3))
+        return series.init(jax.random.key(0), x, around, True)
+
+    def loss(variables, *sites):
+        return jnp.sum(jnp.square(apply(variables, *sites)))
+
+    return init, loss
+
+
+@pytest.mark.skipif(not cpu.are_usable(), reason="XLA's own convolutions keep more")
+def test_backward_pass_keeps_two_arrays_a_convolution():
+    """Its output and what comes of that: the centred values are computed anew."""
+    sites, width, num_blocks = 8192, 16, 4
+    init, loss = series_of_blocks(num_blocks, width)
+    arrays = (
+        jax.ShapeDtypeStruct((sites, width), jnp.float32),
+        jax.ShapeDtypeStruct((sites,), jnp.int32),
+        jax.ShapeDtypeStruct((sites, 9), jnp.int32),
+    )
+    variables = jax.eval_shape(init, *arrays)
+    gradient = jax.jit(
+        jax.grad(loss), compiler_options=sharding._compiler_options("cpu")
+    )
+    memory = gradient.lower(variables, *arrays).compile().memory_analysis()
+    kept = memory.temp_size_in_bytes / (4 * sites * width)
+    convolutions = 2 * num_blocks
+    assert kept < 2 * convolutions + 4
