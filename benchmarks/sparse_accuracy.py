@@ -34,7 +34,7 @@ IMAGES = (
 """Words that make sparse_small the network on images of the same shape."""
 
 BATCH = ("network.normalization=batch",)
-"""Instead of the configuration's: over images most of what is normalized is empty."""
+INSTANCE = ("network.normalization=instance",)
 
 ABOUT = ("study", "seed", "events", "file", "held_out", "commit")
 """What a result says besides its measures."""
@@ -56,11 +56,11 @@ class Study:
 
 
 STUDIES = (
-    Study("images", 2, IMAGES),
-    Study("sparse", 2),
     Study("images, batch", 2, IMAGES + BATCH),
     Study("sparse, batch", 2, BATCH),
-    Study("sparse, full resolution", 0),
+    Study("images, instance", 2, IMAGES + INSTANCE),
+    Study("sparse, instance", 2, INSTANCE),
+    Study("sparse, batch, full resolution", 0, BATCH),
 )
 
 
