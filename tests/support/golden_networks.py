@@ -110,7 +110,7 @@ def losing_all_below(next_function, arguments, keywords, context):
     y = next_function(*arguments, **keywords)
     module = context.module
     if isinstance(module, uresnet_tensorflow.Level) and module.depth > 0:
-        return _SKIPPED.pop(module.scope.path)
+        return _SKIPPED.pop(module.scope.path), {}  # no head looks at a level
     if module.name == "down_blocks" and context.method_name == "__call__":
         _SKIPPED[module.scope.path[:-1]] = y
     return y
