@@ -24,7 +24,7 @@ from ctjax.views import report
 
 logger = logging.getLogger("ctjax")
 
-SKIPPING = "data.on_bad_event=skip leaves such events out"
+SKIPPING = "or data.on_bad_event=skip, which leaves such events out"
 """What an error of an event says besides."""
 
 

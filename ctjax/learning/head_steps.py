@@ -114,6 +114,36 @@ def head_results(
     return gathered, values
 
 
+def add_results(
+    active: ActiveHeads,
+    detector: Detector,
+    axis_name: str | None,
+    is_finite: jax.Array,
+    values: jax.Array,
+    outputs: Outputs,
+    minibatch: Any,
+) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+    """Adds the heads, if there are any, to what is known of this device's events.
+
+    Args:
+      active: the heads.
+      detector: as in `steps.StepOptions`.
+      axis_name: likewise.
+      is_finite: [B] bool, whether all scores of an event's pixels are numbers.
+      values: [B, M] float32, the metrics of the pixels.
+      outputs: of the network.
+      minibatch: of the same events.
+
+    Returns:
+      The two with what the heads add, and the results of `head_results`.
+    """
+    if not active:
+        return is_finite, values, {}
+    is_finite &= are_finite(outputs)
+    of_heads, more = head_results(active, outputs, minibatch, detector, axis_name)
+    return is_finite, jnp.concatenate([values, more], 1), of_heads
+
+
 EVENT_RESULTS = ("event_score", "event_label")
 VERTEX_RESULTS = ("vertex", "vertex_label")
 ALL_RESULTS = (*EVENT_RESULTS, *VERTEX_RESULTS)

@@ -1,6 +1,7 @@
 """Makes the two computations on the device: a training and an evaluation step."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -340,6 +341,8 @@ def make_eval_step(
     """
     axis_name = options.axis_name
     losses = _make_losses(options)
+    given = options.heads, options.detector, axis_name
+    add_heads = functools.partial(head_steps.add_results, *given)
 
     def eval_step(variables: dict[str, Any], minibatch: Minibatch):
         image, charge, label = options.network_input(minibatch)
@@ -350,8 +353,8 @@ def make_eval_step(
         is_finite = _are_finite(logits, sites)
         counts = _count_classes(prediction, label, sites, options)
         values = metrics.event_metrics(counts)
-        found = is_finite, values, outputs, minibatch, options
-        is_finite, values, of_heads = _add_heads(*found)
+        known = is_finite, values, outputs, minibatch
+        is_finite, values, of_heads = add_heads(*known)
         values = jnp.where(is_finite[:, None], values, jnp.nan)
         results = of_heads | {
             "metrics": sharding.gather(values, axis_name),
@@ -369,22 +372,6 @@ def make_eval_step(
         return results
 
     return eval_step
-
-
-def _add_heads(
-    is_finite: jax.Array,
-    values: jax.Array,
-    outputs: Outputs,
-    minibatch: Minibatch,
-    options: StepOptions,
-) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
-    """Adds the heads to what is known of events; returns their results, too."""
-    if not options.heads:
-        return is_finite, values, {}
-    is_finite &= head_steps.are_finite(outputs)
-    given = options.heads, outputs, minibatch, options.detector, options.axis_name
-    of_heads, more = head_steps.head_results(*given)
-    return is_finite, jnp.concatenate([values, more], 1), of_heads
 
 
 def _make_losses(options: StepOptions) -> Callable[..., dict[str, jax.Array]]:

@@ -72,14 +72,14 @@ def report(
       config: of the run.
       source: of the events, which knows why those that this process has read were.
       entries: of all that were skipped.
-      goes_on: whether to keep those that the table has.
+      goes_on: whether to keep those that the table has of the same files.
       part: VALIDATION for events of data.aux_file; None for those of the mode.
 
     Raises:
       LarcvFileError: no event of the data could be read.
     """
     path = table_path(config.output_dir, part or config.mode.name.value)
-    rows = {int(row["entry"]): row for row in read_table(path)} if goes_on else {}
+    rows = _of_source(read_table(path), source) if goes_on else {}
     for entry in entries:
         run, subrun, event = map(str, source.event_id(entry).tolist())
         reason = source.bad_events.get(entry, ELSEWHERE)
@@ -99,6 +99,18 @@ def report(
         *(len(ordered), "s" * (len(ordered) != 1)),
         *(" of data.aux_file" * (part == VALIDATION), describe(ordered)),
     )
+
+
+def _of_source(
+    rows: Iterable[Mapping[str, str]], source: EventSource
+) -> dict[int, Mapping[str, str]]:
+    """Returns by entry the rows of events that are still read from the same file."""
+    found = {int(row["entry"]): row for row in rows}
+    return {
+        entry: row
+        for entry, row in found.items()
+        if entry < source.num_events and in_utf8(source.file_of(entry)) == row["file"]
+    }
 
 
 def _of_all(source: EventSource, processes: Processes) -> list[int]:

@@ -172,7 +172,7 @@ def test_a_plane_that_no_event_has_is_refused(path, planes, on_bad_event):
     found = "found no image of plane 5 in any event, but images of planes 0, 1, 2, 3"
     assert str(caught.value).startswith(str(path)) and found in str(caught.value)
     assert str(caught.value).endswith(
-        "expected each plane of data.planes in some event"
+        "expected each plane that is read (data.planes, or those of the charges)"
     )
     words = "found no 2 images of plane 3 in any event, but images of planes 0, 1"
     with pytest.raises(LarcvFileError, match=words):

@@ -19,14 +19,14 @@ from tests.support import tiny
 ONE = Detector(1, ("background", "muon"), ("#000000", "#0072B2"))
 
 
-def source_of(bad_events):
+def source_of(bad_events, file="a.h5", num_events=6):
     return types.SimpleNamespace(
         detector=ONE,
         has_label=True,
-        num_events=6,
+        num_events=num_events,
         bad_events=bad_events,
         event_id=lambda entry: np.array([7, 1, 100 + entry]),
-        file_of=lambda entry: "a.h5",
+        file_of=lambda entry: file,
     )
 
 
@@ -121,6 +121,17 @@ def test_a_training_that_goes_on_adds_to_its_table(tmp_path, said):
     assert report({2: "bad"}, False) == ["2"]
     assert report({}, False) == []
     assert not (tmp_path / "train_skipped.csv").exists()
+
+
+def test_a_training_that_goes_on_with_other_files_forgets_what_it_has_skipped(
+    tmp_path, said
+):
+    config = config_of(tmp_path)
+    skipped_events.report(config, source_of({0: "bad", 1: "bad"}), [0, 1])
+    other = source_of({}, "b.h5", num_events=1)
+    skipped_events.report(config, other, [], goes_on=True)
+    assert [message for message in said.messages if "Skipped" in message][1:] == []
+    assert not (tmp_path / "inference_skipped.csv").exists()
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,9 @@ def test_the_error_of_a_bad_event_says_that_it_can_be_left_out(
     detector_files.write(path, events, [SHAPE] * 3)
     with pytest.raises(LarcvFileError, match=r"entry 3, .*found .*, expected") as bad:
         main.run(runs.config("iotest", tmp_path / "run", data__file=path))
-    assert str(bad.value).endswith("; data.on_bad_event=skip leaves such events out")
+    assert str(bad.value).endswith(
+        "; or data.on_bad_event=skip, which leaves such events out"
+    )
     record = json.loads((tmp_path / "run" / "iotest_config.json").read_text())
     assert record["ended"]["why"].endswith(str(bad.value))
     # Of a file that is wrong it would not help.
