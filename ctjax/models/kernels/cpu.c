@@ -729,11 +729,13 @@ static void activation_gradient_part(const Task *t, int64_t part, int64_t worker
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* Floats of the vectors that this processor is fastest with. Zen 4 computes with halves
-   of the wide ones and gained nothing by them; other AMDs were not tried. */
+   of the wide ones and gained nothing by them; Zen 5, the first AMD with
+   AVX512-VP2INTERSECT, computes with whole ones. */
 int ctjax_kernels_lanes(void)
 {
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_is("intel"))
+    if (__builtin_cpu_supports("avx512f") &&
+        (__builtin_cpu_is("intel") || __builtin_cpu_supports("avx512vp2intersect")))
         return 16;
 #endif
     return 8;
