@@ -19,7 +19,7 @@ VIRTUAL = 3
 """Class of a layout."""
 
 MAX_CHUNK_BYTES = 2**24
-"""Of a header; more is damage, and memory for it not asked for."""
+"""Of a header, all parts; more is damage, and memory for it not asked for."""
 
 MAX_CHUNKS = 2**12
 
@@ -56,12 +56,16 @@ def _messages(file: h5py.File, address: int) -> Iterator[tuple[int, bytes]]:
     else:
         start, length, head = 16, int.from_bytes(begin[8:12], "little"), 8
     offset_bytes, length_bytes = file.id.get_create_plist().get_sizes()
-    chunks, read = [(address + start, length)], 0
+    chunks, total, seen = [(address + start, length)], 0, set()
     while chunks:
-        read += 1
-        if read > MAX_CHUNKS:
-            raise ValueError(f"a header of more than {MAX_CHUNKS} parts")
-        for kind, content in _split(_read(file, *chunks.pop(0)), head, is_newer):
+        at, size = chunks.pop()
+        if at in seen:
+            raise ValueError(f"a header with a part at byte {at} twice")
+        seen.add(at)
+        total += size
+        if len(seen) > MAX_CHUNKS or total > MAX_CHUNK_BYTES:
+            raise ValueError(f"a header of {len(seen)} parts and {total} bytes")
+        for kind, content in _split(_read(file, at, size), head, is_newer):
             if kind == CONTINUATION:
                 at = int.from_bytes(content[:offset_bytes], "little")
                 rest = content[offset_bytes : offset_bytes + length_bytes]

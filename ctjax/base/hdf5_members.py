@@ -24,12 +24,12 @@ class OutsideError(ValueError):
     """Says what leads out of a file, or nowhere: `a link to other.h5`."""
 
 
-def find(group: h5py.Group, name: str) -> Any:
+def find(group: h5py.Group, name: str | bytes) -> Any:
     """Finds a group or a table in a group; links within the file are followed.
 
     Args:
       group: to look in, of a file that was opened by its path.
-      name: of the member, one part of a path.
+      name: of the member, one part of a path; bytes where it is no UTF-8.
 
     Returns:
       The h5py object; None where there is none of this name.
@@ -40,9 +40,10 @@ def find(group: h5py.Group, name: str) -> Any:
     """
     if not isinstance(group, h5py.Group):
         raise ValueError(f"no group with {name}")
-    if not group.id.links.exists(name.encode()):
+    first = name.encode() if isinstance(name, str) else name
+    if not group.id.links.exists(first):
         return None
-    file, member, names, followed = group.file, group, [name.encode()], 0
+    file, member, names, followed = group.file, group, [first], 0
     while names:
         link = names.pop(0)
         if not isinstance(member, h5py.Group) or not member.id.links.exists(link):
@@ -64,30 +65,52 @@ def find(group: h5py.Group, name: str) -> Any:
 
 
 def walk(
-    group: h5py.Group, prefix: str = "", above: tuple[h5py.Group, ...] = ()
+    group: h5py.Group, *, refuse_others: bool = True
 ) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Yields all tables below a group with their paths, in the order of these.
+    r"""Yields each table below a group once, by the first of its paths, in their order.
+
+    Soft links are passed over: what they lead to in the file has a hard link, too.
+    Bytes of a name that are no UTF-8 are written as `\xff`.
 
     Args:
       group: to begin with.
-      prefix: of the paths.
-      above: groups that this one is in.
+      refuse_others: whether links to other files are errors; else they are passed over.
 
     Raises:
       OutsideError, ValueError, OSError: see `find`; the first names the member.
     """
-    for name in sorted(group):
-        path = f"{prefix}{name}"
+    seen = {h5py.h5o.get_info(group.id).addr}
+    waiting = _members(group, "")
+    while waiting:
+        parent, name, path = waiting.pop()
+        link = parent.id.links.get_info(name)
+        if link.type == SOFT or (link.type != HARD and not refuse_others):
+            continue
+        if link.type == HARD and link.u in seen:
+            continue
         try:
-            member = find(group, name)
+            member = find(parent, name)
         except OutsideError as error:
             raise OutsideError(f"{error} at {path}") from error
+        # Another link that was found leads to this file itself, as a soft one does.
+        if link.type != HARD:
+            continue
+        seen.add(link.u)
         if isinstance(member, h5py.Dataset):
             yield path, member
         elif isinstance(member, h5py.Group):
-            if member in (*above, group):
-                raise OutsideError(f"a group within itself at {path}")
-            yield from walk(member, f"{path}/", (*above, group))
+            waiting += _members(member, f"{path}/")
+
+
+def _members(group: h5py.Group, prefix: str) -> list[tuple[h5py.Group, bytes, str]]:
+    """Lists the members of a group by name and path, the last one first."""
+    names = sorted(group.id, reverse=True)
+    return [(group, name, prefix + _text(name)) for name in names]
+
+
+def _text(name: bytes) -> str:
+    """Returns a name as text, whatever its bytes."""
+    return name.decode("utf-8", "backslashreplace")
 
 
 def _path_within(file: h5py.File, group: h5py.Group, link: bytes, kind: int) -> bytes:
@@ -102,5 +125,5 @@ def _path_within(file: h5py.File, group: h5py.Group, link: bytes, kind: int) -> 
     own = os.path.abspath(file.filename)
     other = os.path.join(os.path.dirname(own), name)
     if not os.path.exists(other) or not os.path.samefile(own, other):
-        raise OutsideError(f"a link to {name}")
+        raise OutsideError(f"a link to {_text(os.fsencode(name))}")
     return b"/" + path

@@ -80,7 +80,7 @@ def read_bundle(prefix: str) -> dict[str, np.ndarray]:
 
 
 def read_keras(path: str) -> dict[str, np.ndarray]:
-    """Reads the variables of a `.weights.h5` of Keras 3.
+    """Reads the variables of a `.weights.h5` of Keras 3; links are passed over.
 
     Returns:
       Path in the object graph to array.
@@ -93,7 +93,7 @@ def read_keras(path: str) -> dict[str, np.ndarray]:
 
     try:
         with h5py.File(path, "r") as file:
-            for name, item in hdf5_members.walk(file):
+            for name, item in hdf5_members.walk(file, refuse_others=False):
                 if "/vars/" in name:
                     found[tensorflow_weights.from_keras_path(name)] = item[()]
     except Exception as error:  # h5py's are of many kinds

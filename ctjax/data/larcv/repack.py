@@ -40,7 +40,7 @@ def repack(source: str, target: str, *, filter_name: str = "gzip", level: int = 
     """Writes the events of a file with one chunk an event, and compares them after.
 
     The target appears under its name only when it is complete and verified. Products
-    that are not sparse2d are copied as they are.
+    that are not sparse2d are copied as they are, soft links as links.
 
     Args:
       source: larcv3 file.
@@ -110,8 +110,9 @@ def _find_products(source: str) -> dict[str, tuple[int, ...] | None]:
     with as_larcv_error(place, "an HDF5 file"), h5py.File(source, "r") as file:
         _check_all_is_here(file, place)
         data = find_member(file, "Data", place)
-        for name in map(str, data if isinstance(data, h5py.Group) else ()):
-            kind, product = split_name(name)
+        for name in data if isinstance(data, h5py.Group) else ():
+            # Bytes are a name that is no UTF-8, and so no product that one can ask for.
+            kind, product = split_name(name) if isinstance(name, str) else ("", "")
             if kind == "sparse2d":
                 at_product = place.at(product=product)
                 group: Any = find_member(data, name, at_product)
@@ -168,14 +169,21 @@ def _open(source: str, product: str, planes: tuple[int, ...] | None) -> LarcvFil
 
 def _copy_others(old: h5py.File, new: h5py.File, products: Iterable[str]) -> None:
     """Copies everything but the groups that are written anew."""
-    rewritten = {f"Data/{group_name(product)}" for product in products}
-    for name in old:
-        if name != "Data":
-            old.copy(name, new, expand_external=True)
-    data = new.create_group("Data")
-    for name in h5py.Group(old["Data"].id):
-        if f"Data/{name}" not in rewritten:
-            old.copy(f"Data/{name}", data, expand_external=True)
+    _copy_members(old, new, {b"Data"})
+    rewritten = {group_name(product).encode() for product in products}
+    _copy_members(h5py.Group(old["Data"].id), new.create_group("Data"), rewritten)
+
+
+def _copy_members(old: h5py.Group, new: h5py.Group, left_out: set[bytes]) -> None:
+    """Copies members of a group, by names as they are stored: not all are UTF-8."""
+    for name in old.id:
+        if name in left_out:
+            continue
+        if old.id.links.get_info(name).type == hdf5_members.SOFT:
+            # As the library copies those further down.
+            new.id.links.create_soft(name, old.id.links.get_val(name))
+        else:
+            old.copy(name, new, name=name, expand_external=True)
 
 
 def _write_product(

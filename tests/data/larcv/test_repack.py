@@ -15,6 +15,7 @@ from ctjax.data.larcv.errors import LarcvFileError
 from ctjax.data.larcv.file import LarcvFile
 from ctjax.data.larcv.records import PARTICLE, PlaneMeta
 from ctjax.data.larcv.writer import LarcvWriter
+from ctjax.simulation.content_checksum import content_checksum
 from tests.support import larcv_fixtures
 from tests.support.larcv_plain import read_plainly
 from tests.support.larcv_reads import check_reads
@@ -52,6 +53,28 @@ def test_same_events(path, events, tmp_path, filter_name):
     with LarcvFile(target) as one, LarcvFile(path) as other:
         np.testing.assert_array_equal(one.event_ids, other.event_ids)
     assert sorted(os.listdir(tmp_path)) == ["good.h5", "new.h5"]
+
+
+def test_links_and_names_of_any_kind_are_copied(path, events, tmp_path):
+    with h5py.File(path, "r+") as file:
+        group = file["Data/particle_x_group"]
+        group["above"] = h5py.SoftLink("/Data")
+        group["nowhere"] = h5py.SoftLink("/nowhere")
+        group["root"] = file["/"]
+        group[b"caf\xe9"] = np.arange(2)
+        file["Data/again"] = h5py.SoftLink("particle_x_group")
+        for name in (b"caf\xe9", b"Data/caf\xe9"):
+            file[name] = np.arange(3)
+    target = str(tmp_path / "new.h5")
+    repack.repack(path, target)
+    check_reads(target, events, strict=True)
+    with h5py.File(target) as file:
+        group = file["Data/particle_x_group"]
+        assert group["above"] == file["Data"] and file["Data/again"] == group
+        assert group.get("nowhere", getlink=True).path == "/nowhere"
+        assert "Events" in group["root"] and group[b"caf\xe9"].shape == (2,)
+        assert file[b"caf\xe9"].shape == file[b"Data/caf\xe9"].shape == (3,)
+    assert len(content_checksum(path)) == 64
 
 
 def test_twice_and_without_labels(tmp_path, events):
