@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import h5py
+from h5py import h5o
 
 from ctjax.base import hdf5_headers
 
@@ -79,7 +80,7 @@ def walk(
     Raises:
       OutsideError, ValueError, OSError: see `find`; the first names the member.
     """
-    seen = {h5py.h5o.get_info(group.id).addr}
+    seen = {h5o.get_info(group.id).addr}
     waiting = _members(group, "")
     while waiting:
         parent, name, path = waiting.pop()
