@@ -79,7 +79,8 @@ def walk(
     Raises:
       OutsideError, ValueError, OSError: see `find`; the first names the member.
     """
-    seen = {h5py.h5o.get_info(group.id).addr}
+    library: Any = h5py  # whose stubs lack h5o
+    seen = {library.h5o.get_info(group.id).addr}
     waiting = _members(group, "")
     while waiting:
         parent, name, path = waiting.pop()

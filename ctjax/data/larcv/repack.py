@@ -110,7 +110,8 @@ def _find_products(source: str) -> dict[str, tuple[int, ...] | None]:
     with as_larcv_error(place, "an HDF5 file"), h5py.File(source, "r") as file:
         _check_all_is_here(file, place)
         data = find_member(file, "Data", place)
-        for name in data if isinstance(data, h5py.Group) else ():
+        names: Any = data if isinstance(data, h5py.Group) else ()
+        for name in names:
             # Bytes are a name that is no UTF-8, and so no product that one can ask for.
             kind, product = split_name(name) if isinstance(name, str) else ("", "")
             if kind == "sparse2d":
