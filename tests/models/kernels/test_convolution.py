@@ -130,7 +130,8 @@ def test_c_gives_the_same_bits_by_wide_vectors(kernels_in_c, options, monkeypatc
         function = jax.jit(lambda *a: products(convolution.convolve, *a))
         (config,) = set(
             re.findall(
-                r'backend_config = "[\d ]* (\d+)"',
+                # Lanes are followed by how products are computed, and is_turned.
+                r'backend_config = "[\d ]* (\d+) \d+ \d+"',
                 function.lower(*operands(*options)).as_text(),
             )
         )

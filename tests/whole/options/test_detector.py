@@ -173,7 +173,7 @@ def test_on_bad_event(runs, truth):
 
 
 @pytest.mark.parametrize("is_in_the_tables", [True, False])
-def test_the_error_of_a_bad_event_says_that_it_can_be_left_out(
+def test_on_bad_event__is_named_in_the_error(
     runs, products, tmp_path, is_in_the_tables
 ):
     planes = runs.events[3]
@@ -194,7 +194,7 @@ def test_the_error_of_a_bad_event_says_that_it_can_be_left_out(
     assert "on_bad_event" not in str(other.value)
 
 
-def test_skipped_events_of_a_validation_are_named(runs, tmp_path):
+def test_on_bad_event__in_a_validation(runs, tmp_path):
     ids, charges, _ = runs.events[2][0]
     wrong = [(ids, charges, np.full(len(ids), 7)), *runs.events[2][1:]]
     # One that the tables tell, and one that has to be read.
