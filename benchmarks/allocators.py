@@ -21,7 +21,7 @@ import tempfile
 import jax
 import numpy as np
 
-from benchmarks import compute, compute_jobs, machine
+from benchmarks import compute, compute_jobs, compute_process, machine
 from benchmarks.compute_cases import Case, Contender
 
 PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
@@ -59,7 +59,7 @@ def environment_of(way: str) -> dict[str, str]:
     script = ". launch/host_memory.sh && printf '%s\\0' \"${settings[@]}\""
     result = subprocess.run(
         ["bash", "-euc", script],
-        cwd=compute.ROOT,
+        cwd=compute_process.ROOT,
         env=os.environ | {"KEEP_MEMORY": way},
         capture_output=True,
         text=True,

@@ -11,7 +11,13 @@ import types
 
 import pytest
 
-from benchmarks import compute, compute_cases, compute_jobs, compute_report
+from benchmarks import (
+    compute,
+    compute_cases,
+    compute_jobs,
+    compute_process,
+    compute_report,
+)
 from ctjax.config.fields import Precision
 from tests.support.tiny_cases import TINY
 
@@ -25,10 +31,10 @@ def written(tmp_path_factory):
     command += ["--fields", json.dumps(TINY), "--cases", "task2,a21-inference"]
     # One thread: threads that spin at barriers take each other's processor here.
     command += ["--contenders", "channels-last", "--repeats", "2", "--threads", "1"]
-    environment = os.environ | {"PYTHONPATH": str(compute.ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(compute_process.ROOT)}
     result = subprocess.run(
         [*command, "--block-s", "0.01"],
-        cwd=compute.ROOT,
+        cwd=compute_process.ROOT,
         env=environment,
         capture_output=True,
         text=True,

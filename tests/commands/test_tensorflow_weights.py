@@ -8,7 +8,7 @@ import pytest
 
 from ctjax.base.errors import UserError
 from ctjax.commands import command_line, export_weights, import_weights
-from ctjax.config import fields
+from ctjax.config import dotted, fields
 from ctjax.learning import devices, sharding
 from ctjax.outputs import checkpoint
 from ctjax.runs import inference, parts
@@ -26,7 +26,7 @@ def network(config):
         config["filter_size_deepest"] = config.pop("kernel_size")
         config["residual"] = config.pop("block_style") == "residual"
         config["normalization"] = "none"
-    return fields.to_dict(network_of(config))
+    return dotted.flatten(fields.to_dict(network_of(config)))
 
 
 @pytest.mark.parametrize("name", ["checkpoint_tf2", "checkpoint_v21"])
