@@ -83,9 +83,9 @@ def test_losses_and_metrics_are_everywhere(runs, tmp_path, network):
     assert np.isnan(distances).tolist() == [False, True, False, True]
     mean = applied.result["plane1/VertexResolution"]
     assert mean == pytest.approx(np.nanmean(distances), rel=1e-5)
-    with h5py.File(applied.folder / "predictions.h5") as file:
-        boxes = file["Data/bbox2d_bbox_neutrino_prediction_group/bboxes"]
-        particles = file["Data/particle_sbndneutrino_prediction_group/particles"]
+    with h5py.File(applied.folder / "predictions.h5") as written:
+        boxes = written["Data/bbox2d_bbox_neutrino_prediction_group/bboxes"]
+        particles = written["Data/particle_sbndneutrino_prediction_group/particles"]
         assert len(boxes) == 4 * 3 and len(particles) == 4
     assert len(rows_of(applied.folder, "inference_events.csv")) == 4
     right = [float(row["Average/EventLabel"]) for row in rows]
