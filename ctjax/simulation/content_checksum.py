@@ -16,7 +16,8 @@ def content_checksum(path: str | os.PathLike) -> str:
     """Returns the SHA-256 over all columns of all tables of a file.
 
     Each column of each dataset is hashed by itself as little-endian values in row
-    order; the result is the hash of the lines `path/member digest`, sorted by path.
+    order; the result is the hash of the lines `path/member digest`, sorted by path. A
+    dataset of several names counts once, and soft links do not.
     Padding, chunks, filters and the versions of HDF5 and zlib do not enter.
 
     Args:
